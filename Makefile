@@ -1,0 +1,40 @@
+# Each target sets up what it needs: `make demo` works on a machine that has only Python and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+demo: $(INSTALLED)  ## adapt and label on embedded data: nothing is downloaded
+	$(BIN)/python -m experiments run demo
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED)  ## style, types, direction of the imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy dan active experiments
+	$(BIN)/lint-imports --no-cache
+
+format: $(INSTALLED)  ## rewrite the files in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches; the environment, runs and results stay
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find dan active experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so that an interrupted installation is taken up again. An environment without pip is a
+# broken one (Debian's python3 without python3-venv leaves it so): it is made anew.
+$(INSTALLED): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "active-dan needs Python 3.10 or newer: try make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -e ".[dev]"
+	@touch $@

@@ -1,0 +1,140 @@
+"""Who is labelled, and since which round (Pool); and what a strategy is shown when it is asked (Query).
+
+Ids are global: an id names one target sample for good. A position in some tensor is never used as an id.
+
+Shapes: N unlabelled samples; L labelled; S source; C classes; F features; P patches; T passes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from dan.mmd import MultiKernel
+
+
+class Pool:
+    """The target samples by global id, with the labels bought so far and the round in which each was.
+
+    ids: every sample of the pool. targets: what the simulated oracle answers for each of them, or None with people.
+    Raises ValueError for repeated ids or a length mismatch.
+    """
+
+    def __init__(self, ids: Tensor | Sequence[int], targets: Tensor | Sequence[int] | None = None) -> None:
+        self.ids = torch.as_tensor(ids, dtype=torch.long).sort().values
+        if self.ids.ndim != 1 or len(self.ids.unique()) != len(self.ids):
+            raise ValueError("the pool's ids must be a list without repeats")
+        self._oracle: dict[int, int] | None = None
+        if targets is not None:
+            answers = torch.as_tensor(targets).tolist()
+            if len(answers) != len(self.ids):
+                raise ValueError(f"the oracle has {len(answers)} answers for {len(self.ids)} ids")
+            self._oracle = dict(zip(torch.as_tensor(ids).tolist(), answers, strict=True))
+        self._known = set(self.ids.tolist())
+        self._labels: dict[int, int] = {}
+        self._rounds: dict[int, int] = {}
+
+    @property
+    def labelled_ids(self) -> Tensor:
+        """Ids (L,) in the order in which they were labelled."""
+        return torch.tensor(list(self._labels), dtype=torch.long)
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels (L,) of `labelled_ids`."""
+        return torch.tensor(list(self._labels.values()), dtype=torch.long)
+
+    @property
+    def unlabelled_ids(self) -> Tensor:
+        """Ids (N,) that have no label yet, ascending."""
+        return torch.tensor([i for i in self.ids.tolist() if i not in self._labels], dtype=torch.long)
+
+    def round_of(self, sample: int) -> int:
+        """The round in which this id was labelled. Raises KeyError if it was not."""
+        return self._rounds[sample]
+
+    def oracle(self, ids: Tensor) -> Tensor:
+        """What the simulated oracle answers for these ids. Raises ValueError if the pool has no oracle."""
+        if self._oracle is None:
+            raise ValueError("this pool has no simulated oracle: give its targets, or label by hand with pool.label")
+        return torch.tensor([self._oracle[i] for i in ids.tolist()], dtype=torch.long)
+
+    def label(self, ids: Tensor | Sequence[int], targets: Tensor | Sequence[int], *, round: int) -> None:
+        """Take these labels. Raises ValueError, and takes none of them, for an unknown, labelled or repeated id."""
+        new = torch.as_tensor(ids).tolist()
+        answers = torch.as_tensor(targets).tolist()
+        if len(new) != len(answers):
+            raise ValueError(f"{len(answers)} labels for {len(new)} ids")
+        if len(set(new)) != len(new):
+            raise ValueError("an id is named twice in one batch")
+        for sample in new:
+            if sample not in self._known:
+                raise ValueError(f"id {sample} is not in the pool")
+            if sample in self._labels:
+                raise ValueError(f"id {sample} was labelled in round {self._rounds[sample]} already")
+        for sample, answer in zip(new, answers, strict=True):
+            self._labels[sample], self._rounds[sample] = answer, round
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Query:
+    """What a strategy sees. `ids` are the unlabelled samples' global ids; a field that the learner can't give is None.
+
+    domain_probs is P(source | x); patch_probs and dropout_probs are for candidates and for dropout passes.
+    """
+
+    ids: Tensor  # (N,)
+    probs: Tensor | None = None  # (N, C)
+    logits: Tensor | None = None  # (N, C)
+    features: Tensor | None = None  # (N, F)
+    labelled_ids: Tensor | None = None  # (L,)
+    labelled_features: Tensor | None = None  # (L, F)
+    labelled_targets: Tensor | None = None  # (L,)
+    source_features: Tensor | None = None  # (S, F)
+    source_targets: Tensor | None = None  # (S,)
+    validation_logits: Tensor | None = None  # (V, C)
+    validation_targets: Tensor | None = None  # (V,)
+    domain_probs: Tensor | None = None  # (N,)
+    patch_probs: Tensor | None = None  # (N, P, C)
+    dropout_probs: Tensor | None = None  # (T, N, C)
+    kernel: MultiKernel | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 1 or len(self.ids.unique()) != len(self.ids):
+            raise ValueError("a query's ids must be a vector without repeats")
+        for name in PER_SAMPLE:
+            value = getattr(self, name)
+            rows = None if value is None else value.shape[PER_SAMPLE[name]]
+            if rows is not None and rows != len(self.ids):
+                raise ValueError(f"{name} has {rows} rows for {len(self.ids)} ids")
+
+    def need(self, *names: str) -> tuple[Tensor, ...]:
+        """These fields. Raises ValueError for one that is absent, or that is NaN or infinite (with the sample's id)."""
+        for name in names:
+            value = getattr(self, name)
+            if value is None:
+                raise ValueError(f"this strategy needs {name}, which this query does not have")
+            if not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all()):
+                continue
+            if name in PER_SAMPLE:
+                rows = value.movedim(PER_SAMPLE[name], 0).flatten(1) if value.ndim > 1 else value[:, None]
+                bad = int(self.ids[~rows.isfinite().all(1)][0])
+                raise ValueError(f"{name} of sample {bad} is NaN or infinite: has the training diverged?")
+            raise ValueError(f"{name} holds NaN or infinite values: has the training diverged?")
+        return tuple(getattr(self, name) for name in names)
+
+    def by_id(self) -> "Query":
+        """The same query with its samples in ascending order of id, so that the pool's order decides nothing."""
+        order = self.ids.argsort()
+        sorted_fields = {
+            name: getattr(self, name).index_select(axis, order)
+            for name, axis in PER_SAMPLE.items()
+            if getattr(self, name) is not None
+        }
+        return replace(self, ids=self.ids[order], **sorted_fields)
+
+
+# The fields with one entry a sample of `ids`, and along which axis.
+PER_SAMPLE = {"probs": 0, "logits": 0, "features": 0, "domain_probs": 0, "patch_probs": 0, "dropout_probs": 1}
+QUERY_FIELDS = frozenset(field.name for field in fields(Query))

@@ -1,0 +1,102 @@
+"""How unsure is the model of one sample? Four scores of its class probabilities, each in [0, 1], higher = ask.
+
+    least confidence      LC = (1 - p1) C / (C - 1)
+    margin of confidence  MC = 1 - (p1 - p2)
+    ratio of confidence   RC = p2 / p1
+    entropy               H  = -sum_c p_c log p_c / log C
+
+p1 >= p2 >= ... are a sample's probabilities in falling order.
+Source: R. Munro, Human-in-the-Loop Machine Learning, 2021, ch. 3.
+
+Shapes: N samples, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from active.strategies.chance import how_many
+
+if TYPE_CHECKING:
+    from active.pool import Query
+
+SUM_TOLERANCE = 1e-3  # how far a row may be from 1: softmax in half precision is off by about this much
+
+
+def least_confidence(probs: Tensor) -> Tensor:
+    """(1 - p1) C / (C - 1): how far the most likely class is from certain.
+
+    probs: (N, C), C >= 2, each row a distribution. Returns (N,) in [0, 1]: 0 for a one-hot row, 1 for a uniform one.
+    Raises ValueError naming the first row that is not a distribution.
+    """
+    p = _falling(probs)  # (N, C)
+    classes = p.shape[1]
+    return ((1 - p[:, 0]) * (classes / (classes - 1))).clamp(0, 1)
+
+
+def margin_of_confidence(probs: Tensor) -> Tensor:
+    """1 - (p1 - p2): how close the two most likely classes are. Shapes, range and errors as in `least_confidence`."""
+    p = _falling(probs)  # (N, C)
+    return (1 - (p[:, 0] - p[:, 1])).clamp(0, 1)
+
+
+def ratio_of_confidence(probs: Tensor) -> Tensor:
+    """p2 / p1: how many times the runner-up fits into the winner. Shapes, range and errors as in `least_confidence`."""
+    p = _falling(probs)  # (N, C)
+    return p[:, 1] / p[:, 0]  # p1 >= (1 - SUM_TOLERANCE) / C > 0
+
+
+def entropy(probs: Tensor) -> Tensor:
+    """-sum_c p_c log p_c / log C, with 0 log 0 = 0. Shapes, range and errors as in `least_confidence`."""
+    p = _falling(probs)  # (N, C); in falling order the sum's rounding cannot depend on how the classes are numbered
+    return (torch.special.entr(p).sum(dim=1) / math.log(p.shape[1])).clamp(0, 1) + 0.0  # + 0.0: no negative zero
+
+
+def check_probabilities(probs: Tensor, *, ids: Tensor | None = None) -> None:
+    """ValueError unless every row of probs (N, C) is finite, >= 0 and sums to 1 within 1e-3, with C >= 2.
+
+    The message names the first bad row, by its sample id where ids (N,) are given.
+    """
+    if probs.ndim != 2 or probs.shape[1] < 2:
+        raise ValueError(f"probs must be (samples, classes) with at least 2 classes, not {tuple(probs.shape)}")
+    total = probs.double().sum(dim=1)  # (N,)
+    fine = torch.isfinite(probs).all(dim=1) & (probs >= 0).all(dim=1) & ((total - 1).abs() <= SUM_TOLERANCE)
+    if not bool(fine.all()):
+        row = int((~fine).nonzero()[0, 0])
+        what = f"row {row} of probs" if ids is None else f"probs of sample {int(ids[row])}"
+        values = ", ".join(f"{value:.4g}" for value in probs[row, :8].tolist()) + (
+            ", ..." if probs.shape[1] > 8 else ""
+        )
+        raise ValueError(f"{what}: [{values}] is no distribution; pass softmax(logits), >= 0 and summing to 1")
+
+
+def highest_first(scores: Tensor, budget: int) -> Tensor:
+    """Rows of the `budget` highest scores (N,), highest first, ties to the lowest row: LongTensor (min(budget, N),)."""
+    count = how_many(budget, len(scores))
+    return torch.sort(scores, descending=True, stable=True).indices[:count]
+
+
+def ask_highest(score: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """The strategy that asks for the samples of the highest score(probs), ties to the lowest id."""
+
+    def strategy(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+        query = query.by_id()
+        (probs,) = query.need("probs")
+        check_probabilities(probs, ids=query.ids)
+        return query.ids[highest_first(score(probs), budget)]
+
+    strategy.__name__ = strategy.__qualname__ = f"ask_{score.__name__}"
+    strategy.__doc__ = f"Ask for the samples of the highest {score.__name__}; needs probs; draws nothing at random."
+    return strategy
+
+
+def _falling(probs: Tensor) -> Tensor:
+    """Each row's probabilities in falling order, (N, C), checked, in float32 or wider."""
+    check_probabilities(probs)
+    wide = probs if probs.dtype in (torch.float32, torch.float64) else probs.float()
+    return wide.sort(dim=1, descending=True).values

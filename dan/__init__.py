@@ -1,0 +1,53 @@
+"""Features that do not know their domain: multi-kernel MMD, Deep Adaptation Networks, and their training."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dan.evaluation import Evaluation, evaluate, predict
+    from dan.mmd import MultiKernel, linear_mmd2, median_bandwidth, mmd2, mmd2_per_kernel, optimal_weights
+    from dan.networks.dan import DAN, Output
+    from dan.training import fit
+
+# Where each public name lives. They are imported on first use, so that `--help` does not wait for PyTorch.
+_HOMES = {
+    "DAN": "dan.networks.dan",
+    "Output": "dan.networks.dan",
+    "Evaluation": "dan.evaluation",
+    "evaluate": "dan.evaluation",
+    "predict": "dan.evaluation",
+    "fit": "dan.training",
+    "MultiKernel": "dan.mmd",
+    "linear_mmd2": "dan.mmd",
+    "median_bandwidth": "dan.mmd",
+    "mmd2": "dan.mmd",
+    "mmd2_per_kernel": "dan.mmd",
+    "optimal_weights": "dan.mmd",
+}
+
+__all__ = [
+    "DAN",
+    "Evaluation",
+    "MultiKernel",
+    "Output",
+    "evaluate",
+    "fit",
+    "linear_mmd2",
+    "median_bandwidth",
+    "mmd2",
+    "mmd2_per_kernel",
+    "optimal_weights",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dan' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

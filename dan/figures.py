@@ -1,0 +1,182 @@
+"""Pictures of features and of images, as matplotlib Figures that any page, event file or notebook can show.
+
+Pure functions: no pyplot, no global figure, no random numbers. `figure.savefig(...)` writes one, `pixels(figure)` is
+its raster.
+
+Shapes: N source samples, M target samples, F features, (C, H, W) an image.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Blue and orange are told apart by colour-blind eyes too, and the marks differ besides.
+SOURCE_COLOUR, TARGET_COLOUR = "#3b6fb6", "#e07b1a"
+UNLABELLED_COLOUR = "#b8b8b8"
+LEGEND_CLASSES = 12  # a legend of more classes would hide the map
+
+
+def principal_components(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The points (N, F) along their first principal components (N, count), and their shares of variance (count,).
+
+    The sign of a component is arbitrary: here its largest loading is positive, so that maps of one run do not flip from
+    step to step. Components that do not exist (count > F or N) are 0.
+    """
+    centred = points - points.mean(0, keepdims=True)
+    u, s, vt = np.linalg.svd(centred, full_matrices=False)  # (N, R) (R,) (R, F)
+    rank = min(count, len(s))
+    largest = np.abs(vt[:rank]).argmax(1)
+    signs = np.where(vt[np.arange(rank), largest] < 0, -1.0, 1.0)
+    scores, shares = np.zeros((len(points), count)), np.zeros(count)
+    scores[:, :rank] = u[:, :rank] * s[:rank] * signs
+    total = float((s**2).sum())
+    if total > 0:
+        shares[:rank] = s[:rank] ** 2 / total
+    return scores, shares
+
+
+def feature_map_figure(
+    source_features: Tensor,
+    source_targets: Tensor,
+    target_features: Tensor,
+    target_targets: Tensor | None = None,
+    *,
+    classes: Sequence[str] = (),
+    title: str = "",
+) -> Figure:
+    """Source (N, F) and target (M, F) features in the plane of their pooled principal components, twice.
+
+    Left: coloured by domain; adapted features mix. Right: coloured by class; discriminative features stay apart.
+    Target samples without `target_targets` (M,) are grey on the right. `classes` names the classes 0, 1, ...
+
+    Raises ValueError when the features are not finite, or both domains are empty.
+    """
+    count = len(source_features)
+    pooled = np.concatenate([_array(source_features), _array(target_features)]).astype(np.float64)
+    if len(pooled) == 0 or not np.isfinite(pooled).all():
+        raise ValueError("a feature map needs finite features of at least one sample")
+    plane, shares = principal_components(pooled, 2)
+    source, target = plane[:count], plane[count:]
+    # Round marks for the source, crosses for the target, in both panels.
+    dots: dict[str, Any] = {"marker": "o", "s": 14, "alpha": 0.65, "linewidths": 0}
+    crosses: dict[str, Any] = {"marker": "x", "s": 16, "alpha": 0.75, "linewidths": 1.0}
+
+    figure = Figure(figsize=(10, 4.6), dpi=100, layout="constrained")
+    by_domain, by_class = figure.subplots(1, 2, sharex=True, sharey=True)
+    by_domain.scatter(*source.T, color=SOURCE_COLOUR, label=f"source ({len(source)})", **dots)
+    by_domain.scatter(*target.T, color=TARGET_COLOUR, label=f"target ({len(target)})", **crosses)
+    by_domain.set_title("by domain", loc="left", fontsize=10)
+    _legend(by_domain)
+
+    source_classes = _array(source_targets).astype(int)
+    target_classes = np.full(len(target), -1) if target_targets is None else _array(target_targets).astype(int)
+    present = sorted(set(source_classes.tolist()) | set(target_classes.tolist()) - {-1})
+    unlabelled = target[target_classes < 0]
+    if len(unlabelled):
+        by_class.scatter(*unlabelled.T, color=UNLABELLED_COLOUR, label="target, no label", **crosses)
+    for label, colour in zip(present, class_colours(len(present)), strict=True):
+        name = classes[label] if label < len(classes) else str(label)
+        by_class.scatter(*source[source_classes == label].T, color=colour, label=name, **dots)
+        by_class.scatter(*target[target_classes == label].T, color=colour, **crosses)
+    by_class.set_title("by class  (dots: source, crosses: target)", loc="left", fontsize=10)
+    if len(present) <= LEGEND_CLASSES:
+        _legend(by_class, outside=True)
+    else:
+        by_class.set_xlabel(f"{len(present)} classes")
+
+    for axes in (by_domain, by_class):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, color="#999999", labelcolor="#555555")
+    by_domain.set_xlabel(f"first component ({shares[0]:.0%} of the variance)", fontsize=9)
+    by_domain.set_ylabel(f"second component ({shares[1]:.0%})", fontsize=9)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def pictures_figure(
+    images: Tensor, captions: Sequence[str], *, columns: int = 8, limit: int = 64, title: str = ""
+) -> Figure:
+    """A grid of images (N, C, H, W), each stretched from its least to its greatest value, under its caption.
+
+    C = 1 is drawn grey, C = 3 in colour, any other C by its mean. At most `limit` images are drawn; the title says so.
+
+    Raises ValueError without images, or when there is not one caption for each.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"expected images (N, C, H, W), at least one, but got the shape {tuple(images.shape)}")
+    if len(captions) != len(images):
+        raise ValueError(f"{len(images)} images need as many captions, not {len(captions)}")
+    shown = _array(images[:limit]).astype(np.float64)
+    if len(images) > limit:
+        title = f"{title} (first {limit} of {len(images)})".strip()
+    columns = min(columns, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    lines = max(caption.count("\n") + 1 for caption in captions[:limit])
+    cell = 1.35  # inches
+    figure = Figure(
+        figsize=(max(3.0, cell * columns), (cell + 0.17 * lines) * rows + (0.4 if title else 0.0)),
+        dpi=100,
+        layout="constrained",
+    )
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, caption in zip(grid.flat, shown, captions, strict=False):
+        picture = _stretched(image)
+        # Small images keep their square pixels; large ones are shrunk, and want smoothing.
+        smooth = "antialiased" if min(picture.shape[:2]) > 64 else "nearest"
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation=smooth)
+        axes.set_title("\n".join(map(_clipped, caption.split("\n"))), fontsize=8, pad=3)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def class_colours(count: int) -> list[Any]:
+    """As many colours as classes: ten or twenty of a qualitative scale, or evenly spaced hues beyond."""
+    if count <= 10:
+        colours = list(colormaps["tab10"].colors)  # type: ignore[attr-defined]
+        colours[7] = "#222222"  # its grey stands for samples without a label
+        return colours[:count]
+    if count <= 20:
+        return list(colormaps["tab20"].colors[:count])  # type: ignore[attr-defined]
+    return [colormaps["turbo"](position) for position in np.linspace(0.02, 0.98, count)]
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """The figure's raster (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call, unused-ignore]
+    raster = canvas.buffer_rgba()  # type: ignore[no-untyped-call, unused-ignore]
+    return np.asarray(raster, dtype=np.uint8)[..., :3].copy()
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _stretched(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, H, W) -> (H, W) or (H, W, 3) in [0, 1]; an even image is mid-grey."""
+    picture = image.transpose(1, 2, 0) if len(image) == 3 else image.mean(0)
+    least, greatest = picture.min(), picture.max()
+    return (picture - least) / (greatest - least) if greatest > least else np.full_like(picture, 0.5)
+
+
+def _clipped(line: str, length: int = 20) -> str:
+    """A line that fits over its picture: neighbours' captions must not run into each other."""
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
+def _legend(axes: Axes, *, outside: bool = False) -> None:
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if outside else {"loc": "best"}
+    axes.legend(**place, fontsize=8, frameon=False, handletextpad=0.2)

@@ -1,0 +1,128 @@
+"""One folder a run: resume.pt (to go on from), records.jsonl (one line an evaluation); `dan.checkpoint` adds model.pt.
+
+Every file is replaced at once or not at all, so a kill at any moment leaves the old file or the new one. records.jsonl
+is appended to; a line torn by a kill is dropped when it is read, and a run that resumes cuts the file back to the
+records that its checkpoint knew, so that no evaluation stands twice.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from dan.errors import UserError
+
+Record = dict[str, Any]
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Call `write` on a temporary file beside `path`, flush it to the disk, then put it in the place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a JSON-lines file, [] if there is none. A torn last line is dropped; any other is a UserError."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    # A whole line ends in a newline: what follows the last one was being written when the process died.
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number} is not JSON: restore the file, or remove the run's folder"
+            ) from None
+    return records
+
+
+class Run:
+    """A run's folder and its records. The first record holds the settings; the last one, once done, says so.
+
+    Opening a folder that holds a run with other settings is a UserError that names the first difference: records of
+    two runs must not mix.
+    """
+
+    def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "records.jsonl"
+        self.records = read_records(self.path)
+        header: Record = {"event": "settings", **json.loads(json.dumps(dict(settings)))}
+        if not self.records:
+            self.records = [header]
+            self._rewrite()
+        elif self.path.read_bytes()[-1:] != b"\n":
+            self._rewrite()  # without the torn line, lest the next record continue it
+        if self.records[0] != header:
+            raise UserError(
+                f"{self.folder} holds another run ({_difference(self.records[0], header)}): name another --run"
+            )
+
+    @property
+    def done(self) -> bool:
+        return self.records[-1].get("event") == "done"
+
+    @property
+    def evaluations(self) -> list[Record]:
+        return [record for record in self.records if record.get("event") == "evaluation"]
+
+    def append(self, record: Record) -> None:
+        """Add one record, on the disk when this returns."""
+        self.records.append(record)
+        with open(self.path, "ab") as file:
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write resume.pt: `state`, and how many records it goes with."""
+        write_atomically(
+            self.folder / "resume.pt", lambda file: torch.save({**state, "records": len(self.records)}, file)
+        )
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The last saved state, or None. The records written after it are cut off: they will be made again."""
+        path = self.folder / "resume.pt"
+        state: dict[str, Any] | None = read_tensors(path, device) if path.exists() else None
+        known = state["records"] if state else 1
+        if len(self.records) < known:
+            raise UserError(f"{self.path} has fewer records than its checkpoint knew: remove the run's folder")
+        if len(self.records) > known:
+            self.records = self.records[:known]
+            self._rewrite()
+        return state
+
+    def _rewrite(self) -> None:
+        write_atomically(self.path, lambda file: file.write(b"".join(map(_line, self.records))))
+
+
+def read_tensors(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """A file that torch.save wrote, tensors and plain values only: nothing in it is executed. UserError if damaged."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001  (a damaged file raises anything from EOFError to UnpicklingError)
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): remove it, or restore it"
+        ) from None
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+def _difference(old: Record, new: Record) -> str:
+    key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+    return f"its {key} is {old.get(key)}, not {new.get(key)}"

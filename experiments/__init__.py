@@ -1,0 +1,1 @@
+"""One module a published table or figure: trials -> records -> report."""

@@ -1,0 +1,90 @@
+"""The door to the experiments: python -m experiments list | run NAME | report NAME."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dan.cli import Command, run
+from dan.errors import UserError, nearest
+
+# Each name -> its module, and what it shows in one line. A module has COMMAND (how it is run, with its flags),
+# and report(folder), which makes the tables and the page again from the records in the folder.
+EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "demo": ("experiments.demo", "source-only, DAN and four ways to ask for labels, on rendered -> scanned digits"),
+}
+
+PROG = "python -m experiments"
+
+
+@dataclass(frozen=True)
+class List:
+    """Takes no options."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Which report to make."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """name of the experiment, as `list` shows it"""
+    out: Path | None = None
+    """folder of the experiment's run (default: runs/NAME)"""
+    publish: bool = False
+    """copy records, tables and figures to experiments/results and renew the block of README.md"""
+
+
+def module_of(name: str) -> Any:
+    """The experiment's module; UserError for an unknown name."""
+    if name not in EXPERIMENTS:
+        raise UserError(f'unknown experiment "{name}"{nearest(name, EXPERIMENTS)}; there are: {", ".join(EXPERIMENTS)}')
+    return import_module(EXPERIMENTS[name][0])
+
+
+def list_experiments(_: List) -> None:
+    """Print every experiment with its line."""
+    width = max(map(len, EXPERIMENTS))
+    for name, (_module, line) in EXPERIMENTS.items():
+        print(f"{name:<{width}}  {line}")
+
+
+def report(config: Report) -> None:
+    """Make one report again, and publish it if asked to."""
+    folder = config.out or Path("runs") / config.name
+    page = module_of(config.name).report(folder)
+    print(f"report: {page}")
+    if config.publish:
+        from experiments.report import publish
+
+        print(f"published: {publish(config.name, folder)} and the block in README.md")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["run"] and words[1:2] and words[1] in EXPERIMENTS:
+        # Each experiment has flags of its own, so its name is a command inside `run`.
+        return run(f"{PROG} run", "Run an experiment.", {words[1]: module_of(words[1]).COMMAND}, words[1:])
+    commands = {
+        "list": Command(List, list_experiments, "show the experiments"),
+        "run": Command(List, _which, "run NAME [--flags]: run an experiment, or what is missing of it"),
+        "report": Command(Report, report, "make an experiment's tables and page again from its records"),
+    }
+    if words[:1] == ["run"]:
+        lines = {name: Command(List, _which, line) for name, (_module, line) in EXPERIMENTS.items()}
+        return run(f"{PROG} run", "Run an experiment, or what is missing of it.", lines, words[1:])
+    return run(PROG, "Experiments: one a published table or figure.", commands, words)
+
+
+def _which(_: List) -> None:
+    raise UserError("which experiment? python -m experiments list")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

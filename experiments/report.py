@@ -1,0 +1,187 @@
+"""Records to what people read: table.csv, table.md, plots, one HTML page, a table in the terminal, the README's block.
+
+Nothing here trains or measures, and no number is typed by hand: every table is made from records alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dan.errors import UserError
+from experiments import plots, report_html
+from experiments.records import Record, aggregate, measurements, read, to_csv, write_text
+
+PUBLISHED = ("records.jsonl", "table.md", "table.csv")
+HOME = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A PNG file in the report's figures folder, made by the experiment.
+
+    of_images: it shows data, not a plot. wide: it needs the width of the page.
+    """
+
+    file: str
+    caption: str
+    of_images: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What an experiment says about itself: the report around its tables.
+
+    notes: what a reader must know to trust the numbers. facts: how they were measured, (term, text). sections: more
+    figures, (heading, text, pictures).
+    """
+
+    title: str
+    opening: str
+    notes: Sequence[str]
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[tuple[str, str, Sequence[Picture]]] = ()
+
+
+def summary(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Headers and one row a method at its most labels: mean and spread over seeds, and the worst seed beside them."""
+    measured = measurements(records)
+    spread = {(row.method, row.labels, row.split, row.metric): row.spread for row in aggregate(records)}
+    headers = ["method", "labels", "target", "worst", "unqueried", "test", "ALC", "n"]
+    rows = []
+    on_target = plots.final(measured, "target")
+    others = [plots.final(measured, "unqueried"), plots.final(measured, "test"), plots.final(measured, "target", "alc")]
+    for method, (key, values) in on_target.items():
+        cells = []
+        for column in [on_target, *others]:
+            if method not in column:
+                cells.append("–")
+                continue
+            where, numbers = column[method]
+            deviation = spread[method, where.labels, where.split, where.metric]
+            cells.append(
+                f"{statistics.fmean(numbers.values()):.1f}" + ("" if deviation is None else f" ± {deviation:.1f}")
+            )
+        cells.insert(1, f"{min(values.values()):.1f}")
+        rows.append([method, str(key.labels), *cells, str(len(values))])
+    return headers, rows
+
+
+LEGEND = (
+    "Accuracy in percent, mean ± standard deviation over seeds. labels: target labels asked for; target: all target "
+    "images, those that were labelled included; worst: the same of the worst seed; unqueried: target images that no "
+    "label was asked for; test: the target's own test split; ALC: area under the accuracy-labels curve on all target "
+    "images, over its label range; n: seeds."
+)
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The summary as a Markdown table, with its legend and the commands that make it again."""
+    headers, rows = summary(records)
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    commands = dict.fromkeys(str(record["command"]) for record in records)
+    rule = "|---|" + "---:|" * (len(headers) - 1) + "\n"
+    made_by = "Made by " + ", ".join(f"`{command}`" for command in commands) + "."
+    return line(headers) + rule + "".join(map(line, rows)) + f"\n{LEGEND} {made_by}\n"
+
+
+def show(records: Sequence[Record], *, title: str, console: Console | None = None) -> None:
+    """The summary in the terminal."""
+    headers, rows = summary(records)
+    # As narrow as it can be: it has to fit a terminal of 80 columns.
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="right" if place else "left", no_wrap=not place, header_style="bold underline")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    (console or Console()).print(table)
+
+
+def write(folder: Path, page: Page) -> Path:
+    """Make the tables, plots and report.html of a folder from its records.jsonl; the path of the page.
+
+    The pictures that `page` names must lie in folder/figures.
+    """
+    records = read(folder / "records.jsonl")
+    measured = measurements(records)
+    write_text(folder / "table.csv", to_csv(aggregate(records)))
+    write_text(folder / "table.md", markdown(records))
+    drawn = {
+        "accuracy.png": (
+            plots.bars(measured),
+            "Accuracy on all of the target: mean, standard deviation, one dot a seed.",
+        ),
+        "labels.png": (plots.curves(measured), "Accuracy on all of the target against the target labels asked for."),
+        "labels_unqueried.png": (
+            plots.curves(measured, "unqueried"),
+            "The same on the target images that were never asked about: what was learned, not what was told.",
+        ),
+        "labels_test.png": (
+            plots.curves(measured, "test"),
+            "The same on the target's test split, which nobody trains on.",
+        ),
+    }
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    shown = []
+    for file, (figure, caption) in drawn.items():
+        if figure is not None:
+            figure.savefig(figures / file, dpi=110)
+            shown.append(report_html.figure(figures / file, caption))
+
+    more = []
+    for heading, text, pictures in page.sections:
+        inside = [report_html.figure(figures / p.file, p.caption, of_images=p.of_images, wide=p.wide) for p in pictures]
+        more += [report_html.heading(heading), report_html.paragraph(text), report_html.figures(inside)]
+    headers, rows = summary(records)
+    sections = [
+        report_html.paragraph(page.opening),
+        report_html.table(headers, rows),
+        report_html.paragraph(LEGEND),
+        report_html.note(page.notes),
+        report_html.heading("Accuracy"),
+        report_html.figures(shown),
+        *more,
+        report_html.heading("How it was measured"),
+        report_html.facts(page.facts),
+    ]
+    write_text(folder / "report.html", report_html.page(page.title, sections))
+    return folder / "report.html"
+
+
+def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.parent / "README.md") -> Path:
+    """Copy an experiment's records, tables and figures to home/results/<name> and renew its block of the README.
+
+    The block lies between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; nothing else of the file changes.
+    UserError if the report was not made, or the README does not hold the two marks, once each and in order.
+    """
+    if missing := [file for file in PUBLISHED if not (folder / file).is_file()]:
+        raise UserError(
+            f"{folder / missing[0]} is missing: make the report first (python -m experiments report {name})"
+        )
+    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"{readme} needs the marks {begin} and {end}, once each and in this order")
+    results = home / "results" / name
+    results.mkdir(parents=True, exist_ok=True)
+    for file in PUBLISHED:
+        shutil.copyfile(folder / file, results / file)
+    shutil.rmtree(results / "figures", ignore_errors=True)  # a figure that is no longer made must not stay published
+    shutil.copytree(
+        folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] != ".png"]
+    )
+    block = f"{begin}\n{(folder / 'table.md').read_text(encoding='utf-8')}{end}"
+    write_text(readme, re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, text, flags=re.DOTALL))
+    return results

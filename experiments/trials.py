@@ -1,0 +1,176 @@
+"""Trials in parallel processes, each done once: a function by name and its JSON arguments, its result a file.
+
+    folder/<name>/trial.json    {"function", "arguments"}, and once it is done {"result", "seconds"}
+    folder/<name>/error.txt     the traceback, if it failed
+
+A trial does not depend on what ran before it in its worker, so its arguments (with their seed) alone reproduce it.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from importlib import import_module
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any
+
+from dan.errors import UserError
+from dan.progress import Progress
+from experiments.records import write_text
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`function` ("module:function") is called as function(folder / name, **arguments) and returns JSON-able data.
+
+    after: names of the trials whose results it starts from; it is not started if one of them fails.
+    """
+
+    name: str
+    function: str
+    arguments: dict[str, Any]
+    after: tuple[str, ...] = ()
+
+    def made_by(self) -> dict[str, Any]:
+        """What has to be the same for a stored result to be this trial's; tuples are lists, as in the stored JSON."""
+        made: dict[str, Any] = json.loads(json.dumps({"function": self.function, "arguments": self.arguments}))
+        return made
+
+
+@dataclass
+class Outcome:
+    """results: name -> result of every finished trial. failed: name -> one line for each that is not."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_trials(trials: Sequence[Trial], *, folder: Path, workers: int = 2, quiet: bool = False) -> Outcome:
+    """Run what is not finished in `workers` single-threaded processes; read the rest. Every trial is heard out.
+
+    UserError if a name is used twice, a trial waits for one that is not there, `workers` < 1, or a folder holds the
+    same trial made with other arguments. A failing trial is one line in `failed`; the others go on. On Ctrl-C the
+    children are ended; what they saved stays, for the next run.
+    """
+    waiting = {trial.name: trial for trial in trials}
+    if len(waiting) < len(trials):
+        raise UserError("two trials have the same name: give each its own")
+    if unknown := sorted({name for trial in trials for name in trial.after} - set(waiting)):
+        raise UserError(f"a trial waits for {unknown[0]!r}, which is not among the trials")
+    if workers < 1:
+        raise UserError(f"workers is {workers}: at least one process has to do the work")
+
+    stored = {trial.name: _read(trial, folder) for trial in trials}
+    outcome = Outcome({name: made["result"] for name, made in stored.items() if "result" in made})
+    for name in outcome.results:
+        del waiting[name]
+    if waiting:
+        _run(waiting, outcome, folder=folder, workers=min(workers, len(waiting)), quiet=quiet)
+        outcome.results = {trial.name: outcome.results[trial.name] for trial in trials if trial.name in outcome.results}
+    return outcome
+
+
+def _run(waiting: dict[str, Trial], outcome: Outcome, *, folder: Path, workers: int, quiet: bool) -> None:
+    """Start each trial once those it follows are done, and move it from `waiting` to `outcome`."""
+    strangers = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")  # a forked child would inherit PyTorch's threads in an unknown state
+    running: dict[Future[Any], str] = {}
+    with (
+        ProcessPoolExecutor(workers, spawn, _prepare) as pool,
+        Progress("trials", len(waiting), quiet=quiet) as progress,
+    ):
+        try:
+            while waiting or running:
+                for name, trial in list(waiting.items()):
+                    if lost := [other for other in trial.after if other in outcome.failed]:
+                        outcome.failed[name] = f"{name}: not started, for {lost[0]} failed"
+                        del waiting[name]
+                        progress.advance()
+                    # No more than the workers can take: a longer queue would only be in the way of Ctrl-C.
+                    elif len(running) < workers and all(other in outcome.results for other in trial.after):
+                        running[pool.submit(_work, waiting.pop(name), folder)] = name
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                progress.advance(", ".join(running.values()), steps=0)  # the clock goes on while trials work
+                for future in done:
+                    name = running.pop(future)
+                    finished, result = future.result()
+                    (outcome.results if finished else outcome.failed)[name] = result
+                    progress.advance()
+        except BrokenProcessPool:
+            raise UserError(
+                "a trial's process ended without a word (out of memory?): try fewer --workers; finished trials are kept"
+            ) from None
+        except KeyboardInterrupt:
+            for child in set(multiprocessing.active_children()) - strangers:
+                child.terminate()
+            raise
+
+
+def _prepare() -> None:
+    """A worker's first act: one thread, Ctrl-C left to the parent, and an end when the parent is gone."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read once, when PyTorch is imported
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _work(trial: Trial, folder: Path) -> tuple[bool, Any]:
+    """In a worker: (True, result), or (False, one line) with the traceback in error.txt."""
+    place = folder / trial.name
+    place.mkdir(parents=True, exist_ok=True)
+    error_file = place / "error.txt"
+    error_file.unlink(missing_ok=True)
+    started = time.perf_counter()
+    try:
+        # Before the work: a trial that was stopped halfway must not be taken up with other arguments.
+        write_text(place / "trial.json", json.dumps(trial.made_by(), indent=1) + "\n")
+        module, _, function = trial.function.partition(":")
+        result = getattr(import_module(module), function)(place, **trial.arguments)
+        made = {**trial.made_by(), "result": result, "seconds": time.perf_counter() - started}
+        write_text(place / "trial.json", json.dumps(made, indent=1) + "\n")
+        return True, json.loads(json.dumps(result))  # the same whether it is read back or comes from here
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other trials go on, and it is told
+        error_file.write_text(traceback.format_exc(), encoding="utf-8")
+        reason = str(error).strip().splitlines() or [""]
+        return False, f"{trial.name}: {type(error).__name__}: {reason[0]} (traceback in {error_file})"
+
+
+def _read(trial: Trial, folder: Path) -> dict[str, Any]:
+    """What is stored of a trial, {} if nothing; UserError if it was made otherwise."""
+    path = folder / trial.name / "trial.json"
+    if not path.is_file():
+        return {}
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise UserError(f"{path} is not JSON: delete the folder {path.parent} and run again") from None
+    wanted = trial.made_by()
+    if {part: stored.get(part) for part in wanted} != wanted:
+        before, now = stored.get("arguments", {}), wanted["arguments"]
+        other = [
+            f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in {**now, **before} if before.get(k) != now.get(k)
+        ]
+        why = "; ".join(other) or f"function was {stored.get('function')}, is {wanted['function']}"
+        raise UserError(
+            f"{path.parent} holds this trial made otherwise ({why}): choose another folder or delete this one"
+        )
+    return stored

@@ -1,0 +1,71 @@
+"""What active-dan is called, what it needs and what it ships; the settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """The version written in dan/__init__.py, read as text: building must not import torch."""
+    text = (HERE / "dan" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError('dan/__init__.py has no line __version__ = "..."')
+    return found.group(1)
+
+
+setup(
+    name="active-dan",
+    version=version(),
+    description="Deep adaptation with multi-kernel MMD, and the few target samples that are worth a label, in PyTorch",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="active-dan contributors",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["dan", "dan.*", "active", "active.*", "experiments", "experiments.*"]),
+    package_data={
+        "dan": ["py.typed"],
+        "active": ["py.typed"],
+        "experiments": ["py.typed", "paper_tables/*.toml"],
+    },
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "scikit-learn>=1.4",
+        "pykeops>=2.2",
+        "tensorboard>=2.14",
+        "matplotlib>=3.8",
+        "pillow>=10",
+        "rich>=13",
+        "tyro>=0.9",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "import-linter>=2.15",
+            # tests/test_packaging.py builds the wheel in this environment, without an isolated one
+            "setuptools>=70.1",
+            "wheel>=0.43",
+        ],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
