@@ -14,7 +14,7 @@ from dan.cli import Command, run
 class Rounds:
     """Train a DAN, then ask for labels in rounds, answered by the data set (a simulated oracle), and train on."""
 
-    task: Annotated[str, tyro.conf.Positional] = "rendered2digits"
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")] = "rendered2digits"
     """Transfer, as <set>_<source>2<target>."""
     strategy: str = "margin"
     """Which samples to ask for: a name that `python -m active strategies` lists, or module:function."""

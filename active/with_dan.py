@@ -55,7 +55,7 @@ def run_rounds(
     about = {
         "task": task.name,
         "strategy": strategy,
-        "start": str(start),
+        "start": start.name,
         "round_steps": round_steps,
         "trade_off": trade_off,
     }

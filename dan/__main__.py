@@ -15,7 +15,7 @@ from dan.training import Recipe
 class Train(Recipe):
     """Train a network on a transfer: labelled source, unlabelled target."""
 
-    task: Annotated[str, tyro.conf.Positional] = "rendered2digits"
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")] = "rendered2digits"
     """Transfer, as <set>_<source>2<target>."""
     trade_off: float = 3.0
     """lambda, the weight of the MK-MMD terms; 0 trains on the source only."""
@@ -43,7 +43,7 @@ class Train(Recipe):
 class Evaluate:
     """Accuracy of a finished run's network on every split of its task."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     data: Path | None = None
     """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""

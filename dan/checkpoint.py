@@ -27,4 +27,9 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> DAN:
     backbone = settings.pop("backbone")
     if backbone is None:
         raise UserError(f"{path} was trained on a backbone that has no name: build the same DAN and load its weights")
-    return DAN(backbone, settings.pop("num_classes"), **settings, weights=saved["weights"]).to(device).eval()
+    try:
+        model = DAN(backbone, settings.pop("num_classes"), **settings, weights=saved["weights"])
+    except (RuntimeError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path} does not fit this version's networks ({first}): train it again") from None
+    return model.to(device).eval()

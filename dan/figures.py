@@ -121,23 +121,24 @@ def pictures_figure(
     columns = min(columns, len(shown))
     rows = math.ceil(len(shown) / columns)
     lines = max(caption.count("\n") + 1 for caption in captions[:limit])
-    cell = 1.35  # inches
-    figure = Figure(
-        figsize=(max(3.0, cell * columns), (cell + 0.17 * lines) * rows + (0.4 if title else 0.0)),
-        dpi=100,
-        layout="constrained",
-    )
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
+    # Every place is computed, in inches: solving for a layout would take longer than the round's own training.
+    cell, gap, head = 1.35, 0.1, 0.17 * lines + 0.05
+    width = max(3.0, cell * columns)
+    height = (cell + head) * rows + (0.4 if title else 0.0)
+    figure = Figure(figsize=(width, height), dpi=100)
+    for place, (image, caption) in enumerate(zip(shown, captions, strict=False)):
+        row, column = divmod(place, columns)
+        bottom = (cell + head) * (rows - 1 - row)
+        side = cell - gap
+        axes = figure.add_axes((cell * column / width, bottom / height, side / width, side / height))
         axes.axis("off")
-    for axes, image, caption in zip(grid.flat, shown, captions, strict=False):
         picture = _stretched(image)
         # Small images keep their square pixels; large ones are shrunk, and want smoothing.
         smooth = "antialiased" if min(picture.shape[:2]) > 64 else "nearest"
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation=smooth)
         axes.set_title("\n".join(map(_clipped, caption.split("\n"))), fontsize=8, pad=3)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=11)
     return figure
 
 

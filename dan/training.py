@@ -136,7 +136,7 @@ def fit(
     model.train()
     with (
         torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
-        Monitor(None if folder is None else folder.folder, step=start) as monitor,
+        Monitor(None if folder is None else folder.folder, step=start + 1 if start else 0) as monitor,
         Progress("training", steps, quiet=quiet, start=start) as progress,
     ):
         torch.manual_seed(derived_seed(seed, 3))  # dropout
@@ -190,7 +190,7 @@ def fit(
             optimizer.step()
 
             finished = step + 1
-            progress.advance()
+            progress.advance(f"loss {float(loss.detach()):.3f}" if progress.wants_note() else "")
             if finished % 25 == 0 or finished == steps:
                 monitor.scalars({f"loss/{name}": float(value.detach()) for name, value in losses.items()}, finished)
                 monitor.scalars({f"rate/{group['name']}": group["lr"] for group in optimizer.param_groups}, finished)
