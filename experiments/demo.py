@@ -6,6 +6,7 @@ for each seed:  source-only (lambda = 0)    DAN (lambda > 0)    and from that DA
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 import time
@@ -161,7 +162,9 @@ def run_demo(config: Demo) -> int:
     """Train what is missing, report all; exit code 1 if a trial failed."""
     _check(config)
     began = time.perf_counter()
-    outcome = run_trials(trials_of(config), folder=config.out, workers=config.workers, quiet=config.quiet)
+    trials = trials_of(config)
+    from_nothing = not any((config.out / trial.name).exists() for trial in trials)
+    outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
     for line in outcome.failed.values():
         print(f"failed: {line}", file=sys.stderr)
     records = records_of(config, outcome)
@@ -169,6 +172,9 @@ def run_demo(config: Demo) -> int:
         return 1
     path, lines = config.out / "records.jsonl", to_lines(records)
     page = config.out / "report.html"
+    if from_nothing and not outcome.failed:  # the time of a run that was resumed, or found finished, says nothing
+        took = {"seconds": round(time.perf_counter() - began), "workers": config.workers, **_machine()}
+        write_text(config.out / "took.json", json.dumps(took) + "\n")
     if not page.is_file() or not path.is_file() or path.read_text(encoding="utf-8") != lines:
         page.unlink(missing_ok=True)  # if the report fails, the next run must not take the old one for it
         write_text(path, lines)

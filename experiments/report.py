@@ -5,6 +5,7 @@ Nothing here trains or measures, and no number is typed by hand: every table is 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import statistics
@@ -96,6 +97,15 @@ def markdown(records: Sequence[Record]) -> str:
     return line(headers) + rule + "".join(map(line, rows)) + f"\n{LEGEND} {made_by}\n"
 
 
+def _took(folder: Path) -> str:
+    """One line on the time of the whole, if it was all made in one go."""
+    path = folder / "took.json"
+    if not path.is_file():
+        return ""
+    took = json.loads(path.read_text(encoding="utf-8"))
+    return f"\nAll of it took {took['seconds']} s, {took['workers']} trials at a time, one thread each.\n"
+
+
 def show(records: Sequence[Record], *, title: str, console: Console | None = None) -> None:
     """The summary in the terminal."""
     headers, rows = summary(records)
@@ -116,7 +126,7 @@ def write(folder: Path, page: Page) -> Path:
     records = read(folder / "records.jsonl")
     measured = measurements(records)
     write_text(folder / "table.csv", to_csv(aggregate(records)))
-    write_text(folder / "table.md", markdown(records))
+    write_text(folder / "table.md", markdown(records) + _took(folder))
     drawn = {
         "accuracy.png": (
             plots.bars(measured),
