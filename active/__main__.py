@@ -101,16 +101,13 @@ def run_active(config: Rounds) -> None:
 
 
 def list_strategies(config: Strategies) -> None:
-    """Print the cards."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print the cards, as plain lines that fit any terminal and any pipe."""
     from active.strategies import CARDS
 
-    table = Table("strategy", "asks for", "needs", "cost", "source")
+    width = max(map(len, CARDS))
     for card in CARDS.values():
-        table.add_row(card.name, card.line, ", ".join(card.needs), card.cost, card.source)
-    Console().print(table)
+        print(f"{card.name:<{width}}  {card.line}")
+        print(f"{'':<{width}}  needs {', '.join(card.needs) or 'nothing'}; {card.cost}; source: {card.source}")
 
 
 COMMANDS = {
