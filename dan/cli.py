@@ -19,6 +19,7 @@ import tyro
 from dan.errors import UserError, nearest
 
 MISUSE = 2  # exit code of a mistake in the input, as in argparse
+PIPE_CLOSED = 141  # what a shell reports for a process that the closed pipe ended: 128 + SIGPIPE
 INTERRUPTED = 130  # exit code of Ctrl-C, as in a shell: 128 + SIGINT
 
 
@@ -38,7 +39,8 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     """Run the subcommand that `argv` (default: sys.argv[1:]) names; the exit code.
 
     0, or what the function returns; 2 after a mistake in the input (a wrong command line, or UserError from the
-    function), told in one line on stderr; 130 after Ctrl-C. Any other exception is a bug and passes through.
+    function), told in one line on stderr; 130 after Ctrl-C; 141 when the output's reader is gone. Any other exception
+    is a bug and passes through.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -60,6 +62,9 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        return PIPE_CLOSED
 
 
 def _overview(prog: str, description: str, commands: Mapping[str, Command]) -> str:

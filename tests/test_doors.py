@@ -72,6 +72,12 @@ def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:
     assert len(said.stderr.splitlines()) == 1 and "--trade-off" in said.stderr
 
 
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m active run --help | head -n 1"
+    said = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert said.stdout.startswith("usage: python -m active run") and said.stderr == ""
+
+
 @pytest.mark.parametrize("package", ["dan", "active", "experiments"])
 def test_help_lists_the_commands(tmp_path: Path, package: str) -> None:
     said = door(package, "--help", cwd=tmp_path)
