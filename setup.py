@@ -29,7 +29,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["dan", "dan.*", "active", "active.*", "experiments", "experiments.*"]),
     package_data={
-        "dan": ["py.typed"],
+        "dan": ["py.typed", "mmd/*.json"],
         "active": ["py.typed"],
         "experiments": ["py.typed", "paper_tables/*.toml"],
     },
@@ -47,6 +47,12 @@ setup(
         "tyro>=0.9",
     ],
     extras_require={
+        # trunks by the name "timm:..."
+        "timm": ["timm>=1.0"],
+        # --adapters lora
+        "peft": ["peft>=0.13"],
+        # what experiments/benchmarks compares with; pytorch-adapt imports pkg_resources, skada needs skorch
+        "bench": ["pytorch-adapt>=0.0.83", "setuptools<81", "skada>=0.4", "skorch>=1.0", "geomloss>=0.2.6"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",

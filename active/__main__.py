@@ -53,12 +53,13 @@ def run_active(config: Rounds) -> None:
 
     from active.strategies import strategy_named
     from active.with_dan import run_rounds
+    from dan.domains.places import cache_folder, data_folder
     from dan.domains.tasks import load_task
     from dan.networks.dan import DAN
     from dan.training import fit
 
     strategy_named(config.strategy)  # a misspelt name must not cost a training first
-    task = load_task(config.task, config.data)
+    task = load_task(config.task, data_folder(config.data), cache=cache_folder())
     name = config.strategy.replace(":", ".")
     folder = config.run or Path("runs") / task.name / f"{name}-seed{config.seed}"
     start = config.start

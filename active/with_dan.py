@@ -17,12 +17,13 @@ from active.pool import Pool
 from active.rounds import rounds as each_round
 from active.strategies import strategy_named
 from dan.batches import derived_seed, gather, size
-from dan.checkpoint import load_model
+from dan.checkpoint import load_kernels, load_model
 from dan.domains.tasks import Transfer
+from dan.errors import UserError
 from dan.evaluation import evaluate, predict
 from dan.mmd import MultiKernel, median_bandwidth
 from dan.monitor import Monitor
-from dan.networks.dan import DAN
+from dan.networks.dan import DAN, Output
 from dan.run_folder import Record, read_records
 from dan.training import Recipe, fit
 
@@ -49,6 +50,8 @@ def run_rounds(
     The records are those of `active.rounds.rounds`, with "accuracy/target_test" on the held-out target split.
     Raises UserError for an unknown strategy or an impossible budget.
     """
+    if not task.target_labelled:
+        raise UserError(f"the target of {task.name} has no labels, so nobody can answer: simulated rounds need them")
     recipe = replace(recipe or Recipe(), schedule="constant")  # the start is aligned already: nothing to ramp up
     everything = torch.arange(size(task.target))
     pool = Pool(everything, gather(task.target, everything)[1])
@@ -60,9 +63,12 @@ def run_rounds(
         "trade_off": trade_off,
     }
 
+    kernels: dict[str, Tensor] = {}  # of the network that `trained` gave last
+
     def trained(pool: Pool, number: int) -> DAN:
         folder = run / f"round_{number:02d}"
-        model = load_model(start if number <= 1 else run / f"round_{number - 1:02d}")
+        before = start if number <= 1 else run / f"round_{number - 1:02d}"
+        model = load_model(before)
         if number:
             images, _ = gather(task.target, pool.labelled_ids)
             fit(
@@ -79,25 +85,28 @@ def run_rounds(
                 device=device,
                 quiet=quiet,
             )
+        kernels.clear()
+        kernels.update(load_kernels(folder if number else before))
         return model
 
     def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
         output = predict(model, Subset(task.target, ids.tolist()))[0]
         of_source, source_targets = predict(model, task.source)
-        held = predict(model, task.source_test)
-        return {
+        said = {
             "probs": output.logits.double().softmax(1),
             "logits": output.logits,
             "features": output.features,
             "source_features": of_source.features,
             "source_targets": source_targets,
-            "validation_logits": held[0].logits,
-            "validation_targets": held[1],
-            "kernel": MultiKernel.ladder(median_bandwidth(of_source.features, output.features)),
+            "kernel": _kernel(kernels, of_source, output),
         }
+        if task.source_test is not None:
+            held, validation_targets = predict(model, task.source_test)
+            said |= {"validation_logits": held.logits, "validation_targets": validation_targets}
+        return said
 
     def on_test(model: DAN) -> Mapping[str, float]:
-        return {"accuracy/target_test": evaluate(model, task.target_test).accuracy}
+        return {} if task.target_test is None else {"accuracy/target_test": evaluate(model, task.target_test).accuracy}
 
     done = read_records(run / "records.jsonl")
     shown = sum(record["event"] == "round" for record in done)
@@ -118,6 +127,19 @@ def run_rounds(
             if record["round"] >= shown:
                 _show(monitor, task, record)
             yield record
+
+
+def _kernel(trained: Mapping[str, Tensor], source: Output, target: Output) -> MultiKernel:
+    """The kernel that the last features were aligned under, at the median of these samples; the common ladder if none.
+
+    trained: see `dan.checkpoint.load_kernels`.
+    """
+    gamma = median_bandwidth(source.features, target.features)
+    name = next(name for name, layer in target.layers.items() if layer is target.features)
+    if name not in trained:
+        return MultiKernel.ladder(gamma)
+    multiples, weights = trained[name]
+    return MultiKernel(multiples * gamma, weights)
 
 
 def _show(monitor: Monitor, task: Transfer, record: Record) -> None:

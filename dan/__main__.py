@@ -1,39 +1,110 @@
-"""The door to training: python -m dan train | evaluate."""
+"""The door to training: python -m dan train | evaluate | compare."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from dan.cli import Command, run
-from dan.training import Recipe
+from dan.compare import Compare, run_compare
+from dan.recipes import RECIPES, Recipe, recipe_named
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Recipe):
-    """Train a network on a transfer: labelled source, unlabelled target."""
+class Data:
+    """Which domains, and how their samples are read."""
 
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")] = "rendered2digits"
-    """Transfer, as <set>_<source>2<target>."""
-    trade_off: float = 3.0
-    """lambda, the weight of the MK-MMD terms; 0 trains on the source only."""
-    steps: int = 1000
-    """Training steps."""
-    seed: int = 0
-    """Decides everything random in this run."""
+    """Transfer, as <set>_<source>2<target>; `folders` for your own, with --source and --target."""
+    source: Path | None = None
+    """Of `folders`: a tree DIR/<class>/<image>, a CSV manifest (path,label[,group]), or a file of features."""
+    target: Path | None = None
+    """Of `folders`: the same; a flat folder of images is a target without labels."""
+    classes: tuple[str, ...] = ()
+    """Train on these classes only; `shared`: on those that both domains hold."""
+    image_size: int | None = None
+    """Pixels a side; default: what suits the task, 224 for photographs."""
+    augment: bool = False
+    """Random training views: crops and mirror images."""
+    source_holdout: float = 0.0
+    """Share of the source that is held out, to judge models by; for sets without a test split."""
+    download: bool = False
+    """Let torchvision fetch what is missing, where it can."""
+    data: Path | None = None
+    """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""
+    image_cache: Path | None = None
+    """Folder that decoded images are kept in; default: in the user's cache folder."""
+
+    def load(self, quiet: bool) -> Any:
+        """The transfer, as `dan.domains.tasks.load_task` gives it."""
+        from dan.domains.places import cache_folder, data_folder
+        from dan.domains.tasks import load_task
+
+        names = ("source", "target", "classes", "image_size", "augment", "source_holdout", "download")
+        options = {name: getattr(self, name) or None for name in names}
+        cache = cache_folder(self.image_cache)
+        return load_task(self.task, data_folder(self.data), **options, cache=cache, quiet=quiet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Which network, and what of it is trained."""
+
     backbone: str | None = None
-    """Trunk of the network; default: the one that the task suggests."""
+    """Trunk of the network; default: the one that the task suggests. `timm:NAME` for one of timm's."""
+    weights: str | None = None
+    """Weights of the trunk: a name that its publisher uses (DEFAULT: the best), a state-dict file, a run, or none."""
     layers: tuple[int, ...] = (64,)
     """Widths of the hidden task-specific layers."""
     dropout: float = 0.0
     """Dropout after each hidden task-specific layer."""
+    freeze: tuple[str, ...] = ()
+    """Stages of the trunk that are not trained."""
+    freeze_up_to: str | None = None
+    """Freeze the trunk up to and with this stage; `all` freezes all of it."""
+    adapters: Literal["residual", "lora"] | None = None
+    """Train few weights in a frozen trunk."""
+
+    def build(self, task: Any, seed: int, align: Sequence[str]) -> Any:
+        """The network, as `dan.build.build_network` makes it."""
+        from dan.build import build_network
+
+        return build_network(
+            task,
+            seed=seed,
+            backbone=self.backbone,
+            pretrained=self.weights,
+            layers=self.layers,
+            dropout=self.dropout,
+            align=align,
+            frozen=self.freeze,
+            freeze_up_to=self.freeze_up_to,
+            adapters=self.adapters,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Recipe, Network, Data):
+    """Train a network on a transfer: labelled source, unlabelled target."""
+
+    recipe: str = "small"
+    """Whose defaults to take: small, dan-2015, dan-caffe or dan-resnet. Other flags change what it says."""
+    trade_off: float = 3.0
+    """lambda, the weight of the method's terms; 0 trains on the source only."""
+    steps: int = 1000
+    """Training steps."""
+    seed: int = 0
+    """Decides everything random in this run."""
     run: Path | None = None
     """Folder of the run; the same command on the same folder goes on. Default: runs/<task>/<method>-seed<seed>."""
-    data: Path | None = None
-    """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    cache_trunk: bool = False
+    """Compute the frozen first stages once, keep their outputs on the disk, and train on them: many times faster."""
+    device: Device = "auto"
     """Where to compute."""
     quiet: bool = False
     """No progress bar, no summary."""
@@ -47,26 +118,39 @@ class Evaluate:
     """Folder of the run."""
     data: Path | None = None
     """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
+
+
+def preset(argv: Sequence[str]) -> Train:
+    """The defaults that the named recipe gives, which all other flags may change."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    places = [i for i, word in enumerate(words[:-1]) if word == "--recipe"]
+    named = recipe_named(words[places[-1] + 1]) if places else RECIPES["small"]
+    network = dict(named.network)
+    renamed = {"pretrained": "weights", "frozen": "freeze"}
+    return Train(
+        recipe=words[places[-1] + 1] if places else "small",
+        trade_off=named.trade_off,
+        steps=named.steps,
+        **asdict(named.recipe),
+        **{renamed.get(name, name): value for name, value in network.items()},
+    )
 
 
 def train(config: Train) -> None:
     """Build the task and the network, and fit."""
-    import torch
-
     from dan.devices import choose_device
-    from dan.domains.tasks import load_task
-    from dan.networks.dan import DAN
+    from dan.domains.places import cache_folder
     from dan.training import fit
 
     choose_device(config.device)
-    task = load_task(config.task, config.data)
-    method = "dan" if config.trade_off else "source_only"
+    task = config.load(config.quiet)
+    method = config.method.replace("_", "-") if config.trade_off else "source_only"
     folder = config.run or Path("runs") / task.name / f"{method}-seed{config.seed}"
-    torch.manual_seed(config.seed)
-    backbone = config.backbone or task.backbone
-    model = DAN(backbone, len(task.classes), layers=config.layers, dropout=config.dropout)
+    recipe = Recipe(**{entry.name: getattr(config, entry.name) for entry in fields(Recipe)})
+    model = config.build(task, config.seed, recipe.align)
+    chosen = {entry.name: getattr(config, entry.name) for entry in fields(Network)}
     records = fit(
         model,
         task.source,
@@ -74,10 +158,11 @@ def train(config: Train) -> None:
         trade_off=config.trade_off,
         steps=config.steps,
         seed=config.seed,
-        tests={"source_test": task.source_test, "target": task.target, "target_test": task.target_test},
-        recipe=Recipe(**{name: getattr(config, name) for name in Recipe.__dataclass_fields__}),
+        tests=task.splits,
+        recipe=recipe,
         run=folder,
-        about={"task": task.name, "backbone": backbone, "layers": config.layers, "dropout": config.dropout},
+        about={"task": task.name, "options": dict(task.options), **chosen, "backbone": model.settings["backbone"]},
+        cache=cache_folder(config.image_cache).with_name("trunks") if config.cache_trunk else False,
         device=config.device,
         quiet=config.quiet,
     )
@@ -94,6 +179,7 @@ def evaluate_run(config: Evaluate) -> None:
     """Print one line a split."""
     from dan.checkpoint import load_model
     from dan.devices import choose_device
+    from dan.domains.places import cache_folder, data_folder
     from dan.domains.tasks import load_task
     from dan.errors import UserError
     from dan.evaluation import evaluate
@@ -105,16 +191,17 @@ def evaluate_run(config: Evaluate) -> None:
         raise UserError(
             f"{config.run}/records.jsonl does not say which task it is a run of: name a folder that train made"
         )
-    task = load_task(records[0]["task"], config.data)
-    splits = {"source_test": task.source_test, "target": task.target, "target_test": task.target_test}
-    for name, data in splits.items():
+    options = {name: value for name, value in records[0].get("options", {}).items() if name != "augment"}
+    task = load_task(records[0]["task"], data_folder(config.data), **options, cache=cache_folder())
+    for name, data in task.splits.items():
         result = evaluate(model, data)
         print(f"{name:<12} {100 * result.accuracy:6.2f} % accuracy  {result.loss:.4f} nats  {result.count} samples")
 
 
 COMMANDS = {
-    "train": Command(Train, train, "Train a network on a transfer: source-only, or a Deep Adaptation Network."),
+    "train": Command(Train, train, "Train a network on a transfer: source-only, DAN, or another method.", preset),
     "evaluate": Command(Evaluate, evaluate_run, "Measure a finished run on every split of its task."),
+    "compare": Command(Compare, run_compare, "How far apart are two sets of images or features? MMD, test, picture."),
 }
 
 

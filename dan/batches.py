@@ -58,10 +58,16 @@ class Batches:
         return self._order
 
 
-def gather(data: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """The samples (x, y) at those positions, stacked. Tensors are indexed at once, other data sets item by item."""
+def gather(data: Dataset, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """The samples (x, y) at those positions, stacked.
+
+    Tensors are indexed at once, and so are data sets with a method batch(indices, generator), which may draw augmented
+    views from the generator (None: the plain samples); others are asked item by item.
+    """
     if isinstance(data, Subset):
-        return gather(data.dataset, torch.as_tensor(data.indices)[indices])
+        return gather(data.dataset, torch.as_tensor(data.indices)[indices], generator)
+    if hasattr(data, "batch"):
+        return data.batch(indices, generator)
     if isinstance(data, TensorDataset):
         x, y = data.tensors[:2]
         return x[indices], y[indices]

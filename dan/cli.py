@@ -33,6 +33,7 @@ class Command:
     config: Any
     function: Callable[[Any], int | None]
     help: str
+    preset: Callable[[Sequence[str]], Any] | None = None  # argv -> the config whose values are the defaults
 
 
 def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,8 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     command = commands[name]
     prog = f"{prog} {name}"
     try:
-        config = _parse(command, prog, words[1:])
+        default = command.preset(words[1:]) if command.preset else None
+        config = _parse(command, prog, words[1:], default)
         return 0 if config is None else command.function(config) or 0
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
@@ -74,11 +76,12 @@ def _overview(prog: str, description: str, commands: Mapping[str, Command]) -> s
     return "\n".join([*usage, *rows, "", f"{prog} COMMAND --help lists the options of a command."])
 
 
-def _parse(command: Command, prog: str, argv: list[str]) -> Any:
+def _parse(command: Command, prog: str, argv: list[str], default: Any = None) -> Any:
     """The filled config, or None when help was asked for and printed. Raises UserError for a wrong command line."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(command.config, prog=prog, description=command.help, args=argv)
+            given = {} if default is None else {"default": default}
+            return tyro.cli(command.config, prog=prog, description=command.help, args=argv, **given)
     except SystemExit as stop:
         if not stop.code:
             return None

@@ -1,4 +1,4 @@
-"""What is measured of a network: accuracy and cross-entropy on a labelled data set, and its outputs on any.
+"""What is measured of a network: accuracy, cross-entropy and confusions on a labelled data set, its outputs on any.
 
 Shapes: N samples; F features; C classes.
 """
@@ -24,9 +24,10 @@ class Evaluation:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Dataset, *, batch_size: int = 500) -> tuple[Output, Tensor]:
+def predict(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0) -> tuple[Output, Tensor]:
     """The network's output on all of `data`, in its order and in evaluation mode, on the CPU, with the labels (N,).
 
+    start: how many stages of a DAN's trunk have been run already: see `DAN.forward`.
     Raises UserError for an empty data set.
     """
     was_training = model.training
@@ -34,15 +35,36 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 500) -> tuple[
     device = next(model.parameters()).device
     outputs, labels = [], []
     for x, y in in_order(data, batch_size):
-        outputs.append(model(x.to(device)))
+        outputs.append(model(x.to(device), start=start) if start else model(x.to(device)))
         labels.append(y)
     model.train(was_training)
     layers = {name: torch.cat([o.layers[name] for o in outputs]).cpu() for name in outputs[0].layers}
     return Output(torch.cat([o.logits for o in outputs]).cpu(), layers), torch.cat(labels)
 
 
-def evaluate(model: nn.Module, data: Dataset, *, batch_size: int = 500) -> Evaluation:
+def evaluate(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0) -> Evaluation:
     """Accuracy and cross-entropy of `model` on a data set of (x, y). Raises UserError for an empty one."""
-    output, labels = predict(model, data, batch_size=batch_size)
+    output, labels = predict(model, data, batch_size=batch_size, start=start)
     accuracy = (output.logits.argmax(1) == labels).double().mean()
     return Evaluation(float(accuracy), float(cross_entropy(output.logits, labels)), len(labels))
+
+
+def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """How often a sample of class i (row) was called j (column): predicted (N,), labels (N,) -> (C, C), int64.
+
+    Raises ValueError for other shapes, and for a class that is not in 0, ..., C - 1.
+    """
+    if predicted.ndim != 1 or predicted.shape != labels.shape:
+        raise ValueError(f"predicted and labels must be (N,) both, not {tuple(predicted.shape)}, {tuple(labels.shape)}")
+    for name, classes in (("predicted", predicted), ("labels", labels)):
+        if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < num_classes):
+            raise ValueError(f"{name} must be classes from 0 to {num_classes - 1}")
+    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_accuracies(confusions: Tensor) -> Tensor:
+    """The share of each class that is predicted right: confusions (C, C), true class by row -> (C,), float64.
+
+    A class without samples has NaN. The mean of the others weighs rare classes as much as frequent ones.
+    """
+    return confusions.diagonal().double() / confusions.sum(1).double()

@@ -8,7 +8,7 @@ Shapes: N source samples, M target samples, F features, (C, H, W) an image.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -18,10 +18,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from dan.compare import Comparison
+
 # Blue and orange are told apart by colour-blind eyes too, and the marks differ besides.
 SOURCE_COLOUR, TARGET_COLOUR = "#3b6fb6", "#e07b1a"
 UNLABELLED_COLOUR = "#b8b8b8"
 LEGEND_CLASSES = 12  # a legend of more classes would hide the map
+POINTS_PER_SIDE = 500  # of a comparison: more hide each other, and their principal components take long
 
 
 def principal_components(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -139,6 +143,104 @@ def pictures_figure(
         axes.set_title("\n".join(map(_clipped, caption.split("\n"))), fontsize=8, pad=3)
     if title:
         figure.suptitle(title, x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=11)
+    return figure
+
+
+def comparison_figure(comparison: "Comparison", x: Tensor, y: Tensor, *, names: tuple[str, str]) -> Figure:
+    """What `dan.compare.compare` says of the samples x (N, F) and y (M, F), which are called `names`.
+
+    Left: MMD^2 under each kernel with its standard deviation, and the kernels' weights as bars. Middle: the permutation
+    null, its 95 % band, and the value observed. Right: the first 500 of each sample in the plane of their pooled
+    principal components.
+    """
+    figure = Figure(figsize=(13, 4.2), dpi=100, layout="constrained")
+    kernels, null, plane = figure.subplots(1, 3)
+    weights = kernels.twinx()
+    kernels.set_zorder(weights.get_zorder() + 1)  # the points over the bars, whose axis would else come last
+    kernels.patch.set_visible(False)
+    places = np.arange(len(comparison.bandwidths))
+    weights.bar(places, comparison.weights, width=0.55, color="#e4e4e4", label="weight")
+    weights.set_ylim(0, 1)
+    weights.set_ylabel("weight by the quadratic program (bars)", fontsize=9, color="#777777")
+    kernels.errorbar(
+        places,
+        comparison.mmd2_per_kernel,
+        yerr=comparison.deviations,
+        fmt="o",
+        color=SOURCE_COLOUR,
+        markersize=5,
+        capsize=3,
+        label="MMD^2 +- s.d.",
+    )
+    kernels.axhline(0, color="#999999", linewidth=0.8)
+    lowest = min(np.subtract(comparison.mmd2_per_kernel, comparison.deviations))
+    kernels.set_ylim(bottom=min(0.0, 1.1 * float(lowest)))
+    step = max(1, len(places) // 8)  # labels of 33 kernels would run into each other
+    kernels.set_xticks(places[::step], [f"{gamma:.3g}" for gamma in comparison.bandwidths[::step]])
+    kernels.set_xlabel("bandwidth", fontsize=9)
+    kernels.set_ylabel("unbiased MMD$^2$ (points)", fontsize=9)
+    kernels.set_title("under each kernel", loc="left", fontsize=10)
+
+    test = comparison.test
+    low, high = test.band
+    null.axvspan(low, high, color="#eeeeee", label="95 % of them")
+    null.hist(test.null.cpu().numpy(), bins=30, color="#9a9a9a", label=f"{len(test.null)} relabellings")
+    null.axvline(test.statistic, color=TARGET_COLOUR, linewidth=2, label=f"observed, p = {test.p_value:.3g}")
+    null.set_xlabel("MMD$^2$, equal weights", fontsize=9)
+    null.set_yticks([])
+    null.set_title("if they were one domain", loc="left", fontsize=10)
+    _legend(null)
+
+    first, second = (_array(z[:POINTS_PER_SIDE]).astype(np.float64) for z in (x, y))
+    scores, shares = principal_components(np.concatenate([first, second]), 2)
+    plane.scatter(*scores[: len(first)].T, marker="o", s=12, alpha=0.6, linewidths=0, color=SOURCE_COLOUR)
+    plane.scatter(*scores[len(first) :].T, marker="x", s=14, alpha=0.7, linewidths=1.0, color=TARGET_COLOUR)
+    for name, colour, marker in zip(names, (SOURCE_COLOUR, TARGET_COLOUR), "ox", strict=True):
+        plane.scatter([], [], marker=marker, color=colour, s=16, label=_clipped(name, 40))
+    plane.set_xlabel(f"first component ({shares[0]:.0%} of the variance)", fontsize=9)
+    plane.set_ylabel(f"second component ({shares[1]:.0%})", fontsize=9)
+    plane.set_title(f"the samples; A-distance {comparison.a_distance:.2f}", loc="left", fontsize=10)
+    _legend(plane)
+
+    for axes in (kernels, null, plane, weights):
+        axes.spines[["top"]].set_visible(False)
+        axes.tick_params(labelsize=8, color="#999999", labelcolor="#555555")
+    for axes in (null, plane):
+        axes.spines[["right"]].set_visible(False)
+    return figure
+
+
+def confusion_figure(confusions: Tensor, classes: Sequence[str], *, title: str = "") -> Figure:
+    """A confusion matrix (C, C): how often a sample of the class of the row was called by the class of the column.
+
+    Shades are shares of the row, so that rare classes show as frequent ones do; numbers are counts, up to 20 classes.
+    Raises ValueError where the matrix is not square, or there is not one name for each class.
+    """
+    count = len(classes)
+    if confusions.shape != (count, count) or count == 0:
+        raise ValueError(f"{count} classes need a matrix {count} x {count}, not {tuple(confusions.shape)}")
+    counts = _array(confusions).astype(np.float64)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(16.0, max(4.0, 0.5 * count + 2.0))
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    step = max(1, math.ceil(count / 60))  # more names than that run into each other
+    places = np.arange(0, count, step)
+    names = [_clipped(classes[place]) for place in places]
+    axes.set_xticks(places, names, rotation=90, fontsize=8 if count <= 40 else 6)
+    axes.set_yticks(places, names, fontsize=8 if count <= 40 else 6)
+    axes.set_xlabel("predicted", fontsize=9)
+    axes.set_ylabel("true", fontsize=9)
+    if count <= 20:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.6 else "#222222"
+            axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, shrink=0.6, label="share of the true class")
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
     return figure
 
 

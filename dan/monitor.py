@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 POINTS_PER_DOMAIN = 500  # in a map of features: more hide each other, and the files grow
 PROJECTOR_COMPONENTS = 50  # as many as t-SNE is usually given; 2048 features would be 14 MB of text a map
+
+
+class Band(NamedTuple):
+    """A chart of one curve inside the band between two others: their names."""
+
+    value: str
+    low: str
+    high: str
 
 
 class Monitor:
@@ -65,6 +73,29 @@ class Monitor:
             return
         for name, value in values.items():
             self._writer.add_scalar(_tag(name), float(value), step)
+
+    def charts(self, layout: Mapping[str, Mapping[str, Band | Sequence[str]]]) -> None:
+        """Charts of several curves each, under CUSTOM SCALARS: category -> title -> a Band, or the names of curves.
+
+        A name that ends in a slash, outside a Band, stands for all curves that begin so. It says where curves are shown
+        and writes none, so it may come before them. Call it once: of a run's layouts the last one counts. Runs that are
+        shown together share the charts of equal category and title.
+        """
+        if self._writer is None:
+            return
+        # TensorBoard takes a list as regular expressions to match from the start of a name on, and a band by its names.
+        # Its page draws the bands of a category after the lists, and the last band first: hence the order here.
+        drawn: dict[str, dict[str, list[Any]]] = {}
+        for category, charts in layout.items():
+            lists = {title: chart for title, chart in charts.items() if not isinstance(chart, Band)}
+            bands = {title: chart for title, chart in charts.items() if isinstance(chart, Band)}
+            drawn[category] = {
+                title: ["Multiline", [re.escape(_tag(name)) + ("" if name.endswith("/") else "$") for name in chart]]
+                for title, chart in lists.items()
+            }
+            for title in reversed(bands):
+                drawn[category][title] = ["Margin", [_tag(name) for name in bands[title]]]
+        self._writer.add_custom_scalars(drawn)
 
     def feature_map(
         self,

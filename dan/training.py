@@ -1,6 +1,7 @@
-"""fit(): the one training loop. Source-only, DAN, and DAN with bought target labels differ in their arguments only.
+"""fit(): the one training loop. Source-only, DAN, the other methods, and all of them with bought target labels differ
+in their arguments only.
 
-    each step:  L = CE(source batch) + CE(labelled target batch, if any) + lambda(step) * sum over layers of MK-MMD^2
+    each step:  L = CE(source batch) + CE(labelled target batch, if any) + lambda(step) * sum of the method's terms
     SGD with momentum; every rate decays as (1 + gamma * step)^-power; the task-specific layers learn faster.
 
 A batch depends on (seed, step) alone, and dropout's generator is in the checkpoint: a run that is killed and started
@@ -9,13 +10,14 @@ again ends with the same bits on the CPU.
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, Subset
 
 from dan.batches import Batches, derived_seed, gather, size
@@ -23,49 +25,17 @@ from dan.checkpoint import save_model
 from dan.devices import choose_device
 from dan.errors import UserError, nearest
 from dan.evaluation import evaluate, predict
-from dan.mmd import MultiKernel, median_bandwidth, mmd2_per_kernel
 from dan.model_selection import information
 from dan.monitor import Monitor
-from dan.networks.dan import DAN
-from dan.objectives import alignment, comparable, inverse_decay, ramp
+from dan.networks.dan import DAN, Output, layer_named
+from dan.objectives import METHODS, Objective, build_objective, comparable, inverse_decay, ramp
 from dan.progress import Progress
+from dan.recipes import Recipe, check_recipe
 from dan.run_folder import Record, Run
+from dan.trunk_cache import cached
+from dan.watch import Watch
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to train, apart from what is trained on what. The defaults suit a small network from scratch."""
-
-    batch_size: int = 32
-    """Samples a step of each domain."""
-    rate: float = 0.01
-    """Learning rate of the trunk."""
-    new_rate_factor: float = 10.0
-    """The task-specific layers learn this many times faster than the trunk."""
-    momentum: float = 0.9
-    """Of SGD."""
-    weight_decay: float = 5e-4
-    """L2 penalty on all weights."""
-    decay_gamma: float = 1e-3
-    """Rates fall as (1 + gamma * step)^-power."""
-    decay_power: float = 0.75
-    """The power in that decay."""
-    schedule: Literal["ramp", "constant"] = "ramp"
-    """The trade-off grows from 0 over the training (ramp), or stays as it is (constant)."""
-    align: tuple[str, ...] = ()
-    """Layers to align, such as: hidden1 output. None named: all task-specific layers."""
-    kernels: int = 5
-    """Gaussian kernels in the ladder; the paper has 33."""
-    kernel_step: float = 2.0
-    """Factor between neighbouring bandwidths; the paper has 2^(1/2)."""
-    estimator: Literal["unbiased", "biased", "linear"] = "unbiased"
-    """How a batch estimates MMD^2; the paper trains with the linear-time one."""
-    evaluate_every: int = 250
-    """Steps between evaluations (one record each)."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints: at most these are done again after a kill."""
-    feature_map: bool = True
-    """At the end of a run, draw the features of both domains for TensorBoard."""
+__all__ = ["Recipe", "fit"]
 
 
 def fit(
@@ -77,42 +47,84 @@ def fit(
     steps: int,
     seed: int,
     labelled: Dataset | None = None,
+    source_weights: Tensor | None = None,
     tests: Mapping[str, Dataset] | None = None,
     recipe: Recipe | None = None,
+    objective: Objective | None = None,
     run: Path | str | None = None,
     about: Mapping[str, Any] | None = None,
+    cache: Path | str | bool = False,
     device: str = "cpu",
     quiet: bool = True,
 ) -> list[Record]:
     """Train `model` in place for `steps` steps; returns the records of its evaluations.
 
     source: labelled samples (x, y). target: samples (x, y) whose labels are never read. labelled: target samples whose
-    labels were bought, (x, y), learned by cross-entropy beside the source. trade_off: lambda >= 0, the weight of the
-    MK-MMD terms; 0 is source-only training, which never looks at the target. tests: data sets to evaluate on, by name.
+    labels were bought, (x, y), learned by cross-entropy beside the source. source_weights: a weight >= 0 of each source
+    sample's cross-entropy (N,), as `dan.instance_weights` gives them. trade_off: lambda >= 0, the weight of the
+    method's terms; 0 is source-only training, which never looks at the target. tests: data sets to evaluate on, named.
+    objective: what aligns the domains, if it is not a method of `recipe`: any callable from what the network says of
+    the source and of the target batch (two `Output`) to a dict of scalar terms; a module's parameters train as well.
     run: folder for checkpoints, records and TensorBoard events; the same call on the same folder goes on where it was
     killed, and returns at once if it was done. about: JSON-able settings of the caller's, kept in the records.
+    cache: compute the outputs of the frozen first stages once, and train on them: True keeps them in memory, a folder
+    on the disk. The same numbers up to rounding, many times faster; it is an error where no stage is frozen.
 
     A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" in [0, 1], "label_free/information" (see
-    `dan.model_selection.information`) and "mmd2/LAYER" (unbiased) on a fixed held sample, "seconds"}.
+    `dan.model_selection.information`), and what `dan.watch.Watch` says of a fixed held sample, "seconds"}.
     Raises UserError for impossible settings, for a folder that holds another run, and when the loss is not finite.
     Source: Long et al., "Learning Transferable Features with Deep Adaptation Networks", ICML 2015, section 3.
     """
     recipe = recipe or Recipe()
     tests = tests or {}
-    _check(recipe, trade_off, steps)
+    if not 0 <= trade_off < float("inf"):
+        raise UserError(f"the trade-off must be 0 or more, not {trade_off}")
+    if steps < 1:
+        raise UserError(f"training needs at least 1 step, not {steps}")
+    if recipe.method not in METHODS:
+        raise UserError(
+            f'unknown method "{recipe.method}"{nearest(recipe.method, METHODS)}: one of {", ".join(METHODS)}'
+        )
+    check_recipe(recipe, METHODS[recipe.method].fewest if trade_off and objective is None else 1)
+    if source_weights is not None and source_weights.shape != (size(source),):
+        raise ValueError(f"source_weights must be ({size(source)},), one a source sample, not {source_weights.shape}")
     settings = {**(about or {}), "trade_off": trade_off, "steps": steps, "seed": seed, **asdict(recipe)}
     settings["labelled"] = 0 if labelled is None else size(labelled)
     place = choose_device(device)
     model.to(place)
+    align = _aligned(recipe, model)
+    entry = 0
+    if cache:
+        entry = model.cached_stages
+        if not entry:
+            raise UserError("there is nothing to cache: freeze the first stages of the network, or train without cache")
+        folder_of_cache = None if cache is True else Path(cache)
+
+        def outputs_of(data: Dataset) -> Dataset:
+            return cached(data, model, entry, folder_of_cache, device=place, quiet=quiet)
+
+        source, target = outputs_of(source), outputs_of(target)
+        labelled = None if labelled is None else outputs_of(labelled)
+        tests = {name: outputs_of(data) for name, data in tests.items()}
     held_source, held_target = _held(source), _held(target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, 4))
-        predict(model, Subset(source, [0]))  # a trunk without out_features learns its width from the first sample
-    align = _aligned(recipe, model)
+        # A trunk without out_features, or a discriminator, learns its width from the first samples.
+        first = predict(model, Subset(source, [0]), start=entry)[0]
+        term = objective
+        if objective is None and trade_off:
+            options = {name: value for name, value in asdict(recipe).items() if name not in ("method", "align")}
+            term = build_objective(recipe.method, model, align, **options)
+        learned = term if isinstance(term, nn.Module) else nn.Module()
+        learned.to(place)
+        if term is not None and any(map(is_lazy, learned.parameters())):
+            twice = Output(*(_twice(part, place) for part in (first.logits, first.layers)))
+            learned.eval()
+            term(twice, twice)
+    watch = Watch(align, kernels=recipe.kernels, step=recipe.kernel_step)
 
-    groups = model.groups()
-    factors = {"trunk": 1.0, "new": recipe.new_rate_factor}
-    parameters = [{"params": list(group), "name": name} for name, group in groups.items() if group]
+    groups, factors = _groups(model, learned, recipe)
+    parameters = [{"params": group, "name": name} for name, group in groups.items()]
     optimizer = torch.optim.SGD(parameters, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     folder = None if run is None else Run(run, settings)
     records: list[Record] = []
@@ -122,18 +134,36 @@ def fit(
         if state is not None:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
+            learned.load_state_dict(state["objective"])
+            watch.load_state_dict(state["watch"])
             start, records = state["step"], folder.evaluations
     if start >= steps:
         model.eval()
         return records
 
-    # Three streams with seeds of their own, so that buying labels does not change which source samples come when.
+    # Streams with seeds of their own, so that buying labels does not change which source samples come when.
     source_batches = Batches(size(source), recipe.batch_size, derived_seed(seed, 0))
     target_batches = Batches(size(target), recipe.batch_size, derived_seed(seed, 1))
     labelled_batches = Batches(size(labelled), recipe.batch_size, derived_seed(seed, 2)) if labelled else None
 
+    def batch(data: Dataset, batches: Batches, stream: int, step: int) -> tuple[Tensor, Tensor]:
+        views = torch.Generator().manual_seed(derived_seed(seed, 5, stream, step))  # of augmented data
+        return gather(data, batches.indices(step), views)
+
+    def look() -> tuple[tuple[dict[str, float], dict[str, float]], Output]:
+        """What is to be said of the held samples, and the network's output on those of the target."""
+        of_source, of_target = (predict(model, data, start=entry)[0] for data in (held_source, held_target))
+        for domain, output in (("source", of_source), ("target", of_target)):
+            if not bool(output.logits.isfinite().all()):
+                raise UserError(f"the network says NaN of {domain} samples: look for NaN in the data or the weights")
+        activations = [
+            {name: comparable(name, of.layers[name], recipe.compare) for name in align} for of in (of_source, of_target)
+        ]
+        return watch.look(activations[0], activations[1], getattr(term, "weights", None)), of_target
+
     began = time.perf_counter()
     model.train()
+    learned.train()
     with (
         torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
         Monitor(None if folder is None else folder.folder, step=start + 1 if start else 0) as monitor,
@@ -142,45 +172,46 @@ def fit(
         torch.manual_seed(derived_seed(seed, 3))  # dropout
         if state is not None:
             torch.set_rng_state(state["generator"].cpu())
-        elif folder is not None:
+        else:
             monitor.settings(settings)
+            if align:  # the bandwidths of what is watched are those of the untrained network, and stay so
+                told, curves = look()[0]
+                monitor.scalars(told | curves, 0)
 
         for step in range(start, steps):
             decay = inverse_decay(step, gamma=recipe.decay_gamma, power=recipe.decay_power)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * factors[group["name"]] * decay
 
-            x_source, y_source = gather(source, source_batches.indices(step))
+            x_source, y_source = batch(source, source_batches, 0, step)
             losses: dict[str, Tensor] = {}
             inputs, sizes = [x_source], [len(x_source)]
             if trade_off:
-                inputs.append(gather(target, target_batches.indices(step))[0])
+                inputs.append(batch(target, target_batches, 1, step)[0])
                 sizes.append(len(inputs[-1]))
             if labelled is not None and labelled_batches is not None:
-                x_labelled, y_labelled = gather(labelled, labelled_batches.indices(step))
+                x_labelled, y_labelled = batch(labelled, labelled_batches, 2, step)
                 inputs.append(x_labelled)
                 sizes.append(len(x_labelled))
-            output = model(torch.cat(inputs).to(place))  # one pass for all: faster, and the domains share batch norm
+            whole = model(
+                torch.cat(inputs).to(place), start=entry
+            )  # one pass: faster, and the domains share batch norm
+            outputs = whole.split(sizes)
 
-            logits = output.logits.split(sizes)
-            losses["source"] = cross_entropy(logits[0], y_source.to(place))
+            losses["source"] = _source_loss(
+                outputs[0], y_source.to(place), source_weights, source_batches.indices(step)
+            )
             loss = losses["source"]
             if labelled is not None:
-                losses["labelled"] = cross_entropy(logits[-1], y_labelled.to(place))
+                losses["labelled"] = cross_entropy(outputs[-1].logits, y_labelled.to(place))
                 loss = loss + losses["labelled"]
-            _refuse_divergence(loss, step, recipe)  # before the alignment, whose bandwidth NaN features do not have
-            if trade_off:
-                layers = {name: output.layers[name].split(sizes) for name in align}
-                mmd = alignment(
-                    {name: parts[0] for name, parts in layers.items()},
-                    {name: parts[1] for name, parts in layers.items()},
-                    align,
-                    kernels=recipe.kernels,
-                    step=recipe.kernel_step,
-                    estimator=recipe.estimator,
-                )
+            # Before the alignment, whose bandwidth NaN features do not have.
+            _refuse_divergence(loss + 0 * whole.logits.detach().sum(), step, recipe)
+            if term is not None and trade_off:
+                terms = term(outputs[0], outputs[1])
                 now = trade_off * (ramp(step / steps) if recipe.schedule == "ramp" else 1.0)
-                losses["alignment"] = now * torch.stack(list(mmd.values())).sum()
+                losses |= {f"term/{name}": value for name, value in terms.items()}
+                losses["alignment"] = now * torch.stack(list(terms.values())).sum()
                 loss = loss + losses["alignment"]
 
             optimizer.zero_grad(set_to_none=True)
@@ -197,24 +228,29 @@ def fit(
                 monitor.scalars({f"gradient_norm/{name}": _norm(group) for name, group in groups.items()}, finished)
             if finished % recipe.evaluate_every == 0 or finished == steps:
                 record: Record = {"event": "evaluation", "step": finished, "loss": float(losses["total"])}
-                record |= {f"accuracy/{name}": evaluate(model, data).accuracy for name, data in tests.items()}
-                record["label_free/information"] = float(information(predict(model, held_target)[0].logits.softmax(1)))
-                mmd2, per_kernel = _held_mmd2(model, held_source, held_target, align, recipe)
-                record |= {**mmd2, "seconds": time.perf_counter() - began}
-                monitor.scalars({k: v for k, v in record.items() if "/" in k} | per_kernel, finished)
+                record |= {
+                    f"accuracy/{name}": evaluate(model, data, start=entry).accuracy for name, data in tests.items()
+                }
+                said, of_target = look()
+                record["label_free/information"] = float(information(of_target.logits.softmax(1)))
+                told, curves = said
+                record |= {**told, "seconds": time.perf_counter() - began}
+                monitor.scalars({k: v for k, v in record.items() if "/" in k} | curves, finished)
                 records.append(record)
                 if folder is not None:
                     folder.append(record)
             if folder is not None and (finished % recipe.checkpoint_every == 0 or finished == steps):
                 if finished == steps:
                     if recipe.feature_map:
-                        _map(monitor, model, held_source, held_target, finished)
-                    save_model(folder.folder / "model.pt", model)
+                        _map(monitor, model, held_source, held_target, finished, entry)
+                    save_model(folder.folder / "model.pt", model, getattr(term, "ladders", None))
                     folder.append({"event": "done", "step": finished})
                 folder.save(
                     {
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),
+                        "objective": learned.state_dict(),
+                        "watch": watch.state_dict(),
                         "generator": torch.get_rng_state(),
                         "step": finished,
                     }
@@ -223,21 +259,34 @@ def fit(
     return records
 
 
-def _check(recipe: Recipe, trade_off: float, steps: int) -> None:
-    if not 0 <= trade_off < float("inf"):
-        raise UserError(f"the trade-off must be 0 or more, not {trade_off}")
-    if steps < 1:
-        raise UserError(f"training needs at least 1 step, not {steps}")
-    for name in ("batch_size", "kernels", "evaluate_every", "checkpoint_every"):
-        if getattr(recipe, name) < 1:
-            raise UserError(f"{name} must be at least 1, not {getattr(recipe, name)}")
-    if recipe.rate <= 0 or recipe.kernel_step <= 0:
-        raise UserError(f"rate and kernel_step must be positive, not {recipe.rate} and {recipe.kernel_step}")
-    fewest = {"biased": 1, "unbiased": 2, "linear": 2}
-    if recipe.estimator not in fewest:
-        raise UserError(f'unknown estimator "{recipe.estimator}"{nearest(recipe.estimator, fewest)}')
-    if trade_off and recipe.batch_size < fewest[recipe.estimator]:
-        raise UserError(f"the {recipe.estimator} estimate needs batch_size >= {fewest[recipe.estimator]}")
+def _source_loss(output: Output, y: Tensor, weights: Tensor | None, rows: Tensor) -> Tensor:
+    """Mean cross-entropy of the source batch; with weights (of the whole source), mean_i w_i CE_i."""
+    if weights is None:
+        return cross_entropy(output.logits, y)
+    return (weights[rows].to(output.logits) * cross_entropy(output.logits, y, reduction="none")).mean()
+
+
+def _groups(model: DAN, learned: nn.Module, recipe: Recipe) -> tuple[dict[str, list[nn.Parameter]], dict[str, float]]:
+    """(parameters, factor on the rate) by group: "trunk", "new" (with the method's own), and each part with its own."""
+    own = recipe.rate_factors
+    parts = model.stage_groups()
+    known = [*model.stages, *parts]
+    for name in own:
+        if name not in known:
+            raise UserError(f'there is no part "{name}" of the network{nearest(name, known)}: {", ".join(known)}')
+    groups: dict[str, list[nn.Parameter]] = {"trunk": [], "new": [], **{name: [] for name in own}}
+    for name, part in parts.items():
+        groups[name if name in own else "trunk" if name in model.stages else "new"] += part
+    groups["new"] += list(learned.parameters())
+    factors = {"trunk": 1.0, "new": recipe.new_rate_factor, **own}
+    return {name: group for name, group in groups.items() if group}, factors
+
+
+def _twice(part: Any, place: torch.device) -> Any:
+    """The output of one sample, two times, so that it is a batch."""
+    if isinstance(part, Tensor):
+        return torch.cat([part, part]).to(place)
+    return {name: _twice(layer, place) for name, layer in part.items()}
 
 
 def _refuse_divergence(loss: Tensor, step: int, recipe: Recipe) -> None:
@@ -249,12 +298,12 @@ def _refuse_divergence(loss: Tensor, step: int, recipe: Recipe) -> None:
 def _aligned(recipe: Recipe, model: DAN) -> tuple[str, ...]:
     """The layers to align, checked. () means all task-specific ones."""
     for name in recipe.align:
-        if name not in model.layer_names:
+        if layer_named(name) not in model.layer_names:
             raise UserError(
                 f'there is no layer "{name}" to align{nearest(name, model.layer_names)}: '
                 f"one of {', '.join(model.layer_names)}"
             )
-    return recipe.align or tuple(model.layer_names)
+    return tuple(map(layer_named, recipe.align)) or tuple(model.layer_names)
 
 
 def _held(data: Dataset, count: int = 256) -> Dataset:
@@ -263,29 +312,12 @@ def _held(data: Dataset, count: int = 256) -> Dataset:
     return Subset(data, torch.arange(total)[:: max(1, total // count)][:count].tolist())
 
 
-def _held_mmd2(
-    model: DAN, source: Dataset, target: Dataset, align: tuple[str, ...], recipe: Recipe
-) -> tuple[Record, Record]:
-    """Unbiased MMD^2 on the held samples: per layer, and per layer and kernel (gamma relative to the median)."""
-    if min(size(source), size(target)) < 2:
-        return {}, {}
-    of_source, of_target = predict(model, source)[0].layers, predict(model, target)[0].layers
-    total: Record = {}
-    per_kernel: Record = {}
-    for name in align:
-        x, y = comparable(name, of_source[name]), comparable(name, of_target[name])
-        gamma = median_bandwidth(x, y)
-        kernel = MultiKernel.ladder(gamma, count=recipe.kernels, step=recipe.kernel_step)
-        values = mmd2_per_kernel(x, y, kernel)
-        total[f"mmd2/{name}"] = float(values @ kernel.weights.to(values))
-        for u, (width, value) in enumerate(zip((kernel.bandwidths / gamma).tolist(), values.tolist(), strict=True)):
-            per_kernel[f"mmd2_per_kernel/{name}/{u}_{width:.3g}_median"] = value
-    return total, per_kernel
-
-
-def _map(monitor: Monitor, model: DAN, source: Dataset, target: Dataset, step: int) -> None:
+def _map(monitor: Monitor, model: DAN, source: Dataset, target: Dataset, step: int, entry: int) -> None:
     """The last hidden layer of the held samples, drawn. Target labels colour the picture and do nothing else."""
-    (of_source, y_source), (of_target, y_target) = predict(model, source), predict(model, target)
+    (of_source, y_source), (of_target, y_target) = (
+        predict(model, source, start=entry),
+        predict(model, target, start=entry),
+    )
     monitor.feature_map(of_source.features, y_source, of_target.features, y_target, step)
 
 

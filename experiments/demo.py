@@ -116,7 +116,6 @@ def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DAN(transfer.backbone, len(transfer.classes))
-    tests = {"source_test": transfer.source_test, "target": transfer.target, "target_test": transfer.target_test}
     records = fit(
         model,
         transfer.source,
@@ -124,7 +123,7 @@ def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -
         trade_off=trade_off,
         steps=steps,
         seed=seed,
-        tests=tests,
+        tests=transfer.splits,
         run=folder,
         about={"task": task},
     )

@@ -1,7 +1,11 @@
 """The embedded transfer: rendered fonts -> handwritten scans; what is drawn, how it is split, how tasks are found."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 
 from dan.domains import digits, rendered
+from dan.domains.places import cache_folder, data_folder, default_data
 from dan.domains.tasks import TASKS, Transfer, load_task
 from dan.errors import UserError
 
@@ -179,10 +184,15 @@ def test_a_change_to_a_task_does_not_reach_the_next_one():
     assert torch.equal(tensors(load_task("rendered2digits").target)[0], before)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_tasks_are_named_set_source2target(name: str):
-    source, target = name.split("2", 1)
-    assert source and target and name == name.lower()
+def test_tasks_are_named_set_source2target():
+    assert {name for name in TASKS if "2" not in name} == {"folders"}
+    named = [name for name in TASKS if name not in ("folders", "rendered2digits")]
+    assert all(re.fullmatch(r"[a-z0-9_]+_[a-z]+2[a-z]+", name) for name in named), named
+    ends = {name: name.rpartition("_")[2].split("2") for name in named}
+    assert all(source != target for source, target in ends.values())
+    # every ordered pair: a set with a -> b has b -> a, but for the one benchmark with one direction
+    turned = {name.rpartition("_")[0] + f"_{target}2{source}" for name, (source, target) in ends.items()}
+    assert turned - set(TASKS) == {"visda2017_validation2train"}
 
 
 def test_an_unknown_task_is_named_with_its_nearest_neighbour():
@@ -190,14 +200,89 @@ def test_an_unknown_task_is_named_with_its_nearest_neighbour():
         load_task("renderd2digit")
     message = str(error.value)
     assert '"renderd2digit"' in message and 'did you mean "rendered2digits"?' in message and "\n" not in message
-    with pytest.raises(UserError, match=r"the tasks are: .*rendered2digits"):
+    with pytest.raises(UserError, match=r"the tasks are: .*office31_<a\|d\|w>2<a\|d\|w>, .*rendered2digits") as error:
         load_task("zzz")
+    assert len(str(error.value)) < 600, "one line that a person reads"
+
+
+def test_the_single_set_says_that_it_is_no_transfer():
+    with pytest.raises(UserError, match=r"cifar10 is one set and no transfer.*dan.domains.cifar10"):
+        load_task("cifar10")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("rendered2digits", {"augment": True}, "rendered2digits has no use for augment .* none"),
+        ("office31_a2w", {"source": "x"}, "has no use for source .* augment, classes, image_size, source_holdout"),
+        ("digits_mnist2usps", {"source_holdout": 0.2}, "has no use for source_holdout"),
+        ("domainnet_c2s", {"source_holdout": 0.2}, "has no use for source_holdout"),
+        ("office_caltech10_surf_a2c", {"augment": True}, "has no use for augment"),
+        ("office31_a2w", {"image_size": 4}, "image_size must be 8 to 2048 pixels, not 4"),
+        ("office31_a2w", {"source_holdout": 0.7}, "from 0 to 0.5, not 0.7"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(name: str, options: dict[str, Any], match: str):
+    with pytest.raises(UserError, match=match):
+        load_task(name, **options)
+
+
+def test_defaults_and_none_are_no_options(task: Transfer):
+    again = load_task("rendered2digits", augment=False, image_size=None, classes=(), cache=None, quiet=True)
+    assert again.options == {} == task.options
+    with pytest.raises(TypeError, match="no option colour"):
+        load_task("rendered2digits", colour=True)
+
+
+def test_splits_are_what_an_accuracy_can_be_told_of(task: Transfer):
+    assert list(task.splits) == ["source_test", "target", "target_test"]
+    assert task.splits["target"] is task.target
+    assert list(replace(task, source_test=None, target_test=None).splits) == ["target"]
+    assert list(replace(task, target_labelled=False).splits) == ["source_test"]
+
+
+def test_the_folder_of_data_is_the_named_one_then_the_environments_then_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    named, of_environment = tmp_path / "named", tmp_path / "of_environment"
+    named.mkdir()
+    of_environment.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ACTIVE_DAN_DATA", raising=False)
+    assert data_folder() == default_data() == tmp_path / ".cache" / "active-dan" / "data"
+    assert cache_folder() == tmp_path / ".cache" / "active-dan" / "images"
+    monkeypatch.setenv("ACTIVE_DAN_DATA", str(of_environment))
+    assert data_folder() == of_environment and data_folder(named) == named and data_folder("~/named") == named
+    assert cache_folder("~/kept") == tmp_path / "kept"
+    with pytest.raises(UserError, match="--data names .*gone, which is not a folder"):
+        data_folder(tmp_path / "gone")
+    monkeypatch.setenv("ACTIVE_DAN_DATA", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="ACTIVE_DAN_DATA names .*gone, which is not a folder"):
+        data_folder()
+
+
+def test_load_task_does_not_read_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ACTIVE_DAN_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=str(tmp_path / ".cache" / "active-dan" / "data" / "office31")):
+        load_task("office31_a2w")
+
+
+def test_larger_renderings_show_the_same_digits():
+    small, labels = rendered.render(60, 5)
+    large, labels_again = rendered.render(60, 5, size=32)
+    np.testing.assert_array_equal(labels, labels_again)
+    assert large.shape == (60, 32, 32)
+    # Both shrink the same 64-pixel image: 2 x 2 means of the larger one are nearly the smaller one, and of no other.
+    means = large.reshape(60, 16, 2, 16, 2).mean(axis=(2, 4))
+    apart = abs(small[:, None] - means[None]).mean(axis=(2, 3))
+    assert (apart.argmin(axis=1) == np.arange(60)).all() and apart.diagonal().max() < 0.02
 
 
 def test_nothing_is_read_or_drawn_at_import():
     code = (
         "import sys, dan.domains.tasks; from dan.domains import digits, rendered; "
-        "assert not {'sklearn', 'matplotlib', 'PIL.ImageFont'} & set(sys.modules); "
+        "assert not {'sklearn', 'matplotlib', 'PIL', 'torchvision', 'scipy.io'} & set(sys.modules); "
         "assert rendered.render.cache_info().misses == digits.scans.cache_info().misses == 0"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

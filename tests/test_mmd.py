@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dan import MultiKernel, linear_mmd2, median_bandwidth, mmd2, mmd2_per_kernel, optimal_weights
 from dan.mmd.pairwise import kernel_row_sums, kernel_totals
+from dan.mmd.tiled import row_sums
 
 ESTIMATORS = ("unbiased", "biased")
 
@@ -193,12 +194,14 @@ def test_ladders() -> None:
     assert float(paper.bandwidths[-1]) == pytest.approx(2.0**8)
 
 
-def test_row_sums_equal_the_loop_whatever_the_chunk() -> None:
+def test_row_sums_equal_the_loop_whatever_the_tile() -> None:
     x, y = sample(11, 7, 3)
     kernel = MultiKernel.ladder(2.0, count=3)
     expected = torch.stack([sum(kernel.of_squared_distances((a - b).square().sum()) for b in y) for a in x])  # type: ignore[misc]
-    for chunk in (1, 4, 100):
-        torch.testing.assert_close(kernel_row_sums(x, y, kernel, chunk=chunk), expected)
+    torch.testing.assert_close(kernel_row_sums(x, y, kernel), expected)
+    for tile in (1, 4, 100):
+        sums = row_sums(x, y, tuple(kernel.bandwidths.tolist()), tile=tile)  # (N, K)
+        torch.testing.assert_close(sums @ kernel.weights, expected)
 
 
 def test_optimal_weights_solve_the_quadratic_program() -> None:

@@ -5,6 +5,7 @@ Shapes: N, M samples, F features.
 
 import pickle
 import random
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -18,7 +19,7 @@ from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from dan.figures import class_colours, feature_map_figure, pictures_figure, pixels, principal_components
-from dan.monitor import Monitor
+from dan.monitor import Band, Monitor
 
 
 def read(folder: Path) -> Any:
@@ -43,6 +44,7 @@ def write_everything(folder: Path | None) -> None:
     with Monitor(folder) as monitor:
         monitor.settings({"trade_off": 1.0})
         monitor.scalars({"loss/total": torch.tensor(0.25)}, 1)
+        monitor.charts({"group": {"lines": ["loss/total"]}})
         monitor.feature_map(*features(20, 10, 64), 1)
         monitor.pictures(torch.zeros(2, 1, 8, 8), ["a", "b"], 1)
 
@@ -54,6 +56,48 @@ def test_scalars_come_back(tmp_path: Path) -> None:
     assert curve(tmp_path, "loss/total") == [(1, 0.5), (2, 0.125)]
     assert curve(tmp_path, "mmd2/hidden1") == [(1, 0.25)]
     assert curve(tmp_path, "mmd2_per_kernel/hidden1/gamma_1.5") == [(2, 1.0)]
+
+
+def layout(folder: Path) -> dict[str, list[Any]]:
+    """The charts that TensorBoard's plugin of custom scalars finds: category -> charts, in order."""
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    event = read(folder).Tensors(metadata.CONFIG_SUMMARY_TAG)[-1]
+    found = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    return {category.title: list(category.chart) for category in found.category}
+
+
+def test_charts_come_back(tmp_path: Path) -> None:
+    """Lists stand before bands, which the page shows from the last to the first."""
+    bands = {f"band {i}": Band(f"v/{i}", f"low/{i}", f"high/{i}") for i in (1, 2)}
+    with Monitor(tmp_path) as monitor:
+        monitor.charts({"one": {**bands, "line": ["v/1"]}, "two": {"lines": ["v/1", "v/2"]}})
+    found = layout(tmp_path)
+    assert [(title, [chart.title for chart in charts]) for title, charts in found.items()] == [
+        ("one", ["line", "band 2", "band 1"]),
+        ("two", ["lines"]),
+    ]
+    (series,) = found["one"][2].margin.series
+    assert (series.value, series.lower, series.upper) == ("v/1", "low/1", "high/1")
+
+
+def test_a_list_of_curves_shows_these_and_no_others(tmp_path: Path) -> None:
+    """As the plugin matches them: from the start of a name on. A name that ends in a slash is a whole group."""
+    with Monitor(tmp_path) as monitor:
+        monitor.charts({"c": {"chart": ["p/layer4.1", "odd/a=b", "group/"]}})
+    (chart,) = layout(tmp_path)["c"]
+    names = ["p/layer4.1", "p/layer4.10", "p/layer4x1", "odd/a_b", "group/0", "group/1/2", "groups/0"]
+    shown = [name for name in names if any(re.match(tag, name) for tag in chart.multiline.tag)]
+    assert shown == ["p/layer4.1", "odd/a_b", "group/0", "group/1/2"]
+
+
+def test_the_charts_of_a_resumed_run_are_the_last(tmp_path: Path) -> None:
+    for step, title in ((0, "old"), (4, "new")):
+        with Monitor(tmp_path, step=step) as monitor:
+            monitor.charts({"c": {title: ["loss/total"]}})
+            monitor.scalars({"loss/total": 1.0}, step)
+    assert [chart.title for chart in layout(tmp_path)["c"]] == ["new"]
+    assert curve(tmp_path, "loss/total") == [(0, 1.0), (4, 1.0)]
 
 
 def test_a_resumed_run_has_single_curves(tmp_path: Path) -> None:

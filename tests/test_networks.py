@@ -1,4 +1,6 @@
-"""DAN: named layers, any trunk, strict weights, parameter groups."""
+"""DAN: named layers, captured and frozen stages, any trunk, strict weights, parameter groups."""
+
+import json
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from dan import DAN
 from dan.checkpoint import load_model, save_model
 from dan.errors import UserError
+from dan.networks.trunk import Trunk
 
 
 def test_layers_are_named_and_features_are_the_last_hidden() -> None:
@@ -72,3 +75,152 @@ def test_bad_input() -> None:
         DAN("lennet", 10)
     with pytest.raises(ValueError, match="num_classes >= 2"):
         DAN("lenet", 1)
+
+
+def small_trunk(seed: int = 0) -> Trunk:
+    """Two convolutional stages with batch norm and dropout, and a pooling: (N, 3, 8, 8) -> (N, 6)."""
+    torch.manual_seed(seed)
+    return Trunk(
+        {
+            "first": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5)),
+            "second": nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+            "pool": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        },
+        out_features=6,
+        input_shape=(3, 8, 8),
+    )
+
+
+def test_captured_stages_are_layers_in_the_trunks_order_pooled() -> None:
+    model = DAN(small_trunk(), 5, layers=(7,), capture=["second", "first"]).eval()
+    x = torch.randn(3, 3, 8, 8)
+    output = model(x)
+    assert list(output.layers) == model.layer_names == ["first", "second", "hidden1", "output"]
+    trunk = model.trunk
+    assert isinstance(trunk, Trunk)
+    for stop, name in ((1, "first"), (2, "second")):
+        maps = trunk.run(x, stop=stop)
+        for n in range(3):
+            for c in range(maps.shape[1]):
+                assert output.layers[name][n, c].item() == pytest.approx(maps[n, c].mean().item(), abs=1e-6)
+    assert output.features is output.layers["hidden1"]
+
+
+def test_alexnets_fc6_and_fc7_are_what_the_paper_aligns() -> None:
+    torch.manual_seed(0)
+    model = DAN("alexnet", 31, layers=(), capture=["fc6", "fc7"]).eval()
+    with torch.no_grad():
+        output = model(torch.randn(2, 3, 64, 64))
+        assert model.layer_names == ["fc6", "fc7", "output"]
+        assert [tuple(layer.shape) for layer in output.layers.values()] == [(2, 4096), (2, 4096), (2, 31)]
+        assert output.features is output.layers["fc7"]
+        linear = model.get_submodule("trunk.fc7.1")
+        torch.testing.assert_close(output.layers["fc7"], linear(output.layers["fc6"]).relu())
+        torch.testing.assert_close(output.logits, model.output(output.layers["fc7"]))
+
+
+def test_capturing_changes_nothing_else() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    plain = DAN(small_trunk(), 5)
+    watched = DAN(small_trunk(), 5, capture=["first"], weights=plain.state_dict())
+    assert torch.equal(plain.eval()(x).logits, watched.eval()(x).logits)
+
+
+@pytest.mark.parametrize("capture", [(), ("second",), ("first", "pool")])
+def test_entering_at_a_stage_equals_the_whole_forward_bit_for_bit(capture: tuple[str, ...]) -> None:
+    model = DAN(small_trunk(), 5, capture=capture).eval()
+    x = torch.randn(4, 3, 8, 8)
+    whole = model(x)
+    first = ["first", "second", "pool"].index(capture[0]) if capture else 2
+    for k in range(first + 2):
+        entered = model(model.trunk.run(x, stop=k), start=k)  # type: ignore[operator]
+        assert list(entered.layers) == list(whole.layers)
+        assert all(torch.equal(entered.layers[name], whole.layers[name]) for name in whole.layers)
+    for k in (-1, first + 2):
+        with pytest.raises(ValueError, match="cannot be entered"):
+            model(x, start=k)
+
+
+def test_a_frozen_stage_does_not_move_at_all() -> None:
+    """Neither its weights nor its batch norm's statistics, and its dropout does nothing, while the rest trains."""
+    model = DAN(small_trunk(), 5, frozen=["first"]).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x = torch.randn(8, 3, 8, 8)
+    first = model.stages["first"]
+    assert torch.equal(first(x), first(x)) and not first.training and model.stages["second"].training
+    optimizer = torch.optim.SGD([p for group in model.groups().values() for p in group], lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).logits.square().sum().backward()
+        assert all(p.grad is None for p in first.parameters())
+        optimizer.step()
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert not any(key.startswith("trunk.first.") for key in moved)
+    assert {"trunk.second.0.weight", "trunk.second.1.running_mean", "output.weight"} <= moved
+    model.freeze()  # free again
+    assert first.training and all(p.requires_grad for p in first.parameters())
+
+
+def test_freezing_up_to_a_stage_and_groups() -> None:
+    model = DAN("alexnet", 10, layers=(16,))
+    assert list(model.stage_groups()) == [*model.stages, "hidden1", "output"]
+    model.freeze(up_to="conv3")
+    assert model.settings["frozen"] == ["conv1", "conv2", "conv3"] and model.frozen_prefix == 3
+    assert list(model.stage_groups()) == ["conv4", "conv5", "fc6", "fc7", "hidden1", "output"]
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    for groups in (model.groups(), model.stage_groups()):
+        assert sorted(id(p) for group in groups.values() for p in group) == sorted(trained)
+    assert [id(p) for p in model.groups()["trunk"]] == [
+        id(p) for name in ("conv4", "conv5", "fc6", "fc7") for p in model.stages[name].parameters()
+    ]
+    model.freeze(model.stages)
+    assert model.groups()["trunk"] == [] and list(model.stage_groups()) == ["hidden1", "output"]
+    model.freeze("fc7")
+    assert model.frozen_prefix == 0 and model.settings["frozen"] == ["fc7"]
+
+
+def test_what_can_be_kept_ends_at_the_first_stage_that_trains_or_is_captured() -> None:
+    for capture, frozen, prefix, kept in [
+        ((), ("first", "second"), 2, 2),
+        (("first",), ("first", "second"), 2, 1),
+        (("pool",), ("first", "second", "pool"), 3, 3),
+        (("pool",), ("first",), 1, 1),
+        ((), ("second",), 0, 0),
+    ]:
+        model = DAN(small_trunk(), 5, capture=capture, frozen=frozen)
+        assert (model.frozen_prefix, model.cached_stages) == (prefix, kept)
+
+
+def test_a_module_of_ones_own_is_one_stage() -> None:
+    model = DAN(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 5, capture=["trunk"], frozen=["trunk"])
+    output = model.train()(torch.randn(2, 3, 4, 4))
+    assert output.layers["trunk"].shape == (2, 4) and output.features.shape == (2, 64)
+    assert model.frozen_prefix == 1 and model.groups()["trunk"] == []
+
+
+def test_what_was_frozen_by_its_owner_stays_frozen() -> None:
+    trunk = small_trunk()
+    trunk.get_parameter("second.0.weight").requires_grad_(False)
+    model = DAN(trunk, 5)
+    model.freeze("first")
+    model.freeze()
+    assert not trunk.get_parameter("second.0.weight").requires_grad
+
+
+def test_settings_build_the_same_network_again(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = DAN("squeezenet1_1", 10, layers=(16,), capture=("fire9",), frozen=["conv1", "fire2"])
+    assert json.loads(json.dumps(model.settings)) == model.settings
+    save_model(tmp_path / "model.pt", model)
+    loaded = load_model(tmp_path)
+    assert loaded.settings == model.settings and loaded.layer_names == ["fire9", "hidden1", "output"]
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(loaded(x).logits, model.eval()(x).logits)
+
+
+def test_bad_stages() -> None:
+    for options in ({"capture": ["fc8"]}, {"frozen": ["fc8"]}):
+        with pytest.raises(UserError, match='no stage "fc8".*did you mean "fc'), torch.device("meta"):
+            DAN("alexnet", 10, **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cannot be called output"):
+        DAN(Trunk({"output": nn.Flatten()}), 3)

@@ -82,11 +82,12 @@ def glyphs(font: Path) -> list[Image.Image]:
 
 
 @functools.cache
-def render(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Draw `count` digits: images (N, 16, 16) in [0, 1], 1 = ink, and their labels (N,), read-only.
+def render(count: int, seed: int, *, size: int = SIZE) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Draw `count` digits: images (N, size, size) in [0, 1], 1 = ink, and their labels (N,), read-only.
 
     The labels are as balanced as `count` allows and in random order; fonts are drawn uniformly. A pure function of
-    (count, seed) for given versions of Pillow and matplotlib's fonts, kept in memory once drawn.
+    (count, seed, size) for given versions of Pillow and matplotlib's fonts, kept in memory once drawn. The size is that
+    of the last step, the shrinking: shifts and blur are shares of the image, so another size shows the same digits.
     """
     from PIL import Image, ImageFilter
 
@@ -112,13 +113,13 @@ def render(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64
                 glyph = thinner
         return glyph.reduce(_CANVAS // _MIDDLE)
 
-    images = np.empty((count, SIZE, SIZE), dtype=np.float32)
+    images = np.empty((count, size, size), dtype=np.float32)
     for i in range(count):
         moved = stroked(int(font[i]), int(labels[i]), int(stroke[i])).transform(
             (_MIDDLE, _MIDDLE), Image.Transform.AFFINE, tuple(backward[i].tolist()), Image.Resampling.BILINEAR
         )
         blurred = moved.filter(ImageFilter.GaussianBlur(float(blur[i])))
-        images[i] = np.asarray(blurred.resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+        images[i] = np.asarray(blurred.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255
     images.flags.writeable = labels.flags.writeable = False  # shared by every caller
     return images, labels
 

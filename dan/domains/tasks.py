@@ -1,11 +1,13 @@
 """Transfers by name: `<set>_<source>2<target>` -> a labelled source and a target, each as torch data sets of (x, y).
 
-A new set brings a module of its own, and one line for each of its transfers in TASKS. Nothing is read or drawn before
-`load_task` calls a task's loader.
+A new benchmark of images in folders is a row in `dan.domains.benchmarks`; any other set brings a module of its own, and
+a line for its transfers in TASKS. Nothing is read or drawn before `load_task` calls a task's loader.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,54 +16,82 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
-from dan.domains import digits, rendered
+from dan.domains import digits, folders, rendered
+from dan.domains.benchmarks import BENCHMARKS, domain_of
+from dan.domains.digit_sets import COUNTS, DIGITS, SIZE, digit_set
+from dan.domains.places import default_data
+from dan.domains.surf import CLASSES, FILES, surf
+from dan.domains.transfer import Options, Transfer, checked, source_split
 from dan.errors import UserError, nearest
 
+__all__ = ["TASKS", "Options", "Task", "Transfer", "load_task"]
 
-@dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """A source and a target domain over the same classes.
 
-    Every item of the four data sets is (x, y): x a float32 tensor (channels, height, width), already normalised, and y
-    the index of a class. The target's labels are for the simulated oracle of active learning and for evaluation only.
+@dataclass(frozen=True)
+class Task:
+    """load(name, folder of data sets, options) -> the transfer; `takes`: the options that it has a use for."""
+
+    load: Callable[[str, Path, Options], Transfer]
+    takes: frozenset[str] = frozenset()
+
+
+def load_task(name: str, data: str | Path | None = None, **options: Any) -> Transfer:
+    """The transfer called `name`, one of TASKS.
+
+    data: the folder of data sets; None is the user's cache folder (`dan.domains.places`; doors ask `data_folder` there,
+    which looks at ACTIVE_DAN_DATA too). options: see `dan.domains.transfer.Options`; None stands for the default.
+
+    Raises UserError where no task has that name, with the nearest name and the list; for an option that the task does
+    not take; and for whatever is wrong with the data, before any of it is trained on.
     """
-
-    name: str
-    classes: tuple[str, ...]
-    source: Dataset[Any]
-    source_test: Dataset[Any]
-    target: Dataset[Any]
-    target_test: Dataset[Any]
-    backbone: str = "lenet"  # the network that suits the size of the images
-
-
-def load_task(name: str, data: str | Path | None = None) -> Transfer:
-    """The transfer called `name`, one of TASKS; `data` is the folder of data sets (None: the default one).
-
-    Raises UserError where no task has that name, with the nearest name and the list.
-    """
+    if name == "cifar10":
+        raise UserError(
+            "cifar10 is one set and no transfer, so there is nothing to adapt to: dan.domains.cifar10.cifar10(data) "
+            "gives its training, validation and test parts"
+        )
     if name not in TASKS:
-        raise UserError(f'unknown task "{name}"{nearest(name, list(TASKS))}; the tasks are: {", ".join(sorted(TASKS))}')
-    return TASKS[name](None if data is None else Path(data))
+        hint = nearest(name, list(TASKS))
+        raise UserError(f'unknown task "{name}"{hint}; the tasks are: {", ".join(_families())}')
+    task = TASKS[name]
+    return task.load(name, default_data() if data is None else Path(data), checked(options, task.takes, name))
+
+
+def _families() -> list[str]:
+    """The names of the tasks, shortened: office31_<a|d|w>2<a|d|w> for six of them."""
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for name in TASKS:
+        match = re.fullmatch(r"(.+)_([a-z]+)2([a-z]+)", name)
+        family, sides = (name, ()) if match is None else (f"{match[1]}_", match.groups()[1:])
+        for names, side in zip(families.setdefault(family, ([], [])), sides, strict=False):
+            if side not in names:
+                names.append(side)
+    shown = []
+    for family, (sources, targets) in families.items():
+        left, right = ("|".join(sorted(names)) for names in (sources, targets))
+        several = len(sources) > 1
+        shown.append(f"{family}<{left}>2<{right}>" if several else f"{family}{left}2{right}" if left else family)
+    return sorted(shown)
 
 
 SOURCE_COUNT, SOURCE_SEED = 3000, 0
 SOURCE_TEST_COUNT, SOURCE_TEST_SEED = 500, 1
 
 
-def _rendered2digits(_data: Path | None) -> Transfer:
+def _rendered2digits(name: str, _data: Path, _options: Options) -> Transfer:
     """Rendered fonts -> handwritten scans, (1, 16, 16): embedded, so the folder of data sets is not looked at."""
     scans, labels = digits.scans()
     train, test = digits.split()
     return Transfer(
-        name="rendered2digits",
-        classes=tuple("0123456789"),
+        name=name,
+        classes=DIGITS,
         source=_normalised(*rendered.render(SOURCE_COUNT, SOURCE_SEED)),
         source_test=_normalised(*rendered.render(SOURCE_TEST_COUNT, SOURCE_TEST_SEED)),
         target=_normalised(scans[train], labels[train]),
         target_test=_normalised(scans[test], labels[test]),
+        image_size=rendered.SIZE,
+        normalisation="half",
     )
 
 
@@ -70,7 +100,70 @@ def _normalised(images: NDArray[np.float32], labels: NDArray[np.int64]) -> Tenso
     return TensorDataset((torch.tensor(images)[:, None] - 0.5) / 0.5, torch.tensor(labels))
 
 
-# Each name -> its loader, which gets the folder of data sets (None: the default one).
-TASKS: dict[str, Callable[[Path | None], Transfer]] = {
-    "rendered2digits": _rendered2digits,
-}
+def _digits(source: str, target: str, name: str, data: Path, options: Options) -> Transfer:
+    """Two sets of digits, (1, 28, 28), in their publishers' splits for training and test."""
+    read = functools.partial(digit_set, data=data, cache=options.cache, download=options.download, quiet=options.quiet)
+    return Transfer(
+        name=name,
+        classes=DIGITS,
+        source=read(source, "train"),
+        source_test=read(source, "test"),
+        target=read(target, "train"),
+        target_test=read(target, "test"),
+        image_size=SIZE,
+        normalisation="half",
+    )
+
+
+def _benchmark(family: str, source: str, target: str, name: str, data: Path, options: Options) -> Transfer:
+    benchmark = BENCHMARKS[family]
+    sides = domain_of(benchmark, source, data), domain_of(benchmark, target, data)
+    return folders.image_transfer(name, *sides, options, backbone=folders.PICTURES)
+
+
+def _surf(source: str, target: str, name: str, data: Path, options: Options) -> Transfer:
+    train, held = source_split(surf(source, data), options.source_holdout)
+    return Transfer(
+        name=name,
+        classes=CLASSES,
+        source=train,
+        source_test=held,
+        target=surf(target, data),
+        target_test=None,
+        backbone=folders.VECTORS,
+        kind="vector",
+        options=options.chosen,
+    )
+
+
+def _folders(name: str, _data: Path, options: Options) -> Transfer:
+    return folders.own_transfer(name, options)
+
+
+_PICTURES = frozenset({"image_size", "augment", "classes", "source_holdout"})
+
+
+def _all_tasks() -> dict[str, Task]:
+    tasks = {"rendered2digits": Task(_rendered2digits)}
+    for source in COUNTS:
+        for target in COUNTS:
+            if source != target:
+                load = functools.partial(_digits, source, target)
+                tasks[f"digits_{source}2{target}"] = Task(load, frozenset({"download"}))
+    for family, benchmark in BENCHMARKS.items():
+        # The lists of DomainNet split the source already.
+        split = any(domain.lists for domain in benchmark.domains.values())
+        takes = _PICTURES - {"source_holdout"} if split else _PICTURES
+        for source, target in benchmark.transfers:
+            tasks[f"{family}_{source}2{target}"] = Task(functools.partial(_benchmark, family, source, target), takes)
+    for source in FILES:
+        for target in FILES:
+            if source != target:
+                load = functools.partial(_surf, source, target)
+                tasks[f"office_caltech10_surf_{source}2{target}"] = Task(load, frozenset({"source_holdout"}))
+    tasks["folders"] = Task(_folders, _PICTURES | {"source", "target"})
+    return tasks
+
+
+# Each name -> its loader and the options that it takes.
+TASKS: dict[str, Task] = _all_tasks()

@@ -1,7 +1,25 @@
 """How far apart are two samples? Multi-kernel maximum mean discrepancy (MK-MMD)."""
 
-from dan.mmd.estimators import linear_mmd2, mmd2, mmd2_per_kernel
-from dan.mmd.kernels import MultiKernel, median_bandwidth
-from dan.mmd.weights import optimal_weights
+from dan.mmd.estimators import linear_mmd2, mmd2, mmd2_per_kernel, mmd2_variance, mmd2_variance_per_kernel
+from dan.mmd.kernels import MultiKernel, RunningBandwidth, mean_bandwidth, median_bandwidth
+from dan.mmd.random_features import random_feature_mmd2
+from dan.mmd.two_sample import TwoSampleTest, a_distance, permutation_test
+from dan.mmd.weights import PowerStatistics, optimal_weights
 
-__all__ = ["MultiKernel", "linear_mmd2", "median_bandwidth", "mmd2", "mmd2_per_kernel", "optimal_weights"]
+__all__ = [
+    "MultiKernel",
+    "PowerStatistics",
+    "RunningBandwidth",
+    "TwoSampleTest",
+    "a_distance",
+    "linear_mmd2",
+    "mean_bandwidth",
+    "median_bandwidth",
+    "mmd2",
+    "mmd2_per_kernel",
+    "mmd2_variance",
+    "mmd2_variance_per_kernel",
+    "optimal_weights",
+    "permutation_test",
+    "random_feature_mmd2",
+]

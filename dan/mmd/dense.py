@@ -1,10 +1,22 @@
 """Dense backend: one Gram matrix gives every squared distance, |z_i - z_j|^2 = |z_i|^2 + |z_j|^2 - 2 <z_i, z_j>.
 
+With V_ij = c_ij sum_u (beta_u / gamma_u) k_u(z_i, z_j), symmetric, the gradient of S = sum_ij c_ij k(z_i, z_j) is
+    dS/dz_i = -4 sum_j V_ij (z_i - z_j) = 4 (V z - rowsum(V) z)_i,
+so one more product gives it for both samples at once, while the kernel's values are at hand.
+
 Shapes: N, M samples; F features; K kernels. Memory O((N + M)^2), whatever F and K; best at batch size.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from dan.mmd.powers import kernels, scale_of
+
+# How far |z|^2 may exceed a bandwidth before the Gram form's rounding, eps |z|^2 / gamma in the exponent, shows.
+TOLERATED = {torch.float32: 3.0, torch.float64: 1e5}
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -25,18 +37,126 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(norms, x, y.T, alpha=-2).clamp_min(0)
 
 
-def totals(x: Tensor, y: Tensor, bandwidths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of each kernel over the pairs within x, within y (diagonals left out), and between: three tensors (K,)."""
+def measured_by_subtraction(negative_d2: Tensor, mean_norm: float, bandwidths: tuple[float, ...]) -> bool:
+    """Whether -d2 (N, M), from a Gram form, is too inexact for some pair that matters.
+
+    With r_u = mean |z|^2 / gamma_u, the error of k_u is about eps r_u exp(-d2 / gamma_u): it is tolerated below
+    eps TOLERATED, so only pairs nearer than gamma_u log(r_u / TOLERATED) ask for more; those are few or none, for the
+    common ladders of bandwidths, and then one comparison says so.
+    mean_norm: mean |z|^2 in the unit of d2, `scale_of(bandwidths)`; the larger one, of two samples that count alike.
+    """
+    if not mean_norm < float("inf"):
+        return True
+    scale, tolerated = scale_of(bandwidths), TOLERATED[negative_d2.dtype]
+    norm = mean_norm * scale
+    limits = [g / scale * math.log(norm / g / tolerated) for g in bandwidths if norm > tolerated * g]
+    return bool(limits) and not bool((negative_d2 < -max(limits)).all())
+
+
+def by_subtraction(x: Tensor, y: Tensor) -> Tensor:
+    """-|x_i - y_j|^2 with every difference taken before it is squared: slower than the Gram form, and exact."""
+    return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _larger_mean(norms: Tensor, n: int) -> float:
+    """The larger of the mean |z|^2 of the first n rows and of the rest: few samples far away weigh as much as many."""
+    return float(torch.maximum(norms[:n].mean(), norms[n:].mean()))
+
+
+def _not_above_zero(negative_d2: Tensor) -> Tensor:
+    """Rounding cut off, and not the gradient with it: two points that all but coincide still pull at each other."""
+    return negative_d2 - negative_d2.detach().clamp_min(0)
+
+
+def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+    """Sums of each kernel over ordered pairs: within x, within y (i != j), and between -> (3, K).
+
+    Plain differentiable operations, so that it can be differentiated twice; the twin of all that is faster.
+    """
     n = len(x)
+    scale = scale_of(bandwidths)
     z = torch.cat([x, y])  # (N + M, F)
-    with torch.autocast(device_type=z.device.type, enabled=False):
-        d2 = squared_distances(z, z)
-        # The diagonal is zero by definition; filling it also stops its (rounding-sized) gradient.
-        d2 = d2.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), 0)
-        within_x, within_y, between = [], [], []
-        for gamma in bandwidths.tolist():
-            k = torch.exp(d2 * (-1 / gamma))
-            within_x.append(k[:n, :n].sum() - n)
-            within_y.append(k[n:, n:].sum() - (len(z) - n))
-            between.append(k[:n, n:].sum())
-        return torch.stack(within_x), torch.stack(within_y), torch.stack(between)
+    z = (z - z.detach().mean(0)) * scale**-0.5
+    norms = z.square().sum(1)
+    negative = torch.addmm(-(norms[:, None] + norms[None, :]), z, z.T, alpha=2)
+    diagonal = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    off_diagonal = negative.detach().masked_fill(diagonal, -torch.inf)
+    if measured_by_subtraction(off_diagonal, _larger_mean(norms.detach(), n), bandwidths):
+        if z.dtype == torch.float32:
+            return totals(x.double(), y.double(), bandwidths)
+        # Not cdist: its gradient at coinciding points is that of a root, and cannot be differentiated twice.
+        negative = -torch.stack([(row - z).square().sum(1) for row in z])
+    # The diagonal is zero by definition; filling it also stops its (rounding-sized) gradient.
+    negative = _not_above_zero(negative).masked_fill(diagonal, 0)
+    sums = []
+    for gamma in bandwidths:
+        k = torch.exp(negative * (scale / gamma))
+        sums.append(torch.stack([k[:n, :n].sum() - n, k[n:, n:].sum() - (len(z) - n), k[:n, n:].sum()]))
+    return torch.stack(sums, dim=1)
+
+
+@torch.no_grad()
+def weighted(
+    x: Tensor,
+    y: Tensor,
+    bandwidths: tuple[float, ...],
+    weights: Sequence[float],
+    coefficients: tuple[float, float, float],
+    gradients: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """a xx + b yy + c xy, where xx = sum_u beta_u totals[0, u] and so on; and its gradients in x and y if wanted.
+
+    weights: beta (K,); coefficients: (a, b, c).
+    """
+    n, count = len(x), len(x) + len(y)
+    scale = scale_of(bandwidths)
+    z = torch.cat([x, y])
+    z = z.sub_(z.mean(0)).mul_(scale**-0.5)
+    norms = torch.linalg.vecdot(z, z)
+    negative = torch.addmm(norms[:, None] + norms, z, z.T, beta=-1, alpha=2).fill_diagonal_(-torch.inf)
+    if measured_by_subtraction(negative, _larger_mean(norms, n), bandwidths):
+        if z.dtype == torch.float32:
+            value, of_x, of_y = weighted(x.double(), y.double(), bandwidths, weights, coefficients, gradients)
+            return value, None if of_x is None else of_x.float(), None if of_y is None else of_y.float()
+        negative = by_subtraction(z, z)
+    negative.clamp_max_(0).fill_diagonal_(0)
+
+    # The three blocks share their weights, and are told apart once, at the end.
+    total = torch.zeros_like(negative)
+    slope = torch.zeros_like(negative) if gradients else None
+    for u, k in kernels(negative, bandwidths):
+        total.add_(k, alpha=weights[u])
+        if slope is not None:
+            slope.add_(k, alpha=weights[u] * scale / bandwidths[u])
+    ones = sum(weights)
+    a, b, c = coefficients
+    value = (
+        (total[:n, :n].sum() - n * ones) * a + (total[n:, n:].sum() - (count - n) * ones) * b + total[:n, n:].sum() * c
+    )
+    if slope is None:
+        return value, None, None
+    slope.fill_diagonal_(0)  # nothing pulls at itself: but for rounding, which the narrowest kernel would blow up
+    slope[:n, :n] *= a
+    slope[n:, n:] *= b
+    slope[:n, n:] *= c / 2
+    slope[n:, :n] *= c / 2
+    factor = 4 * scale**-0.5
+    gradient = torch.addmm(z * slope.sum(1, keepdim=True), slope, z, beta=-factor, alpha=factor)
+    return value, gradient[:n], gradient[n:]
+
+
+def row_sums(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+    """sum_j k_u(x_i, y_j) -> (N, K), by plain differentiable operations."""
+    scale = scale_of(bandwidths)
+    centre = y.detach().mean(0)
+    x_given, y_given = x, y
+    x, y = (x - centre) * scale**-0.5, (y - centre) * scale**-0.5
+    x_norms, y_norms = x.square().sum(1), y.square().sum(1)
+    negative = torch.addmm(-(x_norms[:, None] + y_norms), x, y.T, alpha=2)
+    mean_norm = float(x_norms.detach().mean() + y_norms.detach().mean()) / 2
+    if measured_by_subtraction(negative.detach(), mean_norm, bandwidths):
+        if negative.dtype == torch.float32:
+            return row_sums(x_given.double(), y_given.double(), bandwidths).float()
+        negative = -torch.stack([(row - y).square().sum(1) for row in x])
+    negative = _not_above_zero(negative)
+    return torch.stack([torch.exp(negative * (scale / gamma)).sum(1) for gamma in bandwidths], dim=1)

@@ -1,9 +1,10 @@
-"""The multi-kernel k(x, y) = sum_u beta_u exp(-|x - y|^2 / gamma_u) and the heuristic that gives its bandwidth.
+"""The multi-kernel k(x, y) = sum_u beta_u exp(-|x - y|^2 / gamma_u) and the heuristics that give its bandwidth.
 
 Shapes: N, M samples; F features; K kernels.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,7 @@ class MultiKernel:
 
     def __post_init__(self) -> None:
         # The dataclass is frozen; plain lists are welcome and become float64 tensors here.
-        bandwidths = torch.as_tensor(self.bandwidths).detach()
-        weights = torch.as_tensor(self.weights).detach()
-        if not bandwidths.is_floating_point():
-            bandwidths = bandwidths.double()
-        if not weights.is_floating_point():
-            weights = weights.double()
+        bandwidths, weights = _floating(self.bandwidths), _floating(self.weights)
         if bandwidths.ndim != 1 or bandwidths.shape != weights.shape or len(bandwidths) == 0:
             raise ValueError(
                 f"bandwidths and weights must be vectors of one length >= 1, not {tuple(bandwidths.shape)} and "
@@ -46,25 +42,41 @@ class MultiKernel:
     @classmethod
     def of(cls, bandwidths: Sequence[float] | Tensor) -> "MultiKernel":
         """Any list of bandwidths gamma (K,), equally weighted."""
-        gamma = torch.as_tensor(bandwidths)
-        if not gamma.is_floating_point():
-            gamma = gamma.double()
+        gamma = _floating(bandwidths)
         return cls(gamma, torch.full_like(gamma, 1 / max(1, gamma.numel())))
 
     @classmethod
     def ladder(cls, gamma: Tensor | float, count: int = 5, step: float = 2.0) -> "MultiKernel":
         """Bandwidths gamma * step^(u - (count - 1)/2), u = 0 .. count - 1, equally weighted.
 
-        The default is the ladder of five that most re-implementations of DAN use;
-        `ladder(gamma, count=33, step=2**0.5)` is the paper's, 2^-8 gamma ... 2^8 gamma (Long et al. 2015, section 4.1).
+        The default is the ladder of five that most re-implementations of DAN use; the paper's is `MultiKernel.paper`.
         """
         if count < 1 or step <= 0:
             raise ValueError(f"a ladder needs count >= 1 and step > 0, not count={count}, step={step}")
-        centre = torch.as_tensor(gamma).detach()
-        if not centre.is_floating_point() or not isinstance(gamma, Tensor):
-            centre = centre.double()
+        centre = _floating(gamma)
         exponents = torch.arange(count, dtype=torch.float64, device=centre.device) - (count - 1) / 2
         return cls.of(centre * (step**exponents).to(centre.dtype))
+
+    @classmethod
+    def paper(cls, gamma: Tensor | float) -> "MultiKernel":
+        """The paper's 33 kernels: 2^-8 gamma ... 2^8 gamma in steps of 2^(1/2), equally weighted.
+
+        Source: Long et al., ICML 2015, section 4.1.
+        """
+        return cls.ladder(gamma, count=33, step=2**0.5)
+
+    def squared(self) -> "MultiKernel":
+        """k^2 as a multi-kernel of at most K (K + 1)/2 Gaussians, in float64.
+
+        k(x, y)^2 = sum_{u <= v} (2 - [u = v]) beta_u beta_v exp(-d2 (1/gamma_u + 1/gamma_v)): bandwidths
+        1/(1/gamma_u + 1/gamma_v), gamma_u / 2 where u = v. Kernels without weight are left out.
+        """
+        kept = self.weights > 0
+        gamma, beta = self.bandwidths[kept].double(), self.weights[kept].double()
+        u, v = torch.triu_indices(len(gamma), len(gamma), device=gamma.device)
+        # Written so that neither the product nor the inverses of extreme bandwidths leave float64.
+        bandwidths = gamma[u] / (1 + gamma[u] / gamma[v])
+        return MultiKernel(bandwidths, beta[u] * beta[v] * torch.where(u == v, 1, 2))
 
     def of_squared_distances(self, d2: Tensor) -> Tensor:
         """k at squared distances d2 (any shape) -> same shape: sum_u beta_u exp(-d2 / gamma_u)."""
@@ -83,25 +95,148 @@ def median_bandwidth(x: Tensor, y: Tensor, max_points: int = 4096) -> Tensor:
     x (N, F), y (M, F) -> scalar, detached, at least float32. Pools of more than `max_points` samples are thinned evenly
     (every i-th row of each), so that the heuristic stays deterministic and its cost bounded.
 
-    Raises ValueError for fewer than two pooled samples, other shapes than (., F), or values that are not finite.
+    Raises ValueError for fewer than two pooled samples, other shapes than (., F), values that are not finite, or a
+    bandwidth that the result's precision cannot hold.
     Source: Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, section 8.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")
-    n, m = len(x), len(y)
-    if n + m < 2:
-        raise ValueError("a bandwidth needs at least two samples in x and y together")
-    stride = -(-(n + m) // max_points)
+    _check(x, y)
+    stride = -(-(len(x) + len(y)) // max_points)
     pooled = torch.cat([x.detach()[::stride], y.detach()[::stride]])
     if pooled.dtype in (torch.float16, torch.bfloat16):
         pooled = pooled.float()
+    _check_finite(pooled)
     # pdist subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
-    d2 = torch.pdist(pooled.contiguous()).square()
-    if not bool(d2.isfinite().all()):
-        raise ValueError("the samples hold NaN or infinite values, or distances too large for their precision")
-    pairs = d2.numel()
-    middle = (d2.kthvalue((pairs + 1) // 2).values + d2.kthvalue(pairs // 2 + 1).values) / 2
-    if middle > 0:
+    middle = _median(torch.pdist(pooled.contiguous()).square())
+    if _SAFE < middle < 1 / _SAFE:
         return middle
-    apart = d2[d2 > 0]
-    return apart.mean() if apart.numel() else torch.ones_like(middle)
+    # Too many duplicates, or squares that leave the precision: a power of two scales the features exactly.
+    wide = pooled.double()
+    exponent = math.frexp(float(wide.abs().amax()))[1]
+    d2 = torch.pdist(_times_power_of_two(wide, -exponent)).square()
+    middle = _median(d2)
+    if not middle > 0:
+        apart = d2[d2 > 0]
+        if not apart.numel():
+            return pooled.new_ones(())
+        middle = apart.mean()
+    return _representable(_times_power_of_two(middle, 2 * exponent), pooled.dtype)
+
+
+def mean_bandwidth(x: Tensor, y: Tensor) -> Tensor:
+    """The mean heuristic: mean of |z_i - z_j|^2 over the pairs i < j of the pooled sample z = (x, y), N in all.
+
+    In closed form 2/(N - 1) sum_i |z_i - mean|^2, so O(N F) over all samples, however many; 1 if all points are equal.
+    Most re-implementations of DAN use it in place of the median; they often divide by N^2, diagonal included.
+
+    x (N, F), y (M, F) -> scalar, detached, at least float32; read some thousand rows at a time, summed in float64.
+    Raises ValueError as `median_bandwidth`.
+    """
+    _check(x, y)
+    rows = [part for sample in (x.detach(), y.detach()) for part in sample.split(_ROWS)]
+    largest = 0.0
+    for part in rows:
+        _check_finite(part)
+        largest = max(largest, float(part.abs().amax()) if part.numel() else 0.0)
+    exponent = math.frexp(largest)[1]
+    # Measured from the first sample, so that equal samples are at exactly 0.
+    first = _times_power_of_two(torch.cat([x.detach()[:1], y.detach()[:1]])[0].double(), -exponent)  # (F,)
+
+    def shifted(part: Tensor) -> Tensor:
+        return _times_power_of_two(part.double(), -exponent) - first
+
+    count = len(x) + len(y)
+    mean = torch.zeros_like(first)
+    for part in rows:
+        mean += shifted(part).sum(0) / count
+    spread = torch.zeros_like(mean.sum())
+    for part in rows:
+        spread += (shifted(part) - mean).square().sum()
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    if not spread > 0:
+        return torch.ones((), dtype=dtype, device=x.device)
+    return _representable(_times_power_of_two(spread * (2 / (count - 1)), 2 * exponent), dtype)
+
+
+class RunningBandwidth(torch.nn.Module):
+    """The exponential average of a bandwidth over batches: gamma <- decay gamma + (1 - decay) heuristic(x, y).
+
+    The first batch sets it. In evaluation mode it is given back as it stands, and not moved. `gamma` and `count` (the
+    number of batches seen) are buffers, so a checkpoint of the module keeps them.
+
+    heuristic: `median_bandwidth`, `mean_bandwidth` or any function of (x, y). decay: in [0, 1), share of the old value.
+    Raises ValueError for another decay, and in evaluation mode before the first batch.
+    """
+
+    gamma: Tensor
+    count: Tensor
+
+    def __init__(
+        self, heuristic: Callable[[Tensor, Tensor], Tensor] = median_bandwidth, *, decay: float = 0.99
+    ) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), not {decay}")
+        self.heuristic, self.decay = heuristic, decay
+        self.register_buffer("gamma", torch.ones(()))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (N, F), y (M, F) -> gamma, a scalar without gradient."""
+        if self.training:
+            new = self.heuristic(x, y).detach().to(self.gamma)
+            # In place, and on the device: whoever holds the buffer sees it move, and nothing waits for the count.
+            kept = torch.where(self.count == 0, new, self.gamma * self.decay + new * (1 - self.decay))
+            self.gamma.copy_(kept)
+            self.count += 1
+        elif not self.count:
+            raise ValueError("the running bandwidth has seen no batch yet: call it once in training mode")
+        return self.gamma.clone()
+
+
+_SAFE = 1e-30  # a median above it, and below its inverse, has lost nothing to float32's range
+_ROWS = 4096  # read at a time by mean_bandwidth
+
+
+def _floating(values: Sequence[float] | float | Tensor) -> Tensor:
+    """A detached tensor; what has no floating-point precision of its own becomes float64."""
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return values.detach()
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")
+    if not x.shape[1]:
+        raise ValueError("a bandwidth needs at least one feature")
+    if len(x) + len(y) < 2:
+        raise ValueError("a bandwidth needs at least two samples in x and y together")
+
+
+def _check_finite(z: Tensor) -> None:
+    if not bool(z.isfinite().all()):
+        raise ValueError("the samples hold NaN or infinite values: a bandwidth needs finite features")
+
+
+def _median(values: Tensor) -> Tensor:
+    """Median of values (P,); the mean of the middle two where P is even, unlike torch's own."""
+    low = values.median()
+    if len(values) % 2:
+        return low
+    above = torch.where(values > low, values, torch.inf).amin()
+    return torch.where((values <= low).sum() > len(values) // 2, low, low / 2 + above / 2)
+
+
+def _times_power_of_two(z: Tensor, exponent: int) -> Tensor:
+    """z * 2^exponent for z in float64; in steps, since one factor may be out of range where the product is not."""
+    while exponent:
+        step = max(-1000, min(1000, exponent))
+        z, exponent = z * 2.0**step, exponent - step
+    return z
+
+
+def _representable(gamma: Tensor, dtype: torch.dtype) -> Tensor:
+    value = gamma.to(dtype)
+    if not bool((value > 0) & value.isfinite()):
+        raise ValueError(f"the bandwidth is too large or too small for {dtype}: scale the features first")
+    return value

@@ -1,49 +1,90 @@
-"""Trunks: what turns an image into a feature vector, before the task-specific layers.
+"""The trunks by name, and what turns a name and the weights wanted for it into a network."""
 
-Shapes: N samples; F features.
-"""
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+import torch
 
 from dan.errors import UserError, nearest
+from dan.networks import scratch, vision
+from dan.networks.timm_trunk import timm_trunk
+from dan.networks.trunk import Trunk, stage_shapes
+from dan.networks.weights import published_weights, put_weights, read_state
+
+# Trained from scratch. "lenet:3" is LeNet for images of 3 channels: a number after the name is the number of channels.
+SCRATCH: dict[str, Callable[..., Trunk]] = {
+    "lenet": scratch.lenet,
+    "small_cnn": scratch.small_cnn,
+    "conv1d": scratch.conv1d,
+}
+
+# Every name but those of timm, which are "timm:" and timm's own.
+BACKBONES: dict[str, Callable[[], Trunk]] = {
+    **SCRATCH,
+    "features": scratch.features,
+    **{name: lambda name=name: vision.vision_trunk(name) for name in vision.NETWORKS},  # type: ignore[misc]
+}
 
 
-class LeNet(nn.Module):
-    """Two 5 x 5 convolutions with batch norm and pooling, and a dense layer: images (N, channels, S, S) -> (N, 128).
+def build_backbone(name: str, weights: str | Path | None = None) -> Trunk:
+    """The trunk of that name.
 
-    The pooled map is brought to 4 x 4 whatever the size S >= 8, so 16-pixel digits and 28-pixel MNIST both fit.
-    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998. Deviations: ReLU,
-    max-pooling and batch norm, as in the digit networks of the field.
+    name: one of BACKBONES; "NAME:CHANNELS" for one of SCRATCH; or "timm:NAME".
+    weights: None or "none" for a fresh initialisation; the path of a state-dict file (of the publisher's whole model,
+        whose classifier is left out, or of the trunk), of a trained network's model.pt or of the folder that holds it;
+        or a name that the publisher has for its weights: "DEFAULT" for the best.
+    Raises UserError for an unknown name, with the nearest one, and for weights that cannot be had or don't fit.
     """
-
-    out_features = 128
-
-    def __init__(self, channels: int = 1, *, widths: tuple[int, int] = (10, 20)) -> None:
-        super().__init__()
-        first, second = widths
-        self.maps = nn.Sequential(
-            nn.Conv2d(channels, first, 5, padding=2),
-            nn.BatchNorm2d(first),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(first, second, 5, padding=2),
-            nn.BatchNorm2d(second),
-            nn.ReLU(),
-            nn.AdaptiveMaxPool2d(4),
-        )
-        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(second * 4 * 4, self.out_features), nn.ReLU())
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.dense(self.maps(images))
+    if weights is None or str(weights) == "none":
+        return _fresh(name)
+    is_file = isinstance(weights, Path) or Path(weights).exists() or Path(weights).suffix in (".pt", ".pth")
+    if name.startswith("timm:") and not is_file:
+        if weights != "DEFAULT":
+            raise UserError(f'{name} takes the weights none, DEFAULT or a state-dict file, not "{weights}"')
+        return timm_trunk(name.removeprefix("timm:"), "DEFAULT")
+    trunk = _fresh(name)
+    if is_file:
+        state = read_state(Path(weights))
+    elif name in vision.NETWORKS:
+        state = published_weights(name, str(weights))
+    else:
+        raise UserError(f'nobody publishes weights "{weights}" for {name}: use none, or the path of a state-dict file')
+    put_weights(trunk, state, origin=str(weights), others=_outlines)
+    return trunk
 
 
-BACKBONES: dict[str, Callable[[], nn.Module]] = {"lenet": LeNet}
-
-
-def build_backbone(name: str) -> nn.Module:
-    """The trunk of that name, freshly initialised. Raises UserError, with the nearest name, for an unknown one."""
+def _fresh(name: str) -> Trunk:
+    if name.startswith("timm:"):
+        return timm_trunk(name.removeprefix("timm:"))
+    plain, colon, channels = name.partition(":")
+    if colon and plain in SCRATCH and channels.isdecimal() and int(channels) > 0:
+        return SCRATCH[plain](int(channels))
     if name not in BACKBONES:
-        raise UserError(f'unknown backbone "{name}"{nearest(name, BACKBONES)}: one of {", ".join(BACKBONES)}')
+        raise UserError(
+            f'unknown backbone "{name}"{nearest(plain, BACKBONES)}: one of {", ".join(BACKBONES)}, timm:NAME; '
+            f"{', '.join(f'{known}:CHANNELS' for known in SCRATCH)} for other channels than usual"
+        )
     return BACKBONES[name]()
+
+
+def _outlines() -> Iterator[tuple[str, Trunk]]:
+    """Every backbone that has weights of its own, without memory for them."""
+    for name, build in BACKBONES.items():
+        with torch.device("meta"):
+            trunk = build()
+        if trunk.state_dict():
+            yield name, trunk
+
+
+def table() -> str:
+    """The backbones as a Markdown table: the usual input, the width F, parameters, and each stage with its output."""
+    lines = ["| name | input | F | parameters | stages: output of one sample |", "|---|---|---|---|---|"]
+    for name, trunk in _outlines():
+        stages = ", ".join(f"`{stage}` {_times(shape)}" for stage, shape in stage_shapes(trunk).items())
+        count = sum(p.numel() for p in trunk.parameters())
+        lines.append(f"| `{name}` | {_times(trunk.input_shape or ())} | {trunk.out_features} | {count:,} | {stages} |")
+    return "\n".join(lines) + "\n"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

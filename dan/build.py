@@ -1,0 +1,55 @@
+"""A network for a task: what the doors and the experiments ask for in words, checked against the data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dan.batches import gather
+from dan.domains.transfer import Transfer
+from dan.errors import UserError
+from dan.networks.backbones import SCRATCH
+from dan.networks.dan import DAN, layer_named
+
+
+def build_network(
+    task: Transfer,
+    *,
+    seed: int,
+    backbone: str | None = None,
+    pretrained: str | Path | None = None,
+    layers: Sequence[int] = (64,),
+    dropout: float = 0.0,
+    align: Sequence[str] = (),
+    frozen: Sequence[str] = (),
+    freeze_up_to: str | None = None,
+    adapters: str | None = None,
+) -> DAN:
+    """A DAN for the task's classes and images, with the random initialisation of that seed.
+
+    backbone: None takes the task's own; one that is trained from scratch gets as many input channels as the images
+    have. align: layers that will be aligned: those that are stages of the trunk are captured. freeze_up_to: freeze this
+    stage and all before it; "all": the whole trunk. The rest is as in `DAN`.
+    Raises UserError for a name that is none, weights that don't fit, and images that the trunk can't take.
+    """
+    name = backbone or task.backbone
+    sample = gather(task.source, torch.tensor([0]))[0]
+    if name in SCRATCH and sample.ndim > 2:
+        name = f"{name}:{sample.shape[1]}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        wanted = [layer_named(layer) for layer in align]
+        own = {"output", *(f"hidden{i + 1}" for i in range(len(layers)))}
+        settings: Mapping[str, Any] = {"layers": tuple(layers), "dropout": dropout, "pretrained": pretrained}
+        capture = [layer for layer in wanted if layer not in own]
+        model = DAN(name, len(task.classes), capture=capture, adapters=adapters, **settings)
+        if frozen or freeze_up_to is not None:
+            model.freeze(frozen, up_to=list(model.stages)[-1] if freeze_up_to == "all" else freeze_up_to)
+        weights = list(model.trunk.parameters())
+        if weights and not any(part.requires_grad for part in weights) and pretrained in (None, "none"):
+            raise UserError(f"the whole trunk {name} is frozen at random weights: give --weights, or freeze less")
+        model.eval()
+        with torch.no_grad():
+            model(sample)  # the shape of the images is checked before any time is spent
+    return model.train()

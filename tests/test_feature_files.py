@@ -1,0 +1,217 @@
+"""Files of features as NumPy, PyTorch and MATLAB write them; what is none of these is one clear line."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+from scipy.sparse import csc_array
+
+from dan.domains.feature_files import read_features
+from dan.errors import UserError
+
+X = np.arange(12, dtype=np.float64).reshape(4, 3) / 7
+Y = np.array([2, 0, 1, 2])
+
+
+def save(path: Path, x: Any, y: Any = None) -> Path:
+    """Write x and, if given, y in the way of the suffix."""
+    if path.suffix == ".npy":
+        np.save(path, x)
+        if y is not None:
+            np.save(path.with_name(f"{path.stem}_labels.npy"), y)
+    elif path.suffix == ".npz":
+        np.savez(path, x=x) if y is None else np.savez(path, x=x, y=y)
+    elif path.suffix == ".mat":
+        savemat(path, {"x": x} if y is None else {"x": x, "y": y})
+    else:
+        tensor = torch.from_numpy(np.array(x))
+        torch.save(tensor if y is None else {"x": tensor, "y": torch.from_numpy(np.array(y))}, path)
+    return path
+
+
+KINDS = [
+    (suffix, dtype)
+    for suffix in (".npy", ".npz", ".pt", ".pth", ".mat")
+    for dtype in (np.float16, np.float32, np.float64, np.uint8, np.int64)
+    if (suffix, dtype) != (".mat", np.float16)  # MATLAB has no half precision
+]
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), KINDS)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_what_was_saved_is_read(tmp_path: Path, suffix: str, dtype: Any, labelled: bool) -> None:
+    x = (X * 7).astype(dtype)
+    features = read_features(str(save(tmp_path / f"features{suffix}", x, Y if labelled else None)))
+    expected = torch.from_numpy(x)
+    expected = expected if expected.is_floating_point() else expected.float()
+    assert torch.equal(features.x, expected) and features.x.dtype == expected.dtype
+    if labelled:
+        assert features.y is not None and features.y.dtype == torch.int64 and features.y.tolist() == Y.tolist()
+    else:
+        assert features.y is None
+
+
+def test_npy_stays_on_disk_and_is_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "big.npy"
+    big = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(50_000, 512))  # a sparse file of 100 MB
+    big[-1, -1] = 5
+    del big
+    before = _resident()
+    features = read_features(path)
+    assert features.x.shape == (50_000, 512) and float(features.x[-1, -1]) == 5
+    assert _resident() - before < 20e6
+    features.x[0, 0] = 7  # no warning: the tensor may be written to, the file is not
+    assert float(np.load(path, mmap_mode="r")[0, 0]) == 0
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    status = Path("/proc/self/statm")
+    if not status.is_file():
+        pytest.skip("needs /proc")
+    return int(status.read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.asfortranarray(X),
+        X.astype(">f8"),
+        X[::-1],
+        (X > 0.5),
+        np.arange(12, dtype=np.uint16).reshape(4, 3),
+    ],
+    ids=["columns first", "other byte order", "reversed", "booleans", "uint16"],
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_unusual_arrays(tmp_path: Path, suffix: str, x: Any) -> None:
+    features = read_features(save(tmp_path / f"a{suffix}", x, Y.astype(">i4")))
+    np.testing.assert_array_equal(features.x.numpy(), x)
+    assert features.y is not None and features.y.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("y", [Y.astype(np.float64), Y[:, None], Y[None, :].astype(np.uint8)])
+def test_labels_as_matlab_writes_them(tmp_path: Path, y: Any) -> None:
+    features = read_features(save(tmp_path / "a.mat", X, y))
+    assert features.y is not None and features.y.tolist() == Y.tolist()
+
+
+def test_matlab_names_of_the_surf_features(tmp_path: Path) -> None:
+    savemat(tmp_path / "surf.mat", {"fts": X, "labels": Y[:, None], "note": "x is not here"})
+    features = read_features(tmp_path / "surf.mat")
+    assert features.y is not None and features.y.tolist() == Y.tolist()
+    np.testing.assert_array_equal(features.x.numpy(), X)
+
+
+def test_the_published_surf_features(data_folder: Path) -> None:
+    folder = data_folder / "office_caltech10_surf"
+    if not folder.is_dir():
+        pytest.skip(f"no SURF features: {folder} is not a folder")
+    sizes = {}
+    for path in sorted(folder.glob("*_SURF_L10.mat")):
+        features = read_features(path)
+        assert features.x.shape[1] == 800 and features.x.dtype == torch.float32
+        assert features.y is not None and sorted(set(features.y.tolist())) == list(range(1, 11))
+        sizes[path.name.split("_")[0].lower()] = len(features.x)
+    assert sizes == {"amazon": 958, "caltech10": 1123, "dslr": 157, "webcam": 295}
+
+
+class Planted:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return exec, ("raise AssertionError('a file was executed')",)
+
+
+def _write(name: str, folder: Path) -> Path:
+    path = folder / name
+    stem, suffix = path.stem, path.suffix
+    if stem == "garbage":
+        path.write_bytes(b"no such thing" * 10)
+    elif stem == "nothing":
+        path.write_bytes(b"")
+    elif stem == "truncated":
+        data = save(folder / f"whole{suffix}", X).read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+    elif stem == "planted":
+        if suffix == ".npy":
+            np.save(path, np.array([Planted()], dtype=object), allow_pickle=True)
+        elif suffix == ".npz":
+            np.savez(path, x=np.array([Planted()], dtype=object))
+        elif suffix == ".pt":
+            torch.save({"x": Planted()}, path)
+        else:
+            path.write_bytes(pickle.dumps(Planted()))
+    return path
+
+
+@pytest.mark.parametrize("stem", ["garbage", "nothing", "truncated", "planted"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".mat"])
+def test_damaged_and_planted_files(tmp_path: Path, stem: str, suffix: str) -> None:
+    with pytest.raises(UserError, match=f"{stem}.*cannot be read as") as caught:
+        read_features(_write(stem + suffix, tmp_path))
+    assert "\n" not in str(caught.value) and "allow_pickle" not in str(caught.value).replace("allow_pickle=False", "")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".mat"])
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (X[0], None, "matrix of samples times features"),
+        (X.reshape(2, 2, 3), None, "flatten it first"),
+        (X[:0], None, "empty"),
+        (X + 1j, None, "real numbers"),
+        (X, Y[:3], "one label for each of 4"),
+        (X, X, "one label for each of 4"),
+        (X, Y + 0.5, "whole numbers"),
+    ],
+)
+def test_wrong_contents_are_one_clear_line(tmp_path: Path, suffix: str, x: Any, y: Any, words: str) -> None:
+    if suffix == ".mat" and x.ndim == 1:
+        x = x.reshape(1, 1, 3)  # MATLAB knows no vectors
+    path = save(tmp_path / f"features{suffix}", x, y)
+    with pytest.raises(UserError, match=words) as caught:
+        read_features(path)
+    assert "\n" not in str(caught.value) and "features" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")  # torch's, while it loads one
+def test_wrong_names_and_kinds_are_one_clear_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "names.npz", features=X, other=Y)
+    savemat(tmp_path / "names.mat", {"data": X})
+    savemat(tmp_path / "sparse.mat", {"x": csc_array(X)})
+    savemat(tmp_path / "cell.mat", {"x": np.array([X, "a"], dtype=object)})
+    (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n")
+    torch.save({"weights": torch.ones(2, 2)}, tmp_path / "names.pt")
+    torch.save([torch.ones(2, 2)], tmp_path / "list.pt")
+    torch.save({"x": [1.0, 2.0]}, tmp_path / "numbers.pt")
+    torch.save(torch.ones(2, 2).to_sparse(), tmp_path / "sparse.pt")
+    (tmp_path / "folder.npy").mkdir()
+    for name, words in {
+        "names.npz": r"holds features, other: expected x \(and y\)",
+        "names.mat": "holds data: expected fts",
+        "sparse.mat": "real numbers",
+        "cell.mat": "real numbers",
+        "new.mat": "save it again with -v7",
+        "names.pt": "holds weights: expected x",
+        "list.pt": "holds a list",
+        "numbers.pt": "x must be an array of real numbers, not of list",
+        "sparse.pt": "dense",
+        "folder.npy": "not a file",
+        "missing.npy": "not a file",
+        "features.csv": r"\.npy, \.npz, \.pt, \.pth, \.mat",
+        "features.nppy": r'did you mean "\.npy"',
+        "features": 'not ""',
+    }.items():
+        with pytest.raises(UserError, match=words) as caught:
+            read_features(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_requires_a_gradient_is_read_without(tmp_path: Path) -> None:
+    torch.save(torch.ones(2, 3, requires_grad=True), tmp_path / "a.pt")
+    assert not read_features(tmp_path / "a.pt").x.requires_grad
