@@ -51,6 +51,8 @@ setup(
         "timm": ["timm>=1.0"],
         # --adapters lora
         "peft": ["peft>=0.13"],
+        # python -m dan export RUN --out model.onnx
+        "onnx": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
         # what experiments/benchmarks compares with; pytorch-adapt imports pkg_resources, skada needs skorch
         "bench": ["pytorch-adapt>=0.0.83", "setuptools<81", "skada>=0.4", "skorch>=1.0", "geomloss>=0.2.6"],
         "dev": [

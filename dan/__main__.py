@@ -1,4 +1,4 @@
-"""The door to training: python -m dan train | evaluate | compare."""
+"""The door to training: python -m dan train | evaluate | predict | export | compare."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ import tyro
 
 from dan.cli import Command, run
 from dan.compare import Compare, run_compare
+from dan.doors.evaluate import Evaluate, evaluate_run
+from dan.doors.export import Export, export_run
+from dan.doors.predict import Predict, predict_folder
 from dan.recipes import RECIPES, Recipe, recipe_named
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -110,18 +113,6 @@ class Train(Recipe, Network, Data):
     """No progress bar, no summary."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Accuracy of a finished run's network on every split of its task."""
-
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
-    data: Path | None = None
-    """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""
-    device: Device = "auto"
-    """Where to compute."""
-
-
 def preset(argv: Sequence[str]) -> Train:
     """The defaults that the named recipe gives, which all other flags may change."""
     words = [part for word in argv for part in word.split("=", 1)]
@@ -142,6 +133,7 @@ def train(config: Train) -> None:
     """Build the task and the network, and fit."""
     from dan.devices import choose_device
     from dan.domains.places import cache_folder
+    from dan.doors.run_settings import described
     from dan.training import fit
 
     choose_device(config.device)
@@ -161,7 +153,13 @@ def train(config: Train) -> None:
         tests=task.splits,
         recipe=recipe,
         run=folder,
-        about={"task": task.name, "options": dict(task.options), **chosen, "backbone": model.settings["backbone"]},
+        about={
+            "task": task.name,
+            "options": dict(task.options),
+            **described(task),
+            **chosen,
+            "backbone": model.settings["backbone"],
+        },
         cache=cache_folder(config.image_cache).with_name("trunks") if config.cache_trunk else False,
         device=config.device,
         quiet=config.quiet,
@@ -175,32 +173,11 @@ def train(config: Train) -> None:
         print(f"run: {folder}  (tensorboard --logdir {folder})")
 
 
-def evaluate_run(config: Evaluate) -> None:
-    """Print one line a split."""
-    from dan.checkpoint import load_model
-    from dan.devices import choose_device
-    from dan.domains.places import cache_folder, data_folder
-    from dan.domains.tasks import load_task
-    from dan.errors import UserError
-    from dan.evaluation import evaluate
-    from dan.run_folder import read_records
-
-    model = load_model(config.run, choose_device(config.device))
-    records = read_records(config.run / "records.jsonl")
-    if not records or "task" not in records[0]:
-        raise UserError(
-            f"{config.run}/records.jsonl does not say which task it is a run of: name a folder that train made"
-        )
-    options = {name: value for name, value in records[0].get("options", {}).items() if name != "augment"}
-    task = load_task(records[0]["task"], data_folder(config.data), **options, cache=cache_folder())
-    for name, data in task.splits.items():
-        result = evaluate(model, data)
-        print(f"{name:<12} {100 * result.accuracy:6.2f} % accuracy  {result.loss:.4f} nats  {result.count} samples")
-
-
 COMMANDS = {
     "train": Command(Train, train, "Train a network on a transfer: source-only, DAN, or another method.", preset),
     "evaluate": Command(Evaluate, evaluate_run, "Measure a finished run on every split of its task."),
+    "predict": Command(Predict, predict_folder, "Name the classes of images (or features) that nobody has labelled."),
+    "export": Command(Export, export_run, "Write a finished run's network as one file for other programs."),
     "compare": Command(Compare, run_compare, "How far apart are two sets of images or features? MMD, test, picture."),
 }
 

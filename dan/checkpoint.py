@@ -1,26 +1,55 @@
-"""model.pt: a trained network, with what it takes to build it again; read without executing anything."""
+"""model.pt: a trained network, with what it takes to build it again; read without executing anything.
 
-from collections.abc import Mapping
+A network on a frozen trunk may be kept without it, where its weights are somebody else's: then model.pt names their
+file and its sha256, and whoever loads it brings that file.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dan.errors import UserError
+from dan.networks.adapters import is_adapter
 from dan.networks.dan import DAN
 from dan.run_folder import read_tensors, write_atomically
 
+_COUNTER = "num_batches_tracked"
 
-def save_model(path: Path, model: DAN, kernels: Mapping[str, Tensor] | None = None) -> None:
+
+def save_model(
+    path: Path, model: DAN, kernels: Mapping[str, Tensor] | None = None, *, trunk_file: Path | None = None
+) -> None:
     """Write the network's weights and what it takes to build it again. Only a backbone known by name can be.
 
     kernels: of each layer that was aligned by MK-MMD, its bandwidths over the median's and its weights, (2, K).
+    trunk_file: the state-dict file that the frozen stages have their weights from: these are left out, and the file is
+    named in their place. Adapters and what was trained are kept.
+    Raises UserError where no stage is frozen, or one has other weights than the file's.
     """
-    saved = {
+    saved: dict[str, Any] = {
         "network": model.settings,
         "weights": model.state_dict(),
         "kernels": {name: kernel.clone() for name, kernel in (kernels or {}).items()},
     }
+    if trunk_file is not None:
+        left_out = _frozen_weights(model)
+        if not left_out:
+            raise UserError(f"no stage of the trunk is frozen, so nothing of it is as in {trunk_file}: keep all of it")
+        settings = {name: value for name, value in model.settings.items() if name not in ("backbone", "num_classes")}
+        original = DAN(
+            model.settings["backbone"], model.settings["num_classes"], **settings, pretrained=trunk_file
+        ).state_dict()
+        for name in left_out:
+            if not name.endswith(_COUNTER) and not torch.equal(saved["weights"][name].cpu(), original[name]):
+                raise UserError(
+                    f"the network's frozen {name} is not as in {trunk_file}: name the file it was trained on"
+                )
+        saved["weights"] = {name: value for name, value in saved["weights"].items() if name not in left_out}
+        saved["trunk_file"] = {"name": trunk_file.name, "sha256": sha256_of(trunk_file)}
     write_atomically(path, lambda file: torch.save(saved, file))
 
 
@@ -29,22 +58,63 @@ def load_kernels(path: Path) -> dict[str, Tensor]:
     return dict(read_tensors(path / "model.pt" if path.is_dir() else path, "cpu").get("kernels", {}))
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> DAN:
+def load_model(path: Path, device: torch.device | str = "cpu", *, weights: Path | None = None) -> DAN:
     """The network that `save_model` wrote, in evaluation mode. `path`: the file, or the run's folder that holds it.
 
-    Raises UserError if there is none, or if its backbone was a module of one's own (build it, then load its "weights").
+    weights: the file of the frozen trunk's weights, for a network that was kept without them.
+    Raises UserError if there is none, if that file is needed and missing, another, or not needed, and if the backbone
+    was a module of one's own (build it, then load its "weights").
     """
     path = path / "model.pt" if path.is_dir() else path
     if not path.exists():
         raise UserError(f"{path} does not exist: train first, or name the folder of a finished run")
     saved = read_tensors(path, device)
     settings = dict(saved["network"])
-    backbone = settings.pop("backbone")
+    backbone, num_classes = settings.pop("backbone"), settings.pop("num_classes")
     if backbone is None:
         raise UserError(f"{path} was trained on a backbone that has no name: build the same DAN and load its weights")
+    _check_trunk_file(path, saved.get("trunk_file"), weights)
     try:
-        model = DAN(backbone, settings.pop("num_classes"), **settings, weights=saved["weights"])
+        model = DAN(backbone, num_classes, **settings, pretrained=weights)
+        unmatched = model.load_state_dict(saved["weights"], strict=weights is None)
     except (RuntimeError, TypeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path} does not fit this version's networks ({first}): train it again") from None
+    if weights is not None and not _complete(unmatched.missing_keys, unmatched.unexpected_keys, _frozen_weights(model)):
+        raise UserError(f"{path} does not hold what {weights} leaves to it: get an undamaged file, or train it again")
     return model.to(device).eval()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _frozen_weights(model: DAN) -> set[str]:
+    """The names, in its state dict, of what the frozen stages had before they were adapted."""
+    stages = tuple(f"trunk.{name}." for name in model.settings["frozen"])
+    return {name for name in model.state_dict() if name.startswith(stages) and not is_adapter(name)}
+
+
+def _complete(missing: Iterable[str], unexpected: Iterable[str], frozen: Iterable[str]) -> bool:
+    """Whether a state dict lacks what is frozen and nothing else; counters of batches, which compute nothing, apart."""
+    lacking, left_out = ({name for name in names if not name.endswith(_COUNTER)} for names in (missing, frozen))
+    return not list(unexpected) and lacking == left_out
+
+
+def _check_trunk_file(path: Path, wanted: Mapping[str, str] | None, weights: Path | None) -> None:
+    if wanted is None:
+        if weights is not None:
+            raise UserError(f"{path} holds all of its weights: leave out --weights")
+        return
+    named = f"{wanted['name']} (sha256 {wanted['sha256']})"
+    if weights is None:
+        raise UserError(f"{path} holds the trained parts only: fetch {named}, and name that file with --weights")
+    if not weights.is_file():
+        raise UserError(f"there is no file {weights}: fetch {named}, and name it with --weights")
+    if sha256_of(weights) != wanted["sha256"]:
+        raise UserError(f"{weights} is not the file that {path} was trained on: that is {named}")

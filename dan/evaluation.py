@@ -57,7 +57,7 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
     if predicted.ndim != 1 or predicted.shape != labels.shape:
         raise ValueError(f"predicted and labels must be (N,) both, not {tuple(predicted.shape)}, {tuple(labels.shape)}")
     for name, classes in (("predicted", predicted), ("labels", labels)):
-        if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < num_classes):
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < num_classes:
             raise ValueError(f"{name} must be classes from 0 to {num_classes - 1}")
     return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 

@@ -226,7 +226,7 @@ def confusion_figure(confusions: Tensor, classes: Sequence[str], *, title: str =
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     step = max(1, math.ceil(count / 60))  # more names than that run into each other
-    places = np.arange(0, count, step)
+    places = range(0, count, step)
     names = [_clipped(classes[place]) for place in places]
     axes.set_xticks(places, names, rotation=90, fontsize=8 if count <= 40 else 6)
     axes.set_yticks(places, names, fontsize=8 if count <= 40 else 6)

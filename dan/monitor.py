@@ -125,7 +125,7 @@ class Monitor:
         self._writer.add_image(_tag(name), pixels(figure), step, dataformats="HWC")
 
         labels = [*ys.tolist(), *([None] * len(xt) if yt is None else yt.tolist())]
-        named = ["?" if y is None else classes[y] if y < len(classes) else str(y) for y in labels]
+        named = ["?" if y is None or y < 0 else classes[y] if y < len(classes) else str(y) for y in labels]
         domains = ["source"] * len(xs) + ["target"] * len(xt)
         metadata = [f"{domain}\t{label}" for domain, label in zip(domains, named, strict=True)]
         points = torch.cat([xs, xt])

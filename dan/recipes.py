@@ -12,7 +12,7 @@ class Recipe:
     """How to train. The defaults suit a small network from scratch."""
 
     method: str = "dan"
-    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, mcc."""
+    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e or mcc."""
     batch_size: int = 32
     """Samples a step of each domain."""
     rate: float = 0.01
@@ -47,6 +47,10 @@ class Recipe:
     """Share of the old bandwidth that a new batch keeps; 0 takes each batch's own."""
     compare: Literal["probabilities", "logits"] = "probabilities"
     """What is aligned of the layer `output`."""
+    temperature: float = 2.5
+    """Of mcc: the target's logits are divided by it."""
+    discriminator_width: int = 256
+    """Of dann and cdan: hidden units of the domain discriminator."""
     estimator: Literal["unbiased", "biased", "linear"] = "unbiased"
     """How a batch estimates MMD^2; the paper trains with the linear-time one."""
     evaluate_every: int = 250
@@ -73,10 +77,11 @@ class Recipe:
 
 def check_recipe(recipe: Recipe, fewest: int) -> None:
     """Raises UserError for settings that cannot be. fewest: samples a batch that the method needs of each domain."""
-    for name in ("batch_size", "kernels", "evaluate_every", "checkpoint_every", "kernel_weights_every"):
+    counts = ("batch_size", "kernels", "evaluate_every", "checkpoint_every", "kernel_weights_every")
+    for name in (*counts, "discriminator_width"):
         if getattr(recipe, name) < 1:
             raise UserError(f"{name} must be at least 1, not {getattr(recipe, name)}")
-    for name in ("rate", "kernel_step", "new_rate_factor"):
+    for name in ("rate", "kernel_step", "new_rate_factor", "temperature"):
         if not 0 < getattr(recipe, name) < float("inf"):
             raise UserError(f"{name} must be positive, not {getattr(recipe, name)}")
     if not 0 <= recipe.bandwidth_decay < 1:

@@ -25,7 +25,7 @@ from dan.checkpoint import save_model
 from dan.devices import choose_device
 from dan.errors import UserError, nearest
 from dan.evaluation import evaluate, predict
-from dan.model_selection import information
+from dan.model_selection import information, label_free_score, two_sample_error
 from dan.monitor import Monitor
 from dan.networks.dan import DAN, Output, layer_named
 from dan.objectives import METHODS, Objective, build_objective, comparable, inverse_decay, ramp
@@ -70,8 +70,9 @@ def fit(
     cache: compute the outputs of the frozen first stages once, and train on them: True keeps them in memory, a folder
     on the disk. The same numbers up to rounding, many times faster; it is an error where no stage is frozen.
 
-    A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" in [0, 1], "label_free/information" (see
-    `dan.model_selection.information`), and what `dan.watch.Watch` says of a fixed held sample, "seconds"}.
+    A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" in [0, 1], "label_free/information" and, with
+    tests["source_test"], "label_free/two_sample" (see `dan.model_selection`), what `dan.watch.Watch` says of a fixed
+    held sample, "seconds"}.
     Raises UserError for impossible settings, for a folder that holds another run, and when the loss is not finite.
     Source: Long et al., "Learning Transferable Features with Deep Adaptation Networks", ICML 2015, section 3.
     """
@@ -150,8 +151,8 @@ def fit(
         views = torch.Generator().manual_seed(derived_seed(seed, 5, stream, step))  # of augmented data
         return gather(data, batches.indices(step), views)
 
-    def look() -> tuple[tuple[dict[str, float], dict[str, float]], Output]:
-        """What is to be said of the held samples, and the network's output on those of the target."""
+    def look() -> tuple[tuple[dict[str, float], dict[str, float]], Output, Output]:
+        """What is to be said of the held samples, and the network's outputs on those of the source and the target."""
         of_source, of_target = (predict(model, data, start=entry)[0] for data in (held_source, held_target))
         for domain, output in (("source", of_source), ("target", of_target)):
             if not bool(output.logits.isfinite().all()):
@@ -159,7 +160,7 @@ def fit(
         activations = [
             {name: comparable(name, of.layers[name], recipe.compare) for name in align} for of in (of_source, of_target)
         ]
-        return watch.look(activations[0], activations[1], getattr(term, "weights", None)), of_target
+        return watch.look(activations[0], activations[1], getattr(term, "weights", None)), of_source, of_target
 
     began = time.perf_counter()
     model.train()
@@ -172,11 +173,9 @@ def fit(
         torch.manual_seed(derived_seed(seed, 3))  # dropout
         if state is not None:
             torch.set_rng_state(state["generator"].cpu())
-        else:
+        elif folder is not None:
             monitor.settings(settings)
-            if align:  # the bandwidths of what is watched are those of the untrained network, and stay so
-                told, curves = look()[0]
-                monitor.scalars(told | curves, 0)
+            monitor.charts(watch.charts())
 
         for step in range(start, steps):
             decay = inverse_decay(step, gamma=recipe.decay_gamma, power=recipe.decay_power)
@@ -208,6 +207,7 @@ def fit(
             # Before the alignment, whose bandwidth NaN features do not have.
             _refuse_divergence(loss + 0 * whole.logits.detach().sum(), step, recipe)
             if term is not None and trade_off:
+                _refuse_explosion({name: whole.layers[name] for name in align}, step, recipe)
                 terms = term(outputs[0], outputs[1])
                 now = trade_off * (ramp(step / steps) if recipe.schedule == "ramp" else 1.0)
                 losses |= {f"term/{name}": value for name, value in terms.items()}
@@ -231,8 +231,11 @@ def fit(
                 record |= {
                     f"accuracy/{name}": evaluate(model, data, start=entry).accuracy for name, data in tests.items()
                 }
-                said, of_target = look()
+                said, of_source, of_target = look()
                 record["label_free/information"] = float(information(of_target.logits.softmax(1)))
+                if "source_test" in tests and min(len(of_source.logits), len(of_target.logits)) >= 4:
+                    apart = two_sample_error(of_source.features, of_target.features, seed=0)
+                    record["label_free/two_sample"] = label_free_score(1 - record["accuracy/source_test"], apart)
                 told, curves = said
                 record |= {**told, "seconds": time.perf_counter() - began}
                 monitor.scalars({k: v for k, v in record.items() if "/" in k} | curves, finished)
@@ -292,7 +295,20 @@ def _twice(part: Any, place: torch.device) -> Any:
 def _refuse_divergence(loss: Tensor, step: int, recipe: Recipe) -> None:
     if not bool(loss.isfinite()):
         value = float(loss.detach())
+        if step == 0:
+            raise UserError(f"the loss is {value} at step 0, before anything was learned: look for NaN in the data")
         raise UserError(f"the loss is {value} at step {step}: lower the rate (now {recipe.rate}) and run again")
+
+
+def _refuse_explosion(layers: Mapping[str, Tensor], step: int, recipe: Recipe) -> None:
+    """Before activations grow so large that their squared distances leave float32, though the loss is finite still."""
+    for name, layer in layers.items():
+        largest = float(layer.detach().abs().amax())
+        if not largest < 1e15:
+            raise UserError(
+                f'the activations of layer "{name}" grew to {largest:.0e} at step {step}: '
+                f"lower the rate (now {recipe.rate}) and run again"
+            )
 
 
 def _aligned(recipe: Recipe, model: DAN) -> tuple[str, ...]:

@@ -305,7 +305,7 @@ def test_empty_data_is_refused() -> None:
 def test_kill_9_at_random_moments_of_the_command(tmp_path: Path) -> None:
     """The real command under the real signal, twice; then to its end; the same records as undisturbed."""
     command = [sys.executable, "-m", "dan", "train", "--quiet", "--device", "cpu", "--steps", "60", "--seed", "5"]
-    command += ["--evaluate-every", "20", "--checkpoint-every", "15", "--batch-size", "8", "--run"]
+    command += ["--evaluate-every", "20", "--checkpoint-every", "15", "--batch-size", "8", "--rate", "0.002", "--run"]
     subprocess.run([*command, str(tmp_path / "a")], check=True)
     moments = random.Random(0)
     progress = tmp_path / "b" / "resume.pt"

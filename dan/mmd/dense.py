@@ -60,7 +60,9 @@ def by_subtraction(x: Tensor, y: Tensor) -> Tensor:
 
 def _larger_mean(norms: Tensor, n: int) -> float:
     """The larger of the mean |z|^2 of the first n rows and of the rest: few samples far away weigh as much as many."""
-    return float(torch.maximum(norms[:n].mean(), norms[n:].mean()))
+    if 2 * n == len(norms):
+        return float(norms.mean())  # at least half of it, and sooner known
+    return max(float(norms[:n].mean()), float(norms[n:].mean()))
 
 
 def _not_above_zero(negative_d2: Tensor) -> Tensor:

@@ -89,8 +89,9 @@ class MultiKernel:
 def median_bandwidth(x: Tensor, y: Tensor, max_points: int = 4096) -> Tensor:
     """The median heuristic: median of |z_i - z_j|^2 over the pairs i < j of the pooled sample z = (x, y).
 
-    The zero diagonal is left out. If the median is 0 (many duplicates) it is the mean of the non-zero distances; if all
-    points are equal, 1: so the result is always positive. An even number of pairs takes the mean of the middle two.
+    The zero diagonal is left out. An even number of pairs takes the mean of the middle two. If the median is 0 (many
+    duplicates) it is the mean of the non-zero distances; if all points are equal, as they also are where their squared
+    distances underflow, it is 1: so it is always positive.
 
     x (N, F), y (M, F) -> scalar, detached, at least float32. Pools of more than `max_points` samples are thinned evenly
     (every i-th row of each), so that the heuristic stays deterministic and its cost bounded.
@@ -236,7 +237,12 @@ def _times_power_of_two(z: Tensor, exponent: int) -> Tensor:
 
 
 def _representable(gamma: Tensor, dtype: torch.dtype) -> Tensor:
+    """Too large is an error; too small for the precision is what samples have that are equal as far as it can tell: 1.
+
+    Saturated probabilities come to that in training. A bandwidth of 1e-38 would be no better than none: its gradient is
+    1e19 times a difference of rounding errors.
+    """
     value = gamma.to(dtype)
-    if not bool((value > 0) & value.isfinite()):
-        raise ValueError(f"the bandwidth is too large or too small for {dtype}: scale the features first")
-    return value
+    if not bool(value.isfinite()):
+        raise ValueError(f"the bandwidth is too large for {dtype}: scale the features first")
+    return value if bool(value >= torch.finfo(dtype).tiny) else torch.ones_like(value)

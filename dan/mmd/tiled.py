@@ -69,7 +69,7 @@ class _Rows:
     def add(self, rows: slice, v: Tensor, other: Tensor, exact: bool) -> None:
         """Gather [sum_j V_ij z_j, sum_j V_ij] of these rows: v (T, T'), other [z, 1, |z|^2] (T', F + 2).
 
-        exact: V is large for pairs that all but coincide, and what remains of the two sums is small: `other` is float64.
+        exact: V is large for pairs that all but coincide, little remains of the two sums, and `other` is float64.
         """
         if self.sums is None:
             self.sums = other.new_zeros(len(self.x), other.shape[1] - 1)
@@ -227,7 +227,8 @@ class _Totals(Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
-        _, of_x, of_y = _sweep(x, y, ctx.bandwidths, outputs[0].tolist(), ctx.tile)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            _, of_x, of_y = _sweep(x, y, ctx.bandwidths, outputs[0].tolist(), ctx.tile)
         assert of_x is not None
         assert of_y is not None
         return once_only(of_x.to(x.dtype), x), once_only(of_y.to(y.dtype), y), None, None
@@ -257,7 +258,7 @@ class _RowSums(Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
         bandwidths, output = ctx.bandwidths, outputs[0]
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device_type=x.device.type, enabled=False):
             scale = scale_of(bandwidths)
             first, second = _rows([x, y], scale, ctx.tile)
             for part in _tiles(first, second, bandwidths):

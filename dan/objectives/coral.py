@@ -40,7 +40,7 @@ def coral(x: Tensor, y: Tensor) -> Tensor:
         else:
             z = torch.cat([a, b])
             sign = torch.cat([a.new_ones(n), -b.new_ones(m)])
-            total = sign @ (z @ z.T).square() @ sign  # (N + M, N + M)
+            total = (sign @ (z @ z.T).square() @ sign).clamp_min(0)  # (N + M, N + M); below 0 by rounding only
         return (total / (4 * width**2)).to(dtype)
 
 

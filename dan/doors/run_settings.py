@@ -1,0 +1,83 @@
+"""What a run says of its own task in its first record, so that its network can be used without training's code.
+
+kind            "image" or "vector"
+classes         their names, in the order of the logits
+shape           of one sample: [channels, height, width] or [features]
+normalisation   a name of `dan.domains.arrays.NORMALISATIONS`, or null
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dan.errors import UserError
+from dan.run_folder import Record, read_records
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def described(task: Any) -> dict[str, Any]:
+    """These of a `dan.domains.transfer.Transfer`, as JSON keeps them: `fit(..., about={..., **described(task)})`."""
+    import torch
+
+    from dan.batches import gather
+
+    sample = gather(task.source, torch.tensor([0]))[0]
+    return {
+        "kind": task.kind,
+        "classes": list(task.classes),
+        "shape": list(sample.shape[1:]),
+        "normalisation": task.normalisation,
+        "class_counts": torch.bincount(labels_of(task.source), minlength=len(task.classes)).tolist(),
+    }
+
+
+def labels_of(data: Any) -> "Tensor":
+    """All labels (N,) of a data set of (x, y). Its samples are read only where it keeps no labels by themselves."""
+    import torch
+    from torch.utils.data import TensorDataset
+
+    from dan.batches import in_order
+
+    if isinstance(data, TensorDataset):
+        return data.tensors[1]
+    own = getattr(data, "targets", None)
+    return torch.cat([y for _, y in in_order(data, 500)]) if own is None else torch.as_tensor(own)
+
+
+def settings_of(run: Path) -> Record:
+    """The first record of a run. Raises UserError where there is none."""
+    if not run.is_dir():
+        raise UserError(f"{run} does not exist: name the folder of a finished run")
+    records = read_records(run / "records.jsonl")
+    if not records or records[0].get("event") != "settings":
+        raise UserError(f"{run}/records.jsonl has no line of settings: name the folder of a finished run")
+    return records[0]
+
+
+def required(settings: Mapping[str, Any], name: str, run: Path) -> Any:
+    """One of the settings. Raises UserError for a run that does not keep it."""
+    if name not in settings:
+        raise UserError(
+            f'{run}/records.jsonl does not say "{name}" of its task: name a folder that python -m dan train made, '
+            "or give it to fit() in about"
+        )
+    return settings[name]
+
+
+def task_of(settings: Mapping[str, Any], run: Path, data: Path, cache: Path, *, quiet: bool = True) -> Any:
+    """The transfer that the run was trained on, without random views.
+
+    Raises UserError where the run names no task, and where its classes are not what they were.
+    """
+    from dan.domains.tasks import load_task
+
+    name = required(settings, "task", run)
+    options = {key: value for key, value in settings.get("options", {}).items() if key != "augment"}
+    task = load_task(name, data, **options, cache=cache, quiet=quiet)
+    if list(task.classes) != list(settings.get("classes", task.classes)):
+        raise UserError(
+            f"the classes of {name} are not those that {run} was trained on: restore its data, or train again"
+        )
+    return task

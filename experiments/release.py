@@ -1,0 +1,204 @@
+"""Make a checkpoint to publish from a finished run: a small model.pt, the records that prove it, and its model card.
+
+checkpoints/NAME/model.pt         the network; what is frozen and published by others is named, not copied
+checkpoints/NAME/records.jsonl    the run's settings, its last evaluation, and its end
+checkpoints/NAME/README.md        recipe, command, seed, data, accuracy, sha256: all of it from these two
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+if __package__ in (None, ""):  # python experiments/release.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from dan.errors import UserError
+
+LIMIT = 3_000_000  # bytes of model.pt that may go into the repository
+TRAIN_DEFAULTS = {
+    "trade_off": 3.0,
+    "steps": 1000,
+    "layers": [64],
+    "dropout": 0.0,
+    "freeze": [],
+}  # of python -m dan train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Which run is published, and under which name."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the finished run."""
+    name: str
+    """Name of the checkpoint: a folder in `out`."""
+    weights: Path | None = None
+    """File of the frozen trunk's weights, which are left out; default: the one that the run was trained with."""
+    weights_from: str = ""
+    """Where that file can be fetched, for the model card."""
+    out: Path = Path("checkpoints")
+    """Folder of the checkpoints."""
+
+
+def release(config: Release) -> None:
+    """Write the checkpoint's folder. Raises UserError for a run that cannot be published as it is."""
+    from dan.checkpoint import load_model, save_model
+    from dan.doors.run_settings import required, settings_of
+    from dan.run_folder import read_records, write_atomically
+
+    settings = settings_of(config.run)
+    task = required(settings, "task", config.run)
+    records = read_records(config.run / "records.jsonl")
+    evaluations = [record for record in records if record.get("event") == "evaluation"]
+    if records[-1].get("event") != "done" or not evaluations:
+        raise UserError(f"{config.run} is not finished: run its command again, and then release it")
+    if task == "folders":
+        raise UserError(f"{config.run} was trained on folders of your own, which nobody else has: release a named task")
+    if not config.name or Path(config.name).name != config.name:
+        raise UserError(f'"{config.name}" is no name for a checkpoint: it becomes a folder in {config.out}')
+    folder = config.out / config.name
+    model = load_model(config.run)
+    trunk_file = None
+    if model.settings["frozen"]:
+        named = config.weights or Path(str(settings.get("weights")))
+        if not named.is_file():
+            raise UserError("the frozen trunk's weights are others' work and stay out: name their file with --weights")
+        trunk_file = named
+    elif config.weights is not None:
+        raise UserError(f"nothing in {config.run} is frozen: leave out --weights")
+    save_model(folder / "model.pt", model, trunk_file=trunk_file)
+    size = (folder / "model.pt").stat().st_size
+    if size > LIMIT:
+        (folder / "model.pt").unlink()
+        folder.rmdir()
+        raise UserError(f"model.pt would have {size:,} bytes, and {LIMIT:,} may be published: freeze more of the trunk")
+    # Paths of this machine are nobody's business: of the weights the file's name is kept.
+    kept = dict(settings)
+    if trunk_file is not None or Path(str(settings.get("weights"))).is_file():
+        kept["weights"] = (trunk_file or Path(str(settings["weights"]))).name
+    lines = [kept, evaluations[-1], records[-1]]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomically(folder / "records.jsonl", lambda file: file.write(text.encode()))
+    page = model_card(config.name, kept, evaluations[-1], folder / "model.pt", config.weights_from)
+    write_atomically(folder / "README.md", lambda file: file.write(page.encode()))
+    print(f"{folder}: model.pt ({size:,} bytes), records.jsonl, README.md")
+
+
+def model_card(
+    name: str, settings: Mapping[str, Any], evaluation: Mapping[str, Any], model: Path, weights_from: str = ""
+) -> str:
+    """The page beside a checkpoint, from the run's settings, its last evaluation, and model.pt itself."""
+    import torch
+
+    from dan import __version__
+    from dan.checkpoint import sha256_of
+    from dan.run_folder import read_tensors
+
+    saved = read_tensors(model, "cpu")
+    network, needed = saved["network"], saved.get("trunk_file")
+    parameters = sum(value.numel() for value in saved["weights"].values())
+    folder = f"checkpoints/{name}"
+    method = settings.get("method", "dan") if settings["trade_off"] else "source-only"
+    accuracies = {key.split("/", 1)[1]: value for key, value in evaluation.items() if key.startswith("accuracy/")}
+    evaluate = f"python -m dan evaluate {folder}" + (f" --weights {needed['name']}" if needed else "")
+    lines = [
+        f"# {name}",
+        "",
+        f"A network trained by `{method}` on the transfer `{settings['task']}`, seed {settings['seed']}, as it was",
+        f"after the last of {settings['steps']} steps: no step was chosen by looking at target labels.",
+        "",
+        "| split | accuracy |",
+        "|---|---:|",
+        *(f"| {split} | {100 * value:.2f} % |" for split, value in accuracies.items()),
+        "",
+        "## Made by",
+        "",
+        f"    {command_of(settings)}",
+        "",
+        f"Released with active-dan {__version__}, PyTorch {torch.__version__.split('+')[0]} and Python "
+        f"{platform.python_version()}.",
+        "All settings are in the first line of `records.jsonl`; the accuracies above are in its second.",
+        "",
+        "## Network",
+        "",
+        f"Backbone `{network['backbone']}`, hidden layers {network['layers']}, {network['num_classes']} classes; "
+        f"{parameters:,} numbers in `model.pt`.",
+    ]
+    if settings.get("classes"):
+        lines += ["", "Classes, in the order of the logits: " + ", ".join(settings["classes"]) + "."]
+    if settings.get("shape"):
+        shape = " x ".join(map(str, settings["shape"]))
+        lines += ["", f"Input: {shape}, normalisation `{settings.get('normalisation')}` (`docs/data.md`)."]
+    if needed:
+        frozen = ", ".join(network["frozen"])
+        lines += [
+            "",
+            f"The frozen stages ({frozen}) are not in this file: their weights are the work of others. Needed:",
+            f"`{needed['name']}`, sha256 `{needed['sha256']}`" + (f", from {weights_from}." if weights_from else "."),
+        ]
+    lines += [
+        "",
+        "## Use",
+        "",
+        f"    {evaluate}",
+        f"    {evaluate.replace('evaluate', 'predict').replace(folder, f'{folder} FOLDER')}",
+        "",
+        f"sha256 of `model.pt`: `{sha256_of(model)}`",
+        "",
+        "## Data and limits",
+        "",
+        f"Trained on the task `{settings['task']}`: `docs/data.md` says what it holds and where that is from. Each set",
+        "keeps the terms of its publisher; no data are in this folder. It is a demonstration on one pair of domains:",
+        "on samples of another kind it answers just as surely, and wrongly. Not for decisions about people, nor where",
+        "an error costs.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def command_of(settings: Mapping[str, Any]) -> str:
+    """The command line that trains this again: what differs from the defaults of `python -m dan train`.
+
+    A run that something else than that command made says its own in the settings, as "command".
+    """
+    from dan.recipes import Recipe
+
+    if "command" in settings:
+        return str(settings["command"])
+    defaults = {**json.loads(json.dumps(asdict(Recipe()))), **TRAIN_DEFAULTS}
+    chosen = {**settings, **settings.get("options", {})}
+    names = [*defaults, "backbone", "weights", "freeze_up_to", "adapters", "seed"]
+    names += [name for name in settings.get("options", {}) if name not in names]
+    words = ["python -m dan train", str(settings["task"])]
+    for name in names:
+        value = chosen.get(name)
+        if value is None or value == defaults.get(name):
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            words.append(" ".join([f"--{flag}", *map(str, listed)]))
+    return " ".join(words)
+
+
+COMMAND = Command(Release, release, "Make a checkpoint to publish, with its model card, from a finished run.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run("python -m experiments", "Publish a run.", {"release": COMMAND}, ["release", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
