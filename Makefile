@@ -13,8 +13,9 @@ help:  ## say what there is
 demo: $(INSTALLED)  ## adapt and label on embedded data: nothing is downloaded
 	$(BIN)/python -m experiments run demo
 
+# One process a core, one thread each: most tests are too small to share.
 test: $(INSTALLED)  ## all tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(INSTALLED)  ## style, types, direction of the imports
 	$(BIN)/ruff check .

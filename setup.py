@@ -57,6 +57,7 @@ setup(
         "bench": ["pytorch-adapt>=0.0.83", "setuptools<81", "skada>=0.4", "skorch>=1.0", "geomloss>=0.2.6"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "hypothesis>=6.100",
             "ruff>=0.6",
             "mypy>=1.11",

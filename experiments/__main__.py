@@ -18,6 +18,7 @@ from dan.errors import UserError, nearest
 # and report(folder), which makes the tables and the page again from the records in the folder.
 EXPERIMENTS: dict[str, tuple[str, str]] = {
     "demo": ("experiments.demo", "source-only, DAN and four ways to ask for labels, on rendered -> scanned digits"),
+    "dan_table2": ("experiments.dan_table2", "Office-10 + Caltech-10, 12 transfers: DAN beside the paper's Table 2"),
 }
 
 PROG = "python -m experiments"

@@ -1,0 +1,499 @@
+"""DAN's Table 2 again: Office-10 + Caltech-10, 12 transfers, SqueezeNet 1.1 and MobileNetV2 beside the paper's AlexNet.
+
+1. search     hyper-parameters of each network, one set for all transfers, without a target label, on frozen trunks and
+              a seed that is not reported:
+                  rate         the lowest mean over transfers of source-only's held-out source error
+                  trade-off    the lowest mean over transfers of   err_source + max(0, 1 - 2 err_two_sample)
+2. frozen     every method on both frozen trunks (computed once, seconds a run), and logistic regression as the floor
+3. fine-tuned source-only and DAN with the trunk's last blocks trained, the rest computed once: SqueezeNet on the
+              paper's six transfers, then the other six; MobileNetV2 on the paper's six
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # python experiments/dan_table2.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from dan.domains.places import cache_folder, data_folder
+from dan.errors import UserError, nearest
+from experiments.dan_table2_trials import SET
+from experiments.records import Record, read, to_lines, write_text
+from experiments.transfers import paper_table, provenance, weights_file
+from experiments.trials import Outcome, Trial, run_trials
+
+NAME = "dan_table2"
+TRIALS = "experiments.dan_table2_trials"
+PAPER = "dan2015_table2_office_caltech10"
+PAPER_SIX = ("a2c", "w2c", "d2c", "c2a", "c2w", "c2d")  # in the paper's order
+OTHER_SIX = ("a2w", "d2w", "w2d", "a2d", "d2a", "w2a")
+SOURCE_ONLY, DAN, FLOOR = "source-only", "DAN", "logistic regression"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trunk that is computed once up to and with the stage `frozen`, and trained from there on."""
+
+    line: str
+    backbone: str
+    frozen: str = "pool"
+    transfers: tuple[str, ...] = PAPER_SIX + OTHER_SIX
+
+    @property
+    def searched_on(self) -> str:
+        """The network whose search decides this one's hyper-parameters: the same with its trunk frozen."""
+        return f"{self.backbone}-frozen"
+
+    @property
+    def trains(self) -> bool:
+        """Some of the trunk is trained: minutes a run, where the frozen trunk's runs take seconds."""
+        return self.frozen != "pool"
+
+
+# By the names that records have, in the order in which they are trained.
+NETWORKS = {
+    "squeezenet1_1-frozen": Network("SqueezeNet 1.1, frozen", "squeezenet1_1"),
+    "mobilenet_v2-frozen": Network("MobileNetV2, frozen", "mobilenet_v2"),
+    "squeezenet1_1": Network("SqueezeNet 1.1, fire9 fine-tuned", "squeezenet1_1", "fire8"),
+    "mobilenet_v2": Network("MobileNetV2, its last two blocks fine-tuned", "mobilenet_v2", "block16", PAPER_SIX),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a method of `dan.objectives`, the layers that it aligns (7, the bottleneck, is "hidden1" and
+    8, the logits, "output") and what else its recipe says. searched: the row whose chosen values it is trained with."""
+
+    method: str
+    align: tuple[str, ...] = ("hidden1", "output")
+    options: tuple[tuple[str, Any], ...] = ()
+    searched: str = DAN
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"method": self.method, "align": list(self.align), **dict(self.options)}
+
+
+PAPER_LIKE = {
+    SOURCE_ONLY: Row("dan", searched=SOURCE_ONLY),  # trade-off 0: no method
+    "DDC": Row("ddc", ("hidden1",)),
+    "DAN_7": Row("dan", ("hidden1",)),
+    "DAN_8": Row("dan", ("output",)),
+    "DAN_SK": Row("dan", options=(("kernels", 1),)),
+    "DAN": Row("dan"),
+    "DAN, QP weights": Row("dan", options=(("kernel_weights", "qp"),)),
+}
+# Our rows -> the paper's. Its DAN learns kernel weights, and so has two rows here.
+PAPER_ROWS = {name: name for name in PAPER_LIKE} | {SOURCE_ONLY: "CNN", "DAN, QP weights": "DAN"}
+
+# The search. New layers learn 10 times faster than the trunk, so these are tenths of a bottleneck's rate.
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+TRADE_OFFS = (0.3, 1.0, 3.0, 10.0)
+# Terms of another scale than MMD^2's: covariances are divided by 4 F^2, and a discriminator climbs as it descends.
+OWN_TRADE_OFFS = {
+    "deep_coral": (1.0, 10.0, 100.0, 1000.0),
+    "dann": (0.1, 0.3, 1.0, 3.0),
+    "cdan": (0.1, 0.3, 1.0, 3.0),
+    "cdan_e": (0.1, 0.3, 1.0, 3.0),
+}
+SEARCH_SEED = 100
+HELD_OUT = 0.2  # share of the source that is not trained on, but judged on
+
+
+@dataclass(frozen=True)
+class DanTable2:
+    """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    out: Path = Path("runs/dan_table2")
+    """folder of the trials, records and report"""
+    data: Path | None = None
+    """folder of data sets (also: ACTIVE_DAN_DATA)"""
+    squeezenet_weights: str = "DEFAULT"
+    """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
+    mobilenet_weights: str = "DEFAULT"
+    """the same for MobileNetV2"""
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    """these networks only"""
+    transfers: tuple[str, ...] = PAPER_SIX + OTHER_SIX
+    """these transfers only"""
+    methods: tuple[str, ...] = ()
+    """these rows only (default: all)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one run of everything for each"""
+    steps: int = 300
+    """training steps of every row"""
+    search: Path | None = None
+    """records.jsonl of an earlier run, whose search is taken instead of making one"""
+    quick: bool = False
+    """see whether it works: c2w, seed 0, 30 steps, source-only and DAN on SqueezeNet, into runs/dan_table2_quick"""
+    workers: int = 2
+    """trials at a time, one thread each"""
+    image_cache: Path | None = None
+    """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
+    quiet: bool = False
+    """no progress bar"""
+
+
+def reduced(config: DanTable2) -> DanTable2:
+    """What --quick stands for."""
+    if not config.quick:
+        return config
+    small: dict[str, Any] = {
+        "networks": ("squeezenet1_1-frozen", "squeezenet1_1"),
+        "transfers": ("c2w",),
+        "seeds": (0,),
+        "steps": 30,
+    }
+    small |= {"methods": (SOURCE_ONLY, DAN), "out": Path("runs/dan_table2_quick")}
+    defaults = DanTable2()
+    return replace(config, **{k: v for k, v in small.items() if getattr(config, k) == getattr(defaults, k)})
+
+
+def command_of(config: DanTable2, **only: str) -> str:
+    """The command that makes these records again, or with `only` (networks, transfers, methods) one cell of them."""
+    words = [f"python -m experiments run {NAME}"]
+    if config.quick:
+        words.append("--quick")
+    like = reduced(DanTable2(quick=config.quick))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("out", "data", "quick", "workers", "image_cache", "quiet", *only):
+            continue
+        if value != getattr(like, field.name):
+            listed = value if isinstance(value, tuple) else [value]
+            words.append(" ".join(["--" + field.name.replace("_", "-"), *(_quoted(str(part)) for part in listed)]))
+    words += [f"--{name} {_quoted(value)}" for name, value in only.items()]
+    return " ".join(words)
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word
+
+
+def rows() -> dict[str, Row]:
+    """Every row that is trained: the paper's, then each further method that `dan.objectives` has."""
+    from dan.objectives import METHODS
+
+    return PAPER_LIKE | {name: Row(name, searched=name) for name in METHODS if name not in ("dan", "ddc")}
+
+
+def rows_of(network: str, config: DanTable2) -> list[str]:
+    """The rows of a network, in order: the two that matter where a run takes minutes, all where it takes seconds."""
+    listed = [SOURCE_ONLY, DAN] if NETWORKS[network].trains else [FLOOR, *rows()]
+    return [row for row in listed if row in (config.methods or listed)]
+
+
+def networks_of(config: DanTable2) -> list[str]:
+    """The networks that have something to train, in order."""
+    wanted = [name for name in NETWORKS if name in config.networks]
+    return [name for name in wanted if transfers_of(name, config) and rows_of(name, config)]
+
+
+def transfers_of(network: str, config: DanTable2) -> list[str]:
+    """The transfers of a network, the paper's six first."""
+    return [transfer for transfer in NETWORKS[network].transfers if transfer in config.transfers]
+
+
+# --- the trials -------------------------------------------------------------------------------------------------------
+
+
+def place_of(network: str, config: DanTable2) -> dict[str, str]:
+    """The network and where its data lie, as `experiments.dan_table2_trials.Place` has it."""
+    made, data = NETWORKS[network], data_folder(config.data)
+    said = config.squeezenet_weights if made.backbone == "squeezenet1_1" else config.mobilenet_weights
+    return {
+        "backbone": made.backbone,
+        "frozen": made.frozen,
+        "weights": weights_file(said, data),
+        "data": str(data.absolute()),
+        "images": str(cache_folder(config.image_cache).absolute()),
+    }
+
+
+def preparing(network: str, config: DanTable2, held_out: float = 0.0) -> Trial:
+    """The trial that runs the frozen stages on every domain, so that no two workers do it at the same time."""
+    sides = sorted({side for transfer in transfers_of(network, config) for side in transfer.split("2")})
+    arguments = {"place": place_of(network, config), "sides": sides, "held_out": held_out}
+    return Trial(f"trunk-{network}" + ("-held-out" if held_out else ""), f"{TRIALS}:prepare", arguments)
+
+
+def searched_networks(config: DanTable2) -> list[str]:
+    """The frozen networks that are searched on, so that all networks asked for can be trained."""
+    return list(dict.fromkeys(NETWORKS[network].searched_on for network in networks_of(config)))
+
+
+def searched_rows(network: str, config: DanTable2) -> list[str]:
+    """The rows that are searched for on a frozen network, source-only first: its rate is everybody's."""
+    wanted = [n for n in networks_of(config) if NETWORKS[n].searched_on == network]
+    listed = [rows()[row].searched for n in wanted for row in rows_of(n, config) if row != FLOOR]
+    return list(dict.fromkeys([SOURCE_ONLY, *listed]))
+
+
+def searching(
+    network: str, row: str, points: Sequence[tuple[float, float]], config: DanTable2
+) -> dict[tuple[float, float, str], Trial]:
+    """The trials of a search by (trade-off, rate, transfer); points: (trade-off, rate)."""
+    trials = {}
+    for trade_off, rate in points:
+        for transfer in transfers_of(network, config):
+            arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
+            arguments |= {"how": rows()[row].how | {"rate": rate}, "trade_off": trade_off, "steps": config.steps}
+            arguments |= {"seed": SEARCH_SEED, "held_out": HELD_OUT}
+            after = tuple(trial.name for trial in _prepared_search(network, config))
+            name = f"search-{network}-{transfer}-{_slug(row)}-{trade_off:g}-{rate:g}"
+            trials[trade_off, rate, transfer] = Trial(name, f"{TRIALS}:score", arguments, after)
+    return trials
+
+
+def _prepared_search(network: str, config: DanTable2) -> list[Trial]:
+    return [preparing(network, config, HELD_OUT), preparing(network, config)]
+
+
+def groups(config: DanTable2, choice: dict[str, Any]) -> dict[str, list[Trial]]:
+    """The trials of the table in groups, in order: frozen trunks, what the cache is worth, fine-tuned networks."""
+    named: dict[str, list[Trial]] = {}
+    for network in networks_of(config):
+        if not NETWORKS[network].trains:
+            cells = [(transfer, row) for transfer in transfers_of(network, config) for row in rows_of(network, config)]
+            named[network] = [
+                trial for transfer, row in cells for trial in cell(network, transfer, row, config, choice)
+            ]
+    for network in networks_of(config):
+        chosen = choice[NETWORKS[network].searched_on].get(DAN)
+        named.setdefault("cache", []).extend([_comparing_cache(network, config, chosen)] if chosen else [])
+    for network in networks_of(config):
+        if NETWORKS[network].trains:
+            for title, six in (("the paper's six", PAPER_SIX), ("the other six", OTHER_SIX)):
+                # Seed by seed: if time runs out, the seeds that are done have all their columns.
+                named[f"{network}, {title}"] = [
+                    trial
+                    for seed in config.seeds
+                    for transfer in transfers_of(network, config)
+                    if transfer in six
+                    for row in rows_of(network, config)
+                    for trial in cell(network, transfer, row, config, choice)
+                    if trial.arguments["seed"] == seed
+                ]
+    for trials in named.values():
+        needed = {name for trial in trials for name in trial.after}
+        trials[:0] = [made for network in NETWORKS if (made := preparing(network, config)).name in needed]
+    return {title: trials for title, trials in named.items() if trials}
+
+
+def cell(network: str, transfer: str, row: str, config: DanTable2, choice: dict[str, Any]) -> list[Trial]:
+    """The trials of one cell of the table: one a seed; one in all for logistic regression, which draws nothing."""
+    arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
+    name, after = f"{network}-{transfer}-{_slug(row)}", (preparing(network, config).name,)
+    if row == FLOOR:
+        return [Trial(name, f"{TRIALS}:floor", arguments, after)]
+    chosen = choice[NETWORKS[network].searched_on][rows()[row].searched]
+    arguments |= {"how": rows()[row].how | {"rate": chosen["rate"]}, "trade_off": chosen["trade_off"]}
+    arguments |= {"steps": config.steps}
+    return [Trial(f"{name}-seed{seed}", f"{TRIALS}:adapt", {**arguments, "seed": seed}, after) for seed in config.seeds]
+
+
+def _comparing_cache(network: str, config: DanTable2, chosen: dict[str, Any]) -> Trial:
+    first = transfers_of(network, config)[0]
+    arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": first, "seed": 0}
+    arguments |= {"how": rows()[DAN].how | {"rate": chosen["rate"]}, "trade_off": chosen["trade_off"]}
+    return Trial(f"cache-{network}", f"{TRIALS}:compare_cache", arguments, (preparing(network, config).name,))
+
+
+def _slug(row: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", row.lower())
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def search_records(config: DanTable2) -> list[Record]:
+    """The records of the search, one a trial: made now, or read from the earlier run that `search` names."""
+    if config.search is not None:
+        needed = [(n, row) for n in searched_networks(config) for row in searched_rows(n, config)]
+        found = [record for record in read(config.search) if record.get("phase") == "search"]
+        if missing := [row for n, row in needed if (n, row) not in {(r["network"], r["method"]) for r in found}]:
+            raise UserError(f"{config.search} has no search for {', '.join(missing)}: leave out --search to make one")
+        return [record for record in found if (record["network"], record["method"]) in needed]
+    prepared = [trial for network in searched_networks(config) for trial in _prepared_search(network, config)]
+    rates = RATES[1:3] if config.quick else RATES
+    first = {(n, SOURCE_ONLY): [(0.0, rate) for rate in rates] for n in searched_networks(config)}
+    records = _searched(config, first, prepared)
+    choice = choose(records)
+    then = {}
+    for network in searched_networks(config):
+        rate = choice[network][SOURCE_ONLY]["rate"]
+        for row in searched_rows(network, config)[1:]:
+            trade_offs = OWN_TRADE_OFFS.get(row, TRADE_OFFS)
+            then[network, row] = [(value, rate) for value in (trade_offs[1:3] if config.quick else trade_offs)]
+    return records + _searched(config, then, prepared)
+
+
+def _searched(
+    config: DanTable2, points: dict[tuple[str, str], list[tuple[float, float]]], prepared: list[Trial]
+) -> list[Record]:
+    """The records of the search of (network, row) at its points, each a (trade-off, rate).
+
+    judged_by: of source-only its held-out source error, since it does not try to mix the domains; else the score.
+    """
+    trials = {where: searching(*where, listed, config) for where, listed in points.items()}
+    every = [trial for listed in trials.values() for trial in listed.values()]
+    outcome = _run(config, "search", [*prepared, *every] if every else [])
+    if outcome.failed:
+        raise UserError(f"the search for hyper-parameters failed: {next(iter(outcome.failed.values()))}")
+    records = []
+    for (network, row), listed in trials.items():
+        for (trade_off, rate, transfer), trial in listed.items():
+            result = outcome.results[trial.name]
+            record: Record = {"experiment": NAME, "phase": "search", "task": SET + transfer, "network": network}
+            record |= {"method": row, "labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off}
+            record |= {"rate": rate, "command": command_of(config), **result}
+            records.append(record | {"judged_by": result["source_error" if row == SOURCE_ONLY else "score"]})
+    return records
+
+
+def choose(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
+    """network -> row -> {"trade_off", "rate", "score", "tried"}: the lowest mean of `judged_by` over transfers."""
+    judged: dict[tuple[str, str], dict[tuple[float, float], list[float]]] = {}
+    for record in records:
+        if record.get("phase") == "search":
+            by_point = judged.setdefault((record["network"], record["method"]), {})
+            by_point.setdefault((record["trade_off"], record["rate"]), []).append(record["judged_by"])
+    choice: dict[str, dict[str, dict[str, Any]]] = {}
+    for (network, row), by_point in judged.items():
+        means = {point: statistics.fmean(values) for point, values in by_point.items()}
+        (trade_off, rate), lowest = min(means.items(), key=lambda item: item[1])
+        found = {"trade_off": trade_off, "rate": rate, "score": lowest, "tried": len(means)}
+        choice.setdefault(network, {})[row] = found
+    return choice
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def column_of(transfer: str) -> str:
+    """The paper's name of a transfer: a2c is A->C."""
+    return "->".join(transfer.upper().split("2"))
+
+
+def cell_records(config: DanTable2, choice: dict[str, Any], results: dict[str, Any]) -> list[Record]:
+    """The evaluations of all finished trials. `last` is the model after the last step; `oracle`, which reads target
+    labels to choose among a run's evaluations, is there to be compared with and is never the result."""
+    paper = paper_table(PAPER)
+    records: list[Record] = []
+    for network in networks_of(config):
+        cells = [(transfer, row) for transfer in transfers_of(network, config) for row in rows_of(network, config)]
+        for transfer, row in cells:
+            named = PAPER_ROWS.get(row, "")
+            told = paper.values.get(named, {}).get(column_of(transfer))
+            about: Record = {"experiment": NAME, "task": SET + transfer, "network": network, "method": row, "labels": 0}
+            about |= {"paper": told, "provenance": "" if told is None else provenance(paper, named)}
+            about |= {"command": command_of(config, networks=network, transfers=transfer, methods=row)}
+            for trial in cell(network, transfer, row, config, choice):
+                if trial.name not in results:
+                    continue
+                result, made = results[trial.name], trial.arguments
+                shared = {**about, "seed": made.get("seed", 0), "selection": "", "weights": result["weights"]}
+                shared |= {key: made[key] for key in ("how", "trade_off", "steps") if key in made}
+                evaluations: list[Record] = [
+                    {**shared, **{key: value for key, value in each.items() if key != "event"}, **result["measured_on"]}
+                    for each in result["evaluations"]
+                ]
+                best = max(evaluations, key=lambda each: each["accuracy/target"])
+                oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
+                evaluations[-1]["selection"] = "last"
+                records += evaluations + oracle
+    return records
+
+
+def cache_records(config: DanTable2, results: dict[str, Any]) -> list[Record]:
+    """What the cache was measured to be worth on each network, and what filling it took."""
+    records = []
+    for network in networks_of(config):
+        if f"cache-{network}" in results:
+            record: Record = {"experiment": NAME, "phase": "cache", "network": network, "method": DAN, "labels": 0}
+            record |= {"task": SET + transfers_of(network, config)[0], "seed": 0, "selection": ""}
+            record |= {"command": command_of(config), "filling": results[f"trunk-{network}"]["domains"]}
+            measured = {k: v for k, v in results[f"cache-{network}"].items() if k != "measured_on"}
+            records.append(record | measured | results[f"cache-{network}"]["measured_on"])
+    return records
+
+
+def run_table(config: DanTable2) -> int:
+    """Train what is missing, group by group, and make the report after each; exit code 1 if a trial failed."""
+    config = reduced(config)
+    _check(config)
+    began = time.perf_counter()
+    searched = search_records(config)
+    choice = choose(searched)
+    failed: dict[str, str] = {}
+    results: dict[str, Any] = {}
+    for title, trials in groups(config, choice).items():
+        outcome = _run(config, title, trials)
+        results |= outcome.results
+        failed |= outcome.failed
+        records = cell_records(config, choice, results) + cache_records(config, results) + searched
+        write_text(config.out / "records.jsonl", to_lines(records))
+        if any(record["selection"] for record in records):
+            report(config.out)
+    for line in failed.values():
+        print(f"failed: {line}", file=sys.stderr)
+    if (config.out / "table.md").is_file():
+        print((config.out / "table.md").read_text(encoding="utf-8"))
+    print(f"took: {time.perf_counter() - began:.0f} s\nreport: {config.out / 'report.html'}")
+    return 1 if failed else 0
+
+
+def _run(config: DanTable2, title: str, trials: Sequence[Trial]) -> Outcome:
+    began = time.perf_counter()
+    outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
+    if not config.quiet:
+        took = time.perf_counter() - began
+        print(f"{title}: {len(outcome.results)} of {len(trials)} trials done, {took:.0f} s", file=sys.stderr)
+    return outcome
+
+
+def _check(config: DanTable2) -> None:
+    """The mistakes that would otherwise show only after minutes of training."""
+    for flag, given, known in (
+        ("networks", config.networks, list(NETWORKS)),
+        ("transfers", config.transfers, [*PAPER_SIX, *OTHER_SIX]),
+        ("methods", config.methods, [FLOOR, *rows()]),
+    ):
+        for name in given:
+            if name not in known:
+                raise UserError(f'--{flag}: there is no "{name}"{nearest(name, known)}; there are: {", ".join(known)}')
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise UserError(f"--seeds needs one or more different numbers, not {list(config.seeds)}")
+    if SEARCH_SEED in config.seeds:
+        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
+    if config.steps < 1:
+        raise UserError(f"--steps must be 1 or more, not {config.steps}")
+    if not networks_of(config):
+        raise UserError("nothing is left to train: no network has these rows on these transfers")
+    for network in networks_of(config):
+        place_of(network, config)  # the data's folder and the weights' files are there
+
+
+def report(folder: Path) -> Path:
+    """Make the tables and the page again from the folder's records; the path of the page."""
+    from experiments.dan_table2_page import write_report
+
+    return write_report(folder, read(folder / "records.jsonl"))
+
+
+COMMAND = Command(DanTable2, run_table, "Office-10 + Caltech-10, 12 transfers: source-only, DAN and the other methods")
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.dan_table2 import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "DAN's Table 2.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

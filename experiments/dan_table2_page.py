@@ -1,0 +1,288 @@
+"""The tables and the page of dan_table2, from records alone: our rows in the paper's columns, its own below."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import report_html
+from experiments.dan_table2 import (
+    DAN,
+    FLOOR,
+    HELD_OUT,
+    NETWORKS,
+    OTHER_SIX,
+    PAPER,
+    PAPER_ROWS,
+    PAPER_SIX,
+    SEARCH_SEED,
+    SOURCE_ONLY,
+    choose,
+    column_of,
+)
+from experiments.dan_table2_trials import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
+from experiments.records import Record, aggregate, to_csv, write_text
+from experiments.transfers import over_tasks, paper_table, provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Table = tuple[list[str], list[list[str]]]  # headers and rows
+# The `task` of a row's mean over transfers.
+MEANS = {"mean": PAPER_SIX, "mean_other6": OTHER_SIX, "mean_all12": PAPER_SIX + OTHER_SIX}
+
+
+def with_means(records: Sequence[Record]) -> list[Record]:
+    """The records, and for each run of all transfers of a mean one more, beside the paper's mean where it has one."""
+    paper = paper_table(PAPER)
+    made = list(records)
+    for name, transfers in MEANS.items():
+        for record in over_tasks(records, [SET + transfer for transfer in transfers], name):
+            row = PAPER_ROWS.get(record["method"], "")
+            told = paper.values.get(row, {}).get("Avg") if name == "mean" else None
+            made.append(record | {"paper": told, "provenance": "" if told is None else provenance(paper, row)})
+    return made
+
+
+class Accuracies:
+    """Accuracies on all of the target in percent: of(network, method, task) -> {seed: value}."""
+
+    def __init__(self, records: Sequence[Record], selection: str = "last") -> None:
+        self.table: dict[tuple[str, str, str], dict[int, float]] = {}
+        for record in records:
+            if record.get("selection") == selection and record.get("accuracy/target") is not None:
+                key = (record["network"], record["method"], record["task"].removeprefix(SET))
+                self.table.setdefault(key, {})[record["seed"]] = 100 * record["accuracy/target"]
+
+    def of(self, network: str, method: str, task: str) -> dict[int, float]:
+        return self.table.get((network, method, task), {})
+
+    def mean(self, network: str, method: str, task: str) -> float | None:
+        values = self.of(network, method, task)
+        return statistics.fmean(values.values()) if values else None
+
+    def methods(self, network: str) -> list[str]:
+        return list(dict.fromkeys(method for net, method, _ in self.table if net == network))
+
+    def gain(self, network: str, method: str, task: str) -> float | None:
+        """How far the method's mean lies above source-only's."""
+        ours, base = self.mean(network, method, task), self.mean(network, SOURCE_ONLY, task)
+        return None if ours is None or base is None else ours - base
+
+
+def accuracy_table(records: Sequence[Record], network: str, transfers: Sequence[str], mean: str) -> Table:
+    """One row a method in the columns of `transfers`, their mean, the gain over source-only, the worst transfer's gain,
+    and the oracle's mean; below a row that the paper has, the paper's numbers."""
+    found, oracle = Accuracies(records), Accuracies(records, "oracle")
+    paper = paper_table(PAPER)
+    headers = ["method", *map(column_of, transfers), "mean", "gain", "worst gain", "oracle mean", "n"]
+    rows: list[list[str]] = []
+    for method in found.methods(network):
+        cells = [_cell(found.of(network, method, task)) for task in (*transfers, mean)]
+        gains = {task: gain for task in transfers if (gain := found.gain(network, method, task)) is not None}
+        if set(cells) == {"–"}:
+            continue
+        adapted = method not in (SOURCE_ONLY, FLOOR)
+        least = min(gains, key=gains.__getitem__) if gains and adapted else ""
+        seeds = {len(found.of(network, method, task)) for task in transfers} - {0}
+        rows.append(
+            [method, *cells]
+            + [_signed(found.gain(network, method, mean)) if adapted else "–"]
+            + [f"{_signed(gains[least])} ({column_of(least)})" if least else "–"]
+            + [_cell(oracle.of(network, method, mean)).split(" ")[0], "/".join(map(str, sorted(seeds)))]
+        )
+        theirs = PAPER_ROWS.get(method, "")
+        # Two of our rows may answer to one of the paper's, which then stands below the last of them.
+        later = [PAPER_ROWS.get(m, "") for m in found.methods(network)[found.methods(network).index(method) + 1 :]]
+        if theirs and theirs not in later and tuple(transfers) == PAPER_SIX:
+            published = [paper.values[theirs].get(column) for column in (*map(column_of, transfers), "Avg")]
+            told = ["–" if number is None else f"{number:.1f}" for number in published]
+            lead = paper.values[theirs]["Avg"] - paper.values["CNN"]["Avg"]
+            told += ["–" if theirs == "CNN" else _signed(lead), "–", "–", "–"]
+            rows.append([f"paper's {theirs} (AlexNet)", *told])
+    return headers, rows
+
+
+def search_table(records: Sequence[Record]) -> Table:
+    """What the search chose for each row."""
+    rows = []
+    for network, found in choose(records).items():
+        for row, chosen in found.items():
+            trade_off = "–" if row == SOURCE_ONLY else f"{chosen['trade_off']:g}"
+            cells = [row, trade_off, f"{chosen['rate']:g}", f"{chosen['score']:.3f}", str(chosen["tried"])]
+            rows.append([NETWORKS[network].backbone, *cells])
+    return ["network", "row", "trade-off", "rate", "mean score", "points tried"], rows
+
+
+def cache_table(records: Sequence[Record]) -> Table:
+    """300 steps of DAN on each network: without the cache, with it, and what filling it takes."""
+    headers = ["network", "300 steps plain", "300 steps cached", "times faster", "filling it, once", "on the disk"]
+    rows = []
+    for record in (record for record in records if record.get("phase") == "cache"):
+        plain, kept = record["seconds_per_step_plain"], record["seconds_per_step_cached"]
+        filling = record["filling"].values()
+        rows.append(
+            [NETWORKS[record["network"]].line, f"{300 * plain:.0f} s", f"{300 * kept:.1f} s", f"{plain / kept:.0f}"]
+            + [f"{record['seconds_per_sample_filling'] * sum(d['samples'] for d in filling):.0f} s"]
+            + [f"{sum(d['bytes'] for d in filling) / 1e6:.0f} MB"]
+            + [f"{record['largest_difference_of_logits']:.1e} of {record['largest_logit']:.1f}"]
+        )
+    return [*headers, "largest difference of logits"], rows
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """Sentences that the records decide: the gain beside the paper's, the floor, the worst transfer."""
+    found = Accuracies(records)
+    paper = paper_table(PAPER).values
+    published = paper["DAN"]["Avg"] - paper["CNN"]["Avg"]
+    said = []
+    for network in NETWORKS:
+        base, floor = (found.mean(network, method, "mean") for method in (SOURCE_ONLY, FLOOR))
+        gain = found.gain(network, DAN, "mean")
+        if gain is not None and base is not None:
+            gains = {t: found.gain(network, DAN, t) for t in PAPER_SIX + OTHER_SIX}
+            known = {task: value for task, value in gains.items() if value is not None}
+            worst = min(known, key=lambda task: known[task])
+            said.append(
+                f"{NETWORKS[network].line}: DAN gains {_signed(gain)} points over its own source-only row on the "
+                f"paper's six transfers, {base:.1f} to {base + gain:.1f} (the paper, AlexNet: {_signed(published)}, "
+                f"{paper['CNN']['Avg']:.1f} to {paper['DAN']['Avg']:.1f}). Its worst transfer of {len(known)} is "
+                f"{column_of(worst)}, {_signed(known[worst])}."
+            )
+        if base is not None and floor is not None:
+            side = "not below" if base >= floor else "BELOW"
+            said.append(
+                f"{NETWORKS[network].line}: source-only ({base:.1f}) is {side} logistic regression on the same "
+                f"features ({floor:.1f})."
+            )
+    return said
+
+
+def captions(records: Sequence[Record]) -> list[str]:
+    """How the numbers were made, and whose the others are."""
+    paper = paper_table(PAPER)
+    steps = sorted({record["steps"] for record in records if "steps" in record})
+    weights = sorted({record["weights"] for record in records if "weights" in record})
+    return [
+        "Accuracy in percent on all target images, mean ± standard deviation over n seeds, of the model after the last "
+        f"step ({' or '.join(map(str, steps))} steps for every row; nothing is selected). gain: of the mean over "
+        "source-only's; worst gain: of the transfer that gains least. oracle mean: what choosing the best of a run's "
+        "evaluations by target labels would have given; it is no result.",
+        f"Every network is the trunk, a bottleneck of {BOTTLENECK} (dropout {DROPOUT}) and the logits. 7 is the "
+        "bottleneck, 8 the logits, compared as class probabilities. DDC and DAN_SK have one kernel, DAN five. "
+        "All rows of a seed start from the same weights and see the same source batches.",
+        "Hyper-parameters: for each network one set for all transfers, chosen without a target label on its frozen "
+        f"trunk, seed {SEARCH_SEED}, with {HELD_OUT:.0%} of the source held out. The rate, everybody's, is the one at "
+        "which source-only errs least on the held-out source, as a mean over transfers; each method's trade-off the "
+        "one with the lowest mean of that error + max(0, 1 - 2 err), err the held-out error of a classifier of domains "
+        "on the bottleneck. DDC, DAN_7, DAN_8, DAN_SK and QP weights take DAN's.",
+        f"The paper's rows: {paper.source} ({paper.provenance}); AlexNet, fine-tuned, another selection of "
+        "hyper-parameters.",
+        f"Weights of the trunks: {'; '.join(weights)}.",
+    ]
+
+
+def write_report(folder: Path, records: Sequence[Record]) -> Path:
+    """table.csv, table.md, figures and report.html of a folder; the path of the page."""
+    everything = with_means(records)
+    write_text(folder / "table.csv", to_csv(aggregate(everything)))
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    for old in figures.glob("*.png"):
+        old.unlink()
+    text, sections = [], [report_html.note(findings(everything))]
+    text += [f"- {sentence}" for sentence in findings(everything)] + [""]
+    for network in NETWORKS:
+        for title, transfers, mean in (
+            ("the paper's six transfers", PAPER_SIX, "mean"),
+            ("the other six", OTHER_SIX, "mean_other6"),
+        ):
+            table = accuracy_table(everything, network, transfers, mean)
+            if table[1]:
+                heading = f"{NETWORKS[network].line}: {title}"
+                text += [f"**{heading}**", "", _markdown(table)]
+                sections += [report_html.heading(heading), report_html.table(*table)]
+        figure = gains_figure(everything, network)
+        if figure is not None:
+            figure.savefig(figures / f"gains_{network}.png", dpi=110)
+            caption = f"{NETWORKS[network].line}: source-only (grey) and DAN (black), mean and one dot a seed."
+            sections.append(report_html.figures([report_html.figure(figures / f"gains_{network}.png", caption)]))
+    for heading, table in (
+        ("What the label-free search chose", search_table(records)),
+        ("What the cache of the frozen stages is worth", cache_table(records)),
+    ):
+        if table[1]:
+            text += [f"**{heading}**", "", _markdown(table)]
+            sections += [report_html.heading(heading), report_html.table(*table)]
+    measured = [record for record in records if record.get("phase") == "cache"]
+    told = captions(records)
+    if measured:
+        told.append(
+            "Cache: both times are 300 times what a step was measured to take, as the difference between runs of "
+            f"{MEASURED_STEPS[1]} and of {MEASURED_STEPS[0]} steps on 32 + 32 images of 224 pixels, one thread, beside "
+            "another trial; filling it is what an image was measured to take, times the images of all domains. The "
+            "difference is that of the target's logits after the same steps with and without it."
+        )
+    command = next((str(record["command"]) for record in records if record.get("phase") == "search"), "")
+    made = f"Made by `{command}`." if command else ""
+    text += [*(f"{caption}\n" for caption in told), made]
+    sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
+    sections.append(report_html.facts([("Command", command), *_machines(records)]))
+    write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
+    page = report_html.page("Office-10 + Caltech-10: DAN's Table 2 on small networks", sections)
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def gains_figure(records: Sequence[Record], network: str) -> Figure | None:
+    """Source-only and DAN on each transfer, one dot a seed. None where either was not trained on any."""
+    from matplotlib.figure import Figure
+
+    found = Accuracies(records)
+    shown = [task for task in PAPER_SIX + OTHER_SIX if found.gain(network, DAN, task) is not None]
+    if not shown:
+        return None
+    figure = Figure(figsize=(6, 1.0 + 0.34 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, task in enumerate(shown):
+        means = [found.mean(network, method, task) for method in (SOURCE_ONLY, DAN)]
+        axes.plot([mean for mean in means if mean is not None], [place, place], color="#cccccc", linewidth=2, zorder=1)
+        for method, colour in ((SOURCE_ONLY, "#888888"), (DAN, "#222222")):
+            values = list(found.of(network, method, task).values())
+            axes.scatter(values, [place] * len(values), s=12, color=colour, alpha=0.5, linewidths=0, zorder=2)
+            axes.scatter([statistics.fmean(values)], [place], s=38, color=colour, marker="D", zorder=3)
+    axes.set_yticks(range(len(shown)), [column_of(task) for task in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on the target, %")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _cell(by_seed: dict[int, float]) -> str:
+    values = list(by_seed.values())
+    if not values:
+        return "–"
+    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def _markdown(table: Table) -> str:
+    headers, rows = table
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    return line(headers) + "|---|" + "---:|" * (len(headers) - 1) + "\n" + "".join(map(line, rows))
+
+
+def _machines(records: Sequence[Record]) -> list[tuple[str, str]]:
+    where = {f"PyTorch {r['torch']}, Python {r['python']}, {r['processor']}" for r in records if "processor" in r}
+    commits = {r["commit"] for r in records if r.get("commit")}
+    return [("Measured on", "; ".join(sorted(where)) + "; one thread a trial"), ("Commit", ", ".join(sorted(commits)))]
