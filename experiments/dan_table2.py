@@ -2,7 +2,7 @@
 
 1. search     hyper-parameters of each network, one set for all transfers, without a target label, on frozen trunks and
               a seed that is not reported:
-                  rate         the lowest mean over transfers of source-only's held-out source error
+                  rate         the lowest mean over transfers of source-only's cross-entropy on held-out source
                   trade-off    the lowest mean over transfers of   err_source + max(0, 1 - 2 err_two_sample)
 2. frozen     every method on both frozen trunks (computed once, seconds a run), and logistic regression as the floor
 3. fine-tuned source-only and DAN with the trunk's last blocks trained, the rest computed once: SqueezeNet on the
@@ -131,6 +131,8 @@ class DanTable2:
     """one run of everything for each"""
     steps: int = 300
     """training steps of every row"""
+    image_size: int = 224
+    """pixels a side"""
     search: Path | None = None
     """records.jsonl of an earlier run, whose search is taken instead of making one"""
     quick: bool = False
@@ -206,7 +208,7 @@ def transfers_of(network: str, config: DanTable2) -> list[str]:
 # --- the trials -------------------------------------------------------------------------------------------------------
 
 
-def place_of(network: str, config: DanTable2) -> dict[str, str]:
+def place_of(network: str, config: DanTable2) -> dict[str, Any]:
     """The network and where its data lie, as `experiments.dan_table2_trials.Place` has it."""
     made, data = NETWORKS[network], data_folder(config.data)
     said = config.squeezenet_weights if made.backbone == "squeezenet1_1" else config.mobilenet_weights
@@ -216,6 +218,7 @@ def place_of(network: str, config: DanTable2) -> dict[str, str]:
         "weights": weights_file(said, data),
         "data": str(data.absolute()),
         "images": str(cache_folder(config.image_cache).absolute()),
+        "image_size": config.image_size,
     }
 
 
@@ -342,7 +345,8 @@ def _searched(
 ) -> list[Record]:
     """The records of the search of (network, row) at its points, each a (trade-off, rate).
 
-    judged_by: of source-only its held-out source error, since it does not try to mix the domains; else the score.
+    judged_by: the score; of source-only, which does not try to mix the domains, the cross-entropy on the held-out
+    source, since its error there moves in steps of one image, and rates differ by one or two.
     """
     trials = {where: searching(*where, listed, config) for where, listed in points.items()}
     every = [trial for listed in trials.values() for trial in listed.values()]
@@ -356,7 +360,7 @@ def _searched(
             record: Record = {"experiment": NAME, "phase": "search", "task": SET + transfer, "network": network}
             record |= {"method": row, "labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off}
             record |= {"rate": rate, "command": command_of(config), **result}
-            records.append(record | {"judged_by": result["source_error" if row == SOURCE_ONLY else "score"]})
+            records.append(record | {"judged_by": result["source_loss" if row == SOURCE_ONLY else "score"]})
     return records
 
 

@@ -19,20 +19,22 @@ EVALUATE_EVERY, CHECKPOINT_EVERY = 100, 50
 @dataclass(frozen=True)
 class Place:
     """A network and where its data lie: `weights` of the trunk `backbone`, frozen up to and with the stage `frozen`;
-    `data`, the folder of data sets; `images`, the folder of decoded ones, beside which the trunk's outputs are kept."""
+    `data`, the folder of data sets; `images`, the folder of decoded ones, beside which the trunk's outputs are kept;
+    `image_size`, pixels a side."""
 
     backbone: str
     frozen: str
     weights: str
     data: str
     images: str
+    image_size: int
 
     @property
     def trunks(self) -> Path:
         return Path(self.images).with_name("trunks")
 
     def task(self, transfer: str, held_out: float = 0.0) -> Any:
-        return transfer_named(SET + transfer, self.data, self.images, held_out)
+        return transfer_named(SET + transfer, self.data, self.images, self.image_size, held_out)
 
     def network(self, task: Any, seed: int) -> Any:
         """The same weights for the same seed, whatever the method.
@@ -47,7 +49,8 @@ class Place:
         trunk = {"backbone": self.backbone, "pretrained": self.weights, "freeze_up_to": self.frozen}
         model = build_network(task, seed=seed, layers=(BOTTLENECK,), dropout=DROPOUT, **trunk)
         generator = torch.Generator().manual_seed(seed)
-        for layer, deviation, bias in ((model.hidden[0][0], 0.005, 0.1), (model.output, 0.01, 0.0)):
+        for layer, deviation, bias in ((model.hidden[0].get_submodule("0"), 0.005, 0.1), (model.output, 0.01, 0.0)):
+            assert isinstance(layer, torch.nn.Linear)
             torch.nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
             torch.nn.init.constant_(layer.bias, bias)
         return model
@@ -71,7 +74,7 @@ def recipe_of(how: dict[str, Any], steps: int) -> Any:
     return Recipe(batch_size=BATCH, new_rate_factor=NEW_RATE_FACTOR, feature_map=False, **{**every, **plain})
 
 
-def prepare(_folder: Path, *, place: dict[str, str], sides: list[str], held_out: float) -> dict[str, Any]:
+def prepare(_folder: Path, *, place: dict[str, Any], sides: list[str], held_out: float) -> dict[str, Any]:
     """A trial: the outputs of the frozen stages on each domain, kept on the disk; held-out parts by themselves."""
     where, told = Place(**place), {}
     for side in sides:
@@ -89,7 +92,7 @@ def prepare(_folder: Path, *, place: dict[str, str], sides: list[str], held_out:
 def score(
     _folder: Path,
     *,
-    place: dict[str, str],
+    place: dict[str, Any],
     transfer: str,
     how: dict[str, Any],
     trade_off: float,
@@ -101,6 +104,8 @@ def score(
 
     No target label is read: `fit` takes none of them, and nothing here looks at one.
     """
+    from torch.nn.functional import cross_entropy
+
     from dan.evaluation import predict
     from dan.model_selection import label_free_score, two_sample_error
     from dan.training import fit
@@ -118,13 +123,18 @@ def score(
     source_error = float((of_source.logits.argmax(1) != y).double().mean())
     domains_error = two_sample_error(of_source.layers["hidden1"], of_target.layers["hidden1"])
     together = label_free_score(source_error, domains_error)
-    return {"source_error": source_error, "two_sample_error": domains_error, "score": together}
+    return {
+        "source_error": source_error,
+        "source_loss": float(cross_entropy(of_source.logits, y)),
+        "two_sample_error": domains_error,
+        "score": together,
+    }
 
 
 def adapt(
     folder: Path,
     *,
-    place: dict[str, str],
+    place: dict[str, Any],
     transfer: str,
     how: dict[str, Any],
     trade_off: float,
@@ -155,7 +165,7 @@ def adapt(
     return {"evaluations": evaluations, "weights": weights, "measured_on": machine()}
 
 
-def floor(_folder: Path, *, place: dict[str, str], transfer: str) -> dict[str, Any]:
+def floor(_folder: Path, *, place: dict[str, Any], transfer: str) -> dict[str, Any]:
     """A trial: logistic regression on the frozen trunk's outputs."""
     where = Place(**place)
     task = where.task(transfer)
@@ -171,7 +181,7 @@ MEASURED_SAMPLES = 64  # of each domain, so that what comes before and after is 
 
 
 def compare_cache(
-    _folder: Path, *, place: dict[str, str], transfer: str, how: dict[str, Any], trade_off: float, seed: int
+    _folder: Path, *, place: dict[str, Any], transfer: str, how: dict[str, Any], trade_off: float, seed: int
 ) -> dict[str, Any]:
     """A trial: a few steps with and without the cache, from the same weights on the same batches.
 

@@ -76,11 +76,12 @@ def provenance(table: PaperTable, row: str) -> str:
 
 
 @cache
-def transfer_named(task: str, data: str, images: str, source_holdout: float = 0.0) -> Transfer:
-    """The task's data, made once in a process: its trials only read it. data, images: folders, as `load_task` has."""
+def transfer_named(task: str, data: str, images: str, image_size: int = 224, source_holdout: float = 0.0) -> Transfer:
+    """The task's data, made once in a process: its trials only read it. data: the folder of data sets; images: the one
+    for decoded images; the rest as in `dan.domains.transfer.Options`."""
     from dan.domains.tasks import load_task
 
-    return load_task(task, data, cache=images, source_holdout=source_holdout or None)
+    return load_task(task, data, cache=images, image_size=image_size, source_holdout=source_holdout or None)
 
 
 def logistic_regression(source: Dataset[Any], target: Dataset[Any]) -> float:
