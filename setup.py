@@ -45,6 +45,8 @@ setup(
         "pillow>=10",
         "rich>=13",
         "tyro>=0.9",
+        # the papers' tables are TOML
+        'tomli>=2; python_version < "3.11"',
     ],
     extras_require={
         # trunks by the name "timm:..."

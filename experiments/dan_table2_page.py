@@ -175,9 +175,10 @@ def captions(records: Sequence[Record]) -> list[str]:
         "All rows of a seed start from the same weights and see the same source batches.",
         "Hyper-parameters: for each network one set for all transfers, chosen without a target label on its frozen "
         f"trunk, seed {SEARCH_SEED}, with {HELD_OUT:.0%} of the source held out. The rate, everybody's, is the one at "
-        "which source-only has the lowest cross-entropy on the held-out source, as a mean over transfers; each method's "
-        "trade-off the one with the lowest mean of the held-out source error + max(0, 1 - 2 err), err the held-out error of a classifier of domains "
-        "on the bottleneck. DDC, DAN_7, DAN_8, DAN_SK and QP weights take DAN's.",
+        "which source-only has the lowest cross-entropy on the held-out source, as a mean over transfers; each "
+        "method's trade-off the one with the lowest mean of the held-out source error + max(0, 1 - 2 err), err the "
+        "held-out error of a classifier of domains on the bottleneck. DDC, DAN_7, DAN_8, DAN_SK and QP weights take "
+        "DAN's.",
         f"The paper's rows: {paper.source} ({paper.provenance}); AlexNet, fine-tuned, another selection of "
         "hyper-parameters.",
         f"Weights of the trunks: {'; '.join(weights)}.",

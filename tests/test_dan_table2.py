@@ -208,7 +208,12 @@ def test_mistakes_are_told_before_anything_is_trained(
 
 
 def judged(row: str, trade_off: float, rate: float, transfer: str, value: float) -> dict[str, Any]:
-    record = {"experiment": "dan_table2", "phase": "search", "network": "squeezenet1_1-frozen", "method": row}
+    record: dict[str, Any] = {
+        "experiment": "dan_table2",
+        "phase": "search",
+        "network": "squeezenet1_1-frozen",
+        "method": row,
+    }
     record |= {"labels": 0, "task": transfer, "seed": SEARCH_SEED, "command": "run it"}
     return record | {"trade_off": trade_off, "rate": rate, "judged_by": value, "selection": ""}
 
