@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -122,26 +122,6 @@ def test_the_papers_ladder() -> None:
     kernel = MultiKernel.paper(3.0)
     assert kernel.bandwidths.tolist() == pytest.approx([3 * 2 ** (u / 2) for u in range(-16, 17)], rel=1e-12)
     assert kernel.weights.tolist() == pytest.approx([1 / 33] * 33)
-
-
-@settings(max_examples=40)
-@given(
-    gamma=st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=6),
-    zeros=st.integers(0, 3),
-    seed=st.integers(0, 1000),
-)
-def test_the_squared_kernel_is_the_square_of_the_kernel(gamma: list[float], zeros: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    beta = torch.rand(len(gamma), generator=generator, dtype=torch.float64) + 0.01
-    beta[1 : 1 + zeros] = 0
-    kernel = MultiKernel(gamma, beta / beta.sum())  # type: ignore[arg-type]
-    squared = kernel.squared()
-    kept = int((beta > 0).sum())
-    assert len(squared.bandwidths) == kept * (kept + 1) // 2
-    d2 = torch.logspace(-13, 13, 40, dtype=torch.float64)
-    torch.testing.assert_close(
-        squared.of_squared_distances(d2), kernel.of_squared_distances(d2).square(), rtol=1e-11, atol=1e-14
-    )
 
 
 def test_the_running_bandwidth_averages_and_keeps_its_state() -> None:

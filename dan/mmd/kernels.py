@@ -65,19 +65,6 @@ class MultiKernel:
         """
         return cls.ladder(gamma, count=33, step=2**0.5)
 
-    def squared(self) -> "MultiKernel":
-        """k^2 as a multi-kernel of at most K (K + 1)/2 Gaussians, in float64.
-
-        k(x, y)^2 = sum_{u <= v} (2 - [u = v]) beta_u beta_v exp(-d2 (1/gamma_u + 1/gamma_v)): bandwidths
-        1/(1/gamma_u + 1/gamma_v), gamma_u / 2 where u = v. Kernels without weight are left out.
-        """
-        kept = self.weights > 0
-        gamma, beta = self.bandwidths[kept].double(), self.weights[kept].double()
-        u, v = torch.triu_indices(len(gamma), len(gamma), device=gamma.device)
-        # Written so that neither the product nor the inverses of extreme bandwidths leave float64.
-        bandwidths = gamma[u] / (1 + gamma[u] / gamma[v])
-        return MultiKernel(bandwidths, beta[u] * beta[v] * torch.where(u == v, 1, 2))
-
     def of_squared_distances(self, d2: Tensor) -> Tensor:
         """k at squared distances d2 (any shape) -> same shape: sum_u beta_u exp(-d2 / gamma_u)."""
         value = torch.zeros_like(d2)
