@@ -2,7 +2,8 @@
 
 Ids are global: an id names one target sample for good. A position in some tensor is never used as an id.
 
-Shapes: N unlabelled samples; L labelled; S source; C classes; F features; P patches; T passes.
+Shapes: N unlabelled samples; L labelled; S source; V validation; C classes; F features; H units of all layers;
+P patches; T passes.
 """
 
 from collections.abc import Sequence
@@ -81,19 +82,26 @@ class Pool:
 class Query:
     """What a strategy sees. `ids` are the unlabelled samples' global ids; a field that the learner can't give is None.
 
-    domain_probs is P(source | x); patch_probs and dropout_probs are for candidates and for dropout passes.
+    features are those of the last hidden layer; layers are all task-specific layers' activations side by side.
+    Validation samples are labelled source samples that were not trained on. domain_probs is P(source | x); patch_probs
+    and dropout_probs are for candidates and for dropout passes.
     """
 
     ids: Tensor  # (N,)
     probs: Tensor | None = None  # (N, C)
     logits: Tensor | None = None  # (N, C)
     features: Tensor | None = None  # (N, F)
+    layers: Tensor | None = None  # (N, H)
     labelled_ids: Tensor | None = None  # (L,)
     labelled_features: Tensor | None = None  # (L, F)
+    labelled_layers: Tensor | None = None  # (L, H)
     labelled_targets: Tensor | None = None  # (L,)
     source_features: Tensor | None = None  # (S, F)
+    source_layers: Tensor | None = None  # (S, H)
     source_targets: Tensor | None = None  # (S,)
     validation_logits: Tensor | None = None  # (V, C)
+    validation_features: Tensor | None = None  # (V, F)
+    validation_layers: Tensor | None = None  # (V, H)
     validation_targets: Tensor | None = None  # (V,)
     domain_probs: Tensor | None = None  # (N,)
     patch_probs: Tensor | None = None  # (N, P, C)
@@ -136,5 +144,13 @@ class Query:
 
 
 # The fields with one entry a sample of `ids`, and along which axis.
-PER_SAMPLE = {"probs": 0, "logits": 0, "features": 0, "domain_probs": 0, "patch_probs": 0, "dropout_probs": 1}
+PER_SAMPLE = {
+    "probs": 0,
+    "logits": 0,
+    "features": 0,
+    "layers": 0,
+    "domain_probs": 0,
+    "patch_probs": 0,
+    "dropout_probs": 1,
+}
 QUERY_FIELDS = frozenset(field.name for field in fields(Query))

@@ -96,8 +96,9 @@ def _query(pool: Pool, seen: Mapping[str, Any]) -> Query:
         name: value.index_select(PER_SAMPLE[name], unlabelled) if name in PER_SAMPLE else value
         for name, value in seen.items()
     }
-    if "features" in seen:
-        fields["labelled_features"] = seen["features"][_rows(pool, pool.labelled_ids)]
+    for name in ("features", "layers"):
+        if name in seen:
+            fields[f"labelled_{name}"] = seen[name][_rows(pool, pool.labelled_ids)]
     return Query(ids=pool.unlabelled_ids, labelled_ids=pool.labelled_ids, labelled_targets=pool.labels, **fields)
 
 

@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from active.pool import Pool
 from active.rounds import rounds as each_round
-from active.strategies import strategy_named
+from active.seen import seen_of
+from active.strategies import needs_of, strategy_named
 from dan.batches import derived_seed, gather, size
 from dan.checkpoint import load_kernels, load_model
 from dan.domains.tasks import Transfer
 from dan.errors import UserError
-from dan.evaluation import evaluate, predict
-from dan.mmd import MultiKernel, median_bandwidth
+from dan.evaluation import evaluate
 from dan.monitor import Monitor
-from dan.networks.dan import DAN, Output
+from dan.networks.dan import DAN
 from dan.run_folder import Record, read_records
 from dan.training import Recipe, fit
 
@@ -89,21 +89,11 @@ def run_rounds(
         kernels.update(load_kernels(folder if number else before))
         return model
 
+    ask = strategy_named(strategy)
+    wanted = needs_of(strategy)
+
     def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
-        output = predict(model, Subset(task.target, ids.tolist()))[0]
-        of_source, source_targets = predict(model, task.source)
-        said = {
-            "probs": output.logits.double().softmax(1),
-            "logits": output.logits,
-            "features": output.features,
-            "source_features": of_source.features,
-            "source_targets": source_targets,
-            "kernel": _kernel(kernels, of_source, output),
-        }
-        if task.source_test is not None:
-            held, validation_targets = predict(model, task.source_test)
-            said |= {"validation_logits": held.logits, "validation_targets": validation_targets}
-        return said
+        return seen_of(model, task, ids, needs=wanted, kernels=kernels, seed=seed)
 
     def on_test(model: DAN) -> Mapping[str, float]:
         return {} if task.target_test is None else {"accuracy/target_test": evaluate(model, task.target_test).accuracy}
@@ -113,7 +103,7 @@ def run_rounds(
     with Monitor(run, step=shown) as monitor:
         loop = each_round(
             pool,
-            strategy_named(strategy),
+            ask,
             fit=trained,
             predict=seen,
             evaluate=on_test,
@@ -127,19 +117,6 @@ def run_rounds(
             if record["round"] >= shown:
                 _show(monitor, task, record)
             yield record
-
-
-def _kernel(trained: Mapping[str, Tensor], source: Output, target: Output) -> MultiKernel:
-    """The kernel that the last features were aligned under, at the median of these samples; the common ladder if none.
-
-    trained: see `dan.checkpoint.load_kernels`.
-    """
-    gamma = median_bandwidth(source.features, target.features)
-    name = next(name for name, layer in target.layers.items() if layer is target.features)
-    if name not in trained:
-        return MultiKernel.ladder(gamma)
-    multiples, weights = trained[name]
-    return MultiKernel(multiples * gamma, weights)
 
 
 def _show(monitor: Monitor, task: Transfer, record: Record) -> None:

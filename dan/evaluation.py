@@ -1,6 +1,6 @@
 """What is measured of a network: accuracy, cross-entropy and confusions on a labelled data set, its outputs on any.
 
-Shapes: N samples; F features; C classes.
+Shapes: N samples; F features; C classes; T passes; P views.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from dan.batches import in_order
+from dan.batches import derived_seed, in_order
+from dan.errors import UserError
 from dan.networks.dan import Output
+from dan.views import Views
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,49 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: in
     model.train(was_training)
     layers = {name: torch.cat([o.layers[name] for o in outputs]).cpu() for name in outputs[0].layers}
     return Output(torch.cat([o.logits for o in outputs]).cpu(), layers), torch.cat(labels)
+
+
+@torch.no_grad()
+def dropout_probabilities(
+    model: nn.Module, data: Dataset, *, passes: int = 10, seed: int = 0, batch_size: int = 500
+) -> Tensor:
+    """Class probabilities (T, N, C), float64, of `passes` passes in which only the dropout is in training mode.
+
+    A pass draws its units from (seed, pass) on the CPU's or the device's generator, whose state is given back after.
+    Raises UserError for a network that drops nothing out.
+    Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
+    """
+    dropping = [part for part in model.modules() if isinstance(part, DROPOUTS) and part.p > 0]
+    if not dropping:
+        raise UserError("this network has no dropout to sample: train one with dropout, such as --dropout 0.5")
+    was_training = model.training
+    device = next(model.parameters()).device
+    probs = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model.eval()
+        for part in dropping:
+            part.train()
+        for number in range(passes):
+            torch.manual_seed(derived_seed(seed, number))
+            logits = [model(x.to(device)).logits.cpu() for x, _ in in_order(data, batch_size)]
+            probs.append(torch.cat(logits).double().softmax(1))
+    model.eval()
+    model.train(was_training)
+    return torch.stack(probs)
+
+
+@torch.no_grad()
+def view_probabilities(model: nn.Module, data: Dataset, views: Views, *, batch_size: int = 100) -> Tensor:
+    """Class probabilities (N, P, C), float64, of each of the views of each image, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    probs = []
+    for x, _ in in_order(data, batch_size):
+        seen = [model(view.to(device)).logits.cpu().double().softmax(1) for view in views(x)]
+        probs.append(torch.stack(seen, dim=1))
+    model.train(was_training)
+    return torch.cat(probs)
 
 
 def evaluate(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0) -> Evaluation:

@@ -12,7 +12,8 @@ from dan.mmd import MultiKernel
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 NEEDY = [(name, field) for name, card in CARDS.items() for field in card.needs]
-PER_SAMPLE = {"probs": 0, "logits": 0, "features": 0, "domain_probs": 0, "patch_probs": 0, "dropout_probs": 1}
+PER_SAMPLE = {name: 0 for name in ("probs", "logits", "features", "layers", "domain_probs", "patch_probs")}
+PER_SAMPLE["dropout_probs"] = 1
 
 
 def full_query(n=23, dtype=torch.float64, seed=0):
@@ -28,12 +29,17 @@ def full_query(n=23, dtype=torch.float64, seed=0):
         probs=logits.softmax(1),
         logits=logits,
         features=normal(n, 5),
+        layers=normal(n, 9),
         labelled_ids=1000 + 7 * torch.arange(n, n + 6),
         labelled_features=normal(6, 5),
+        labelled_layers=normal(6, 9),
         labelled_targets=torch.arange(6) % 4,
         source_features=normal(17, 5) - 1,
+        source_layers=normal(17, 9) - 1,
         source_targets=torch.arange(17) % 4,
         validation_logits=normal(12, 4),
+        validation_features=normal(12, 5),
+        validation_layers=normal(12, 9),
         validation_targets=torch.arange(12) % 4,
         domain_probs=normal(n).sigmoid(),
         patch_probs=normal(n, 6, 4).softmax(2),

@@ -110,3 +110,13 @@ def strategy_named(name: str) -> Strategy:
         functions = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
         raise UserError(f'module "{module_name}" has no function "{function_name}"{nearest(function_name, functions)}')
     return cast(Strategy, function)
+
+
+def needs_of(name: str) -> frozenset[str]:
+    """The fields of Query that this strategy cannot do without; of a user's own, what its attribute `needs` says.
+
+    A function without that attribute is shown everything that one pass of the network gives.
+    """
+    if name in CARDS:
+        return frozenset(CARDS[name].needs)
+    return frozenset(getattr(strategy_named(name), "needs", ()))

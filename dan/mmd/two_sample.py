@@ -97,6 +97,28 @@ def a_distance(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> float:
     Raises ValueError for other shapes, fewer than 2 samples a fold on either side, or features that are not finite.
     Source: Ben-David et al., "Analysis of representations for domain adaptation", NIPS 2006.
     """
+    _check(x, y)
+    if folds < 2:
+        raise ValueError(f"the A-distance holds samples out: it needs at least 2 folds, not {folds}")
+    n, m = len(x), len(y)
+    if min(n, m) < 2 * folds:
+        raise ValueError(
+            f"the A-distance with {folds} folds needs at least {2 * folds} samples on each side, not {n} and {m}"
+        )
+    of_x, of_y = domain_probabilities(x, y, folds=folds, seed=seed)
+    # As the classifier decides: an exact tie goes to x.
+    error = ((of_x < 0.5).double().mean() + (of_y >= 0.5).double().mean()) / 2
+    return float(2 * (1 - 2 * error))
+
+
+def domain_probabilities(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """P(domain of x | sample) by the A-distance's classifier, for every sample by one that it did not train.
+
+    Logistic regression (scikit-learn's, C = 1) on features standardised by its own training part; every sample is held
+    out once, in `folds` stratified folds shuffled by `seed`; both domains weigh the same, whatever N and M.
+    x (N, F), y (M, F) -> (N,), (M,), float64 in [0, 1].
+    Raises ValueError for other shapes, fewer than `folds` samples on a side, or features that are not finite.
+    """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -105,21 +127,16 @@ def a_distance(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> float:
 
     _check(x, y)
     n, m = len(x), len(y)
-    if folds < 2:
-        raise ValueError(f"the A-distance holds samples out: it needs at least 2 folds, not {folds}")
-    if min(n, m) < 2 * folds:
-        raise ValueError(
-            f"the A-distance with {folds} folds needs at least {2 * folds} samples on each side, not {n} and {m}"
-        )
+    if min(n, m) < folds or folds < 2:
+        raise ValueError(f"2 folds or more, and a sample of each side in each of them: not {folds}, {n} and {m}")
     features = torch.cat([x, y]).detach().double().cpu().numpy()  # (N + M, F)
     if not np.isfinite(features).all():
-        raise ValueError("the samples hold NaN or infinite values: the A-distance needs finite features")
-    of_y = np.repeat([0, 1], [n, m])
+        raise ValueError("the samples hold NaN or infinite values: a classifier of domains needs finite features")
+    domain = np.repeat([1, 0], [n, m])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
     held_out = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    predicted = cross_val_predict(classifier, features, of_y, cv=held_out)
-    error = ((predicted[:n] != 0).mean() + (predicted[n:] != 1).mean()) / 2
-    return float(2 * (1 - 2 * error))
+    said = cross_val_predict(classifier, features, domain, cv=held_out, method="predict_proba")[:, 1]
+    return torch.from_numpy(said[:n]), torch.from_numpy(said[n:])
 
 
 def _check(x: Tensor, y: Tensor) -> None:

@@ -1,0 +1,95 @@
+"""What a trained network lets a strategy see of the pool: every field of `Query` that the strategy needs, and no more.
+
+One pass over each set gives probs, logits, features and layers. What costs more is made only for those that need it:
+
+    domain_probs    P(source | x) of a linear classifier on the features; none judges a sample that it was trained on
+    dropout_probs   class probabilities of T passes with dropout
+    patch_probs     class probabilities of P views of each image: its candidates' patches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from dan.batches import derived_seed
+from dan.domains.transfer import Transfer
+from dan.evaluation import dropout_probabilities, predict, view_probabilities
+from dan.mmd import MultiKernel, domain_probabilities, median_bandwidth
+from dan.networks.dan import DAN, Output
+from dan.views import Views
+
+PASSES = 10  # T
+VIEWS = 8  # P
+FOLDS = 5  # of the domain classifier
+
+
+def seen_of(
+    model: DAN,
+    task: Transfer,
+    ids: Tensor,
+    *,
+    needs: frozenset[str],
+    kernels: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The fields of a `Query` for these ids of the task's target, in their order.
+
+    needs: fields that cost more than a pass, and are made only if they are named here. kernels: those that the network
+    was aligned under (`dan.checkpoint.load_kernels`). seed: of the dropout, the views and the classifier's folds.
+    Raises UserError for what the network or the task cannot give: dropout without dropout, views of vectors.
+    """
+    pool = Subset(task.target, ids.tolist())
+    output = predict(model, pool)[0]
+    of_source, source_targets = predict(model, task.source)
+    said: dict[str, Any] = {
+        "probs": output.logits.double().softmax(1),
+        "logits": output.logits,
+        "features": output.features,
+        "layers": _side_by_side(output),
+        "source_features": of_source.features,
+        "source_layers": _side_by_side(of_source),
+        "source_targets": source_targets,
+        "kernel": kernel_of(kernels or {}, of_source, output),
+    }
+    if task.source_test is not None:
+        held, validation_targets = predict(model, task.source_test)
+        said |= {
+            "validation_logits": held.logits,
+            "validation_features": held.features,
+            "validation_layers": _side_by_side(held),
+            "validation_targets": validation_targets,
+        }
+    if "domain_probs" in needs:
+        folds = max(2, min(FOLDS, len(ids), len(of_source.features)))
+        said["domain_probs"] = domain_probabilities(of_source.features, output.features, folds=folds, seed=seed)[1]
+    if "dropout_probs" in needs:
+        said["dropout_probs"] = dropout_probabilities(model, pool, passes=PASSES, seed=seed)
+    if "patch_probs" in needs:
+        generator = torch.Generator().manual_seed(derived_seed(seed, 1))
+        # Photographs may be mirrored; a mirrored digit or letter is another one, or none.
+        views = Views(VIEWS, mirror=task.normalisation == "imagenet", generator=generator)
+        said["patch_probs"] = view_probabilities(model, pool, views)
+    return said
+
+
+def kernel_of(trained: Mapping[str, Tensor], source: Output, target: Output) -> MultiKernel:
+    """The kernel that the last features were aligned under, at the median of these samples; the common ladder if none.
+
+    trained: see `dan.checkpoint.load_kernels`.
+    """
+    gamma = median_bandwidth(source.features, target.features)
+    name = next(name for name, layer in target.layers.items() if layer is target.features)
+    if name not in trained:
+        return MultiKernel.ladder(gamma)
+    multiples, weights = trained[name]
+    return MultiKernel(multiples * gamma, weights)
+
+
+def _side_by_side(output: Output) -> Tensor:
+    """All layers of each sample, one after the other: (N, H)."""
+    return torch.cat([layer.flatten(1) for layer in output.layers.values()], dim=1)
