@@ -19,6 +19,13 @@ from dan.errors import UserError, nearest
 EXPERIMENTS: dict[str, tuple[str, str]] = {
     "demo": ("experiments.demo", "source-only, DAN and four ways to ask for labels, on rendered -> scanned digits"),
     "dan_table2": ("experiments.dan_table2", "Office-10 + Caltech-10, 12 transfers: DAN beside the paper's Table 2"),
+    "digits": ("experiments.digits", "MNIST <-> USPS and rendered -> MNIST on LeNet, every loss in one table"),
+    "lambda_sensitivity": ("experiments.lambda_sensitivity", "Figure 3b, 10-class: accuracy against lambda"),
+    "a_distance": ("experiments.a_distance", "Figure 3a, 10-class: A-distance of raw, source-only and DAN features"),
+    "mmd_during_training": ("experiments.mmd_during_training", "10-class: MMD^2 of each layer against steps"),
+    "semi_supervised": ("experiments.semi_supervised", "Table 3's layout, 10-class: a few target labels a class"),
+    "frozen_layers": ("experiments.frozen_layers", "10-class: accuracy against the number of frozen stages"),
+    "uncertainty_maps": ("experiments.uncertainty_maps", "heat maps of the four uncertainty scores over three labels"),
 }
 
 PROG = "python -m experiments"

@@ -1,0 +1,291 @@
+"""From general to specific layers, on the 10-class set: accuracy against how many stages of the trunk are frozen.
+
+    fine-tuned:   stages 1..n frozen, the rest of the pre-trained trunk trained at the rate, new layers at ten times it
+    left out:     stages 1..n frozen, and the new layers right on their averaged output: the rest is not there to tune
+
+both as source-only and as DAN. All stages frozen is the trunk without any fine-tuning.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if __package__ in (None, ""):  # python experiments/frozen_layers.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from dan.errors import UserError
+from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments.records import Record, read
+from experiments.ten_class_trials import (
+    EVERYTHING,
+    NOTHING,
+    TRIALS,
+    Drawn,
+    Table,
+    TenClass,
+    check,
+    check_names,
+    evaluation_records,
+    mean_of,
+    measured,
+    place_of,
+    preparing,
+    record_of,
+    reduced,
+    resolved,
+    run_experiment,
+    tidy,
+    title_of,
+    told,
+    training,
+    write_report,
+)
+from experiments.trials import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "frozen_layers"
+STAGES = ("conv1", *(f"fire{i}" for i in range(2, 10)))  # those with weights; "pool", after them, has none
+FROZEN = (NOTHING, *STAGES[:-1], EVERYTHING)  # up to fire9 is up to the pool: everything
+METHODS = {SOURCE_ONLY: "#888888", DAN: "#222222"}
+
+
+@dataclass(frozen=True)
+class FrozenLayers(TenClass):
+    """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        **TenClass.QUICK,
+        "steps": 10,
+        "frozen": ("fire8", EVERYTHING),
+        "cut": ("fire4", "fire8"),
+        "image_size": 64,
+    }
+
+    out: Path = Path(f"runs/{NAME}")
+    """folder of the trials, records and report"""
+    steps: int = 100
+    """training steps of every run: the fewer stages are frozen, the longer one takes, up to seconds"""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """these rows only"""
+    frozen: tuple[str, ...] = ("fire3", "fire5", "fire6", "fire7", "fire8", EVERYTHING)
+    """frozen up to and with this stage, the rest fine-tuned: none, conv1, fire2, ..., fire8, pool (everything)"""
+    cut: tuple[str, ...] = STAGES
+    """frozen up to and with this stage, the rest left out: conv1, fire2, ..., fire9"""
+    trade_off: float | None = None
+    """lambda of DAN (default: what the search chose)"""
+
+
+class Cut(NamedTuple):
+    """How the trunk is treated: frozen up to `stage`, the rest fine-tuned or left out."""
+
+    stage: str
+    left_out: bool
+
+    @property
+    def network(self) -> str:
+        """What records call it."""
+        return f"squeezenet1_1-{'cut-after' if self.left_out else 'frozen-to'}-{self.stage}"
+
+    @property
+    def depth(self) -> int:
+        """How many of the stages with weights are frozen."""
+        known = {NOTHING: 0, EVERYTHING: len(STAGES)}
+        return known[self.stage] if self.stage in known else STAGES.index(self.stage) + 1
+
+
+def cuts_of(config: FrozenLayers) -> list[Cut]:
+    """Every way in which the trunk is treated, the quickest ones first."""
+    fine_tuned = sorted((Cut(stage, False) for stage in config.frozen), key=lambda cut: -cut.depth)
+    return [*(Cut(stage, True) for stage in config.cut), *fine_tuned]
+
+
+def features_trial(config: FrozenLayers) -> Trial:
+    """The trial that computes every stage's averaged output."""
+    sides = sorted({side for transfer in config.transfers for side in transfer.split("2")})
+    return Trial("stages", f"{TRIALS}:stage_features", {"place": place_of(config), "sides": sides})
+
+
+def cell(transfer: str, cut: Cut, method: str, config: FrozenLayers) -> list[Trial]:
+    """One trial a seed."""
+    name = f"{cut.network}-{method.replace('-', '_').lower()}"
+    if not cut.left_out:
+        place = place_of(config, cut.stage)
+        return [training(name, "adapt", transfer, method, config, seed, place=place) for seed in config.seeds]
+    whole = features_trial(config).name
+    more = {"features": whole, "stage": cut.stage}
+    made = [training(name, "probe", transfer, method, config, seed, **more) for seed in config.seeds]
+    return [Trial(trial.name, trial.function, trial.arguments, (whole,)) for trial in made]
+
+
+def parts_of(config: FrozenLayers) -> list[list[Trial]]:
+    """The trials seed by seed, each part with what it starts from: if time runs out, what is done is whole."""
+    once = [features_trial(config), *(preparing(config, stage) for stage in FROZEN if stage != NOTHING)]
+    parts = []
+    for seed in range(len(config.seeds)):
+        cells = [
+            cell(transfer, cut, method, config)[seed]
+            for cut in cuts_of(config)
+            for transfer in config.transfers
+            for method in config.methods
+        ]
+        needed = {name for trial in cells for name in trial.after}
+        parts.append([*(trial for trial in once if trial.name in needed), *cells])
+    return parts
+
+
+def run_frozen(config: FrozenLayers) -> int:
+    """Train what is missing and make the report; exit code 1 if a trial failed."""
+    config, chosen_by = resolved(reduced(config))
+    check(config)
+    check_names("methods", config.methods, list(METHODS))
+    check_names("frozen", config.frozen, FROZEN)
+    check_names("cut", config.cut, STAGES)
+    if not config.methods or not (config.frozen or config.cut):
+        raise UserError("nothing is left to train: --methods, and --frozen or --cut, need at least one")
+
+    def records_of(results: Mapping[str, Any]) -> list[Record]:
+        records = []
+        for transfer in config.transfers:
+            for cut in cuts_of(config):
+                for method in config.methods:
+                    only = {"frozen": () if cut.left_out else cut.stage, "cut": cut.stage if cut.left_out else ()}
+                    about = record_of(config, transfer, method, chosen_by, methods=method, **only)
+                    about |= {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out}
+                    about |= {"frozen_stages": cut.depth}
+                    for trial in cell(transfer, cut, method, config):
+                        records += evaluation_records(about, trial, results)
+        return records
+
+    return run_experiment(config, parts_of(config), records_of, report)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def cuts_in(records: Sequence[Record]) -> list[Cut]:
+    """How the trunk was treated in the records: left out, then fine-tuned, each from few frozen stages to all."""
+    found = {Cut(record["stage"], record["left_out"]) for record in records}
+    return sorted(found, key=lambda cut: (not cut.left_out, cut.depth))
+
+
+def accuracy_table(records: Sequence[Record]) -> Table:
+    """One row for each treatment of the trunk, the methods by transfer as columns."""
+    found = measured(records, "accuracy/target", 100)
+    seconds = measured(records, "seconds")
+    transfers = list(dict.fromkeys(transfer for _, _, transfer in found))
+    methods = [method for method in METHODS if method in {m for _, m, _ in found}]
+    rows = []
+    for cut in cuts_in(records):
+        rest = "left out" if cut.left_out else "nothing" if cut.stage == EVERYTHING else "fine-tuned"
+        keys = [(cut.network, method, transfer) for transfer in transfers for method in methods]
+        times = [value for key in keys for value in seconds.get(key, {}).values()]
+        rows.append([cut.stage, str(cut.depth), rest, *(told(found.get(key)) for key in keys)])
+        rows[-1].append(f"{statistics.fmean(times):.0f}" if times else "–")
+    headers = [f"{column_of(transfer)}, {method}" for transfer in transfers for method in methods]
+    return ["frozen up to", "stages", "the rest", *headers, "seconds a run"], rows
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """For each transfer and method: how many frozen stages did best, with fine-tuning and with the rest left out."""
+    found = measured(records, "accuracy/target", 100)
+    said = []
+    for transfer in dict.fromkeys(transfer for _, _, transfer in found):
+        for method in METHODS:
+            parts = []
+            for left_out, title in ((False, "fine-tuned"), (True, "left out")):
+                means = {
+                    cut: mean
+                    for cut in cuts_in(records)
+                    if cut.left_out == left_out and (mean := mean_of(found.get((cut.network, method, transfer))))
+                }
+                if means:
+                    best = max(means, key=means.__getitem__)
+                    parts.append(f"{means[best]:.1f} with {best.depth} of {len(STAGES)} frozen and the rest {title}")
+            frozen = mean_of(found.get((Cut(EVERYTHING, False).network, method, transfer)))
+            if parts:
+                all_frozen = "" if frozen is None else f"; {frozen:.1f} with all of it frozen"
+                said.append(f"{title_of(transfer)}, {method}: at best {', and '.join(parts)}{all_frozen}.")
+    return said
+
+
+def figure_of(records: Sequence[Record]) -> Figure:
+    """Accuracy against frozen stages, a panel a transfer: the rest fine-tuned (full lines) or left out (dashed)."""
+    from matplotlib.figure import Figure
+
+    found = measured(records, "accuracy/target", 100)
+    transfers = list(dict.fromkeys(transfer for _, _, transfer in found))
+    figure = Figure(figsize=(1.4 + 4.4 * len(transfers), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(transfers), squeeze=False, sharey=True)[0]
+    for axes, transfer in zip(panels, transfers, strict=True):
+        for method, colour in METHODS.items():
+            for left_out, style, marker in ((False, "-", "o"), (True, "--", "s")):
+                cuts = [cut for cut in cuts_in(records) if cut.left_out == left_out]
+                values = {cut.depth: found.get((cut.network, method, transfer), {}) for cut in cuts}
+                values = {depth: by_seed for depth, by_seed in values.items() if by_seed}
+                if values:
+                    means = [statistics.fmean(by_seed.values()) for by_seed in values.values()]
+                    label = f"{method}, the rest {'left out' if left_out else 'fine-tuned'}"
+                    axes.plot(
+                        list(values), means, color=colour, linestyle=style, marker=marker, markersize=4.5, label=label
+                    )
+                for depth, by_seed in values.items():
+                    spots = [depth] * len(by_seed)
+                    axes.scatter(spots, list(by_seed.values()), s=12, color=colour, alpha=0.4, linewidths=0)
+        axes.set_xticks(range(len(STAGES) + 1), ["none", *STAGES[:-1], "all"], rotation=45, fontsize=8)
+        axes.set_title(title_of(transfer), fontsize=10)
+        axes.set_xlabel("frozen up to")
+        tidy(axes)
+    panels[0].set_ylabel("accuracy on the target, %")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def report(folder: Path) -> Path:
+    """Make the table, the figure and the page again from the folder's records; the path of the page."""
+    records = read(folder / "records.jsonl")
+    caption = (
+        "Accuracy on all target images against frozen stages, 10-class: mean and one dot a seed. Full: the rest of the "
+        "trunk fine-tuned; dashed: left out, the new layers right on the last frozen stage's averaged output."
+    )
+    tuned = {record["stage"] for record in records if not record["left_out"]}
+    missing = [stage for stage in FROZEN if stage not in tuned]
+    steps = " or ".join(str(value) for value in sorted({record["steps"] for record in records}))
+    cut_short = f"Cut to what two CPU cores carry: {steps} steps a run (dan_table2 has 300)"
+    if missing:
+        cut_short += f"; not fine-tuned from: {', '.join(missing)}"
+    return write_report(
+        folder,
+        records,
+        title="Office-10 + Caltech-10: how many stages to freeze",
+        findings=findings(records),
+        tables=[("Accuracy on all target images, 10-class", accuracy_table(records))],
+        figures=[Drawn("frozen_layers.png", figure_of(records), caption)],
+        captions=[
+            "Accuracy in percent, mean ± standard deviation over seeds, of the model after the last step, 10-class. "
+            "SqueezeNet's stages with weights are conv1 and fire2 to fire9; frozen up to pool is all of it, and "
+            "frozen ones keep their ImageNet weights. The rest left out: its outputs, averaged over positions, are "
+            "centred on the source's mean and scaled to the spread of the whole trunk's, so that one rate suits all.",
+            f"{cut_short}. The rate and the trade-off were chosen with the whole trunk frozen, and none was chosen "
+            "again for deeper fine-tuning; later layers with random weights, as in the transfer study that asked this "
+            "first (Yosinski et al., NIPS 2014), are not part of it.",
+        ],
+    )
+
+
+COMMAND = Command(FrozenLayers, run_frozen, "10-class: accuracy against frozen stages, the rest fine-tuned or left out")
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.frozen_layers import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "General to specific.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

@@ -1,0 +1,641 @@
+"""What the small experiments on Office-10 + Caltech-10 share: their settings, what a trial does, and how it is told.
+
+All are SqueezeNet 1.1 with dan_table2's bottleneck and logits, at the rate and the trade-off that dan_table2's search
+chose on the frozen trunk without a target label; what counts is the model after the last step.
+
+Shapes: N samples; F features.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from dan.errors import UserError, nearest
+from experiments import report_html
+from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SEARCH_SEED, SOURCE_ONLY, DanTable2, choose, column_of
+from experiments.dan_table2 import place_of as place_in_table2
+from experiments.dan_table2 import rows as rows_in_table2
+from experiments.dan_table2_trials import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of
+from experiments.records import Key, Record, Row, aggregate, read, to_csv, to_lines, write_text
+from experiments.transfers import HOME, machine, weights_label
+from experiments.trials import Trial, run_trials
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+NETWORK = "squeezenet1_1-frozen"  # as dan_table2 calls it: its search decides
+TRIALS = "experiments.ten_class_trials"
+TRANSFERS = ("c2w", "a2w")  # those of the paper's figure 3
+# Without a search: the rate of the authors' release for new layers, 0.01, a tenth of it for a trunk, and the paper's
+# middle trade-off.
+RATE, TRADE_OFF = 1e-3, 1.0
+PUBLISHED_SEARCH = HOME / "results" / "dan_table2" / "records.jsonl"
+NOTHING, EVERYTHING = "none", "pool"  # what is frozen: no stage; all of the trunk
+
+Table = tuple[list[str], list[list[str]]]  # headers and rows
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TenClass:
+    """The settings that all of them have. NAME: of the experiment. QUICK: what --quick stands for."""
+
+    NAME: ClassVar[str] = ""
+    QUICK: ClassVar[dict[str, Any]] = {"transfers": ("d2w",), "seeds": (0,), "steps": 20}
+
+    out: Path = Path("runs/ten_class")
+    """folder of the trials, records and report"""
+    data: Path | None = None
+    """folder of data sets (also: ACTIVE_DAN_DATA)"""
+    squeezenet_weights: str = "DEFAULT"
+    """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
+    transfers: tuple[str, ...] = TRANSFERS
+    """transfers, such as: c2w a2w"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one run of everything for each"""
+    steps: int = 300
+    """training steps of every run"""
+    rate: float | None = None
+    """learning rate of the trunk, a tenth of the new layers' (default: what the search chose)"""
+    image_size: int = 224
+    """pixels a side"""
+    search: Path | None = None
+    """records.jsonl of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
+    quick: bool = False
+    """see whether it works: one transfer of few images, seed 0, a few steps, into runs/NAME_quick"""
+    workers: int = 2
+    """trials at a time, one thread each"""
+    image_cache: Path | None = None
+    """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
+    quiet: bool = False
+    """no progress bar"""
+
+
+Config = TypeVar("Config", bound=TenClass)
+
+
+def reduced(config: Config) -> Config:
+    """What --quick stands for: its values wherever the defaults were left."""
+    if not config.quick:
+        return config
+    defaults = type(config)()
+    small = {**config.QUICK, "out": Path(f"runs/{config.NAME}_quick")}
+    return replace(config, **{k: v for k, v in small.items() if getattr(config, k) == getattr(defaults, k)})
+
+
+def resolved(config: Config) -> tuple[Config, str]:
+    """(config with the rate, and the trade-off if it has one, filled in; who chose them).
+
+    What the command line says stays. The rest is the choice of dan_table2's search on the frozen trunk, from the file
+    that `search` names or the published one; where there is none, RATE and TRADE_OFF. Raises UserError for a file
+    without that search.
+    """
+    missing = [name for name in ("rate", "trade_off") if getattr(config, name, 0.0) is None]
+    if not missing:
+        return config, "given on the command line"
+    path = config.search or (PUBLISHED_SEARCH if PUBLISHED_SEARCH.is_file() else None)
+    if path is None:
+        told = "defaults, for there was no search to take them from"
+        found: dict[str, Any] = {"rate": RATE, "trade_off": TRADE_OFF}
+    else:
+        chosen = choose(read(path)).get(NETWORK, {}).get(DAN)
+        if chosen is None:
+            raise UserError(f"{path} has no search for DAN on {NETWORK}: name the records of a whole run of dan_table2")
+        found, told = chosen, "chosen by dan_table2's search, one set for its twelve transfers, no target label read"
+    values: dict[str, Any] = {name: found[name] for name in missing}
+    return replace(config, **values), told
+
+
+def command_of(config: TenClass, **only: Any) -> str:
+    """The command that makes these records again, or with `only` (flag = value or values) one cell of them."""
+    words = [f"python -m experiments run {config.NAME}"] + (["--quick"] if config.quick else [])
+    like = reduced(type(config)(quick=config.quick))
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    hidden = ("out", "data", "quick", "workers", "image_cache", "quiet", "search")
+    changed = {k: v for k, v in values.items() if k not in (*hidden, *only) and v != getattr(like, k)}
+    for name, value in {**changed, **only}.items():
+        listed = value if isinstance(value, tuple) else [value]
+        flag = "--" + name.replace("_", "-")
+        words.append(" ".join([flag, *(f'"{part}"' if " " in str(part) else str(part) for part in listed)]))
+    return " ".join(words)
+
+
+def check(config: TenClass, *, known_transfers: Sequence[str] = PAPER_SIX + OTHER_SIX) -> None:
+    """The mistakes that would otherwise show only after some training."""
+    check_names("transfers", config.transfers, known_transfers)
+    if not config.transfers:
+        raise UserError("--transfers needs at least one")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise UserError(f"--seeds needs one or more different numbers, not {list(config.seeds)}")
+    if SEARCH_SEED in config.seeds:
+        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
+    if config.steps < 1:
+        raise UserError(f"--steps must be 1 or more, not {config.steps}")
+    place_of(config)  # the data's folder and the weights' file are there
+
+
+def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises UserError for a name that is not known, or named twice."""
+    for name in given:
+        if name not in known:
+            raise UserError(f'--{flag}: there is no "{name}"{nearest(name, known)}; there are: {", ".join(known)}')
+    if len(set(given)) < len(given):
+        raise UserError(f"--{flag} names something twice: {' '.join(given)}")
+
+
+def place_of(config: TenClass, frozen: str = EVERYTHING) -> dict[str, Any]:
+    """The network, frozen up to and with that stage, and where its data lie, as `dan_table2_trials.Place` has it."""
+    said = {"data": config.data, "image_cache": config.image_cache, "image_size": config.image_size}
+    table2 = DanTable2(squeezenet_weights=config.squeezenet_weights, **said)  # type: ignore[arg-type]
+    return place_in_table2(NETWORK, table2) | {"frozen": frozen}
+
+
+def how_of(row: str, config: TenClass) -> dict[str, Any]:
+    """The recipe of a row of dan_table2 at the config's rate, evaluated once, after the last step."""
+    return rows_in_table2()[row].how | {"rate": config.rate, "evaluate_every": config.steps}
+
+
+def preparing(config: TenClass, frozen: str = EVERYTHING) -> Trial:
+    """The trial that runs the frozen stages on every domain, so that no two workers do it at the same time."""
+    sides = sorted({side for transfer in config.transfers for side in transfer.split("2")})
+    arguments = {"place": place_of(config, frozen), "sides": sides, "held_out": 0.0}
+    return Trial(f"trunk-{frozen}", "experiments.dan_table2_trials:prepare", arguments)
+
+
+def training(name: str, function: str, transfer: str, row: str, config: TenClass, seed: int, **more: Any) -> Trial:
+    """A trial that trains a row of dan_table2 (source-only: trade-off 0); `more` overrides its arguments."""
+    trade_off = 0.0 if row == SOURCE_ONLY else getattr(config, "trade_off", None)
+    arguments: dict[str, Any] = {"place": place_of(config), "transfer": transfer, "how": how_of(row, config)}
+    arguments |= {"trade_off": trade_off, "steps": config.steps, "seed": seed, **more}
+    frozen = arguments["place"]["frozen"]
+    after = () if frozen == NOTHING else (preparing(config, frozen).name,)
+    return Trial(f"{name}-{transfer}-seed{seed}", f"{TRIALS}:{function}", arguments, after)
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def network(where: Place, task: Any, seed: int) -> Any:
+    """`Place.network`, which freezes at least one stage; frozen up to NOTHING, none."""
+    if where.frozen != NOTHING:
+        return where.network(task, seed)
+    model = replace(where, frozen=EVERYTHING).network(task, seed)
+    model.freeze()
+    return model
+
+
+def adapt(
+    folder: Path, *, place: dict[str, Any], transfer: str, how: dict[str, Any], trade_off: float, steps: int, seed: int
+) -> dict[str, Any]:
+    """A trial: train on the whole source, with whatever is frozen computed once."""
+    from dan.training import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = network(where, task, seed)
+    evaluations = fit(
+        model,
+        task.source,
+        task.target,
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        tests=task.splits,
+        recipe=recipe_of(how, steps),
+        # Seconds on a frozen trunk: made again rather than kept halfway.
+        run=None if where.frozen == EVERYTHING else folder,
+        about={"task": task.name, "frozen": where.frozen, "weights": weights_label(where.weights)},
+        cache=where.trunks if model.cached_stages else False,
+    )
+    return {"evaluations": evaluations, **told_of(where)}
+
+
+def distances(
+    _folder: Path,
+    *,
+    place: dict[str, Any],
+    transfer: str,
+    how: dict[str, Any],
+    trade_off: float | None,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A trial: the proxy A-distance of all source from all target images, on the bottleneck of a network trained like
+    `adapt`'s, dropout off; with trade_off None nothing is trained, and it is that of the frozen trunk's outputs."""
+    from dan.evaluation import predict
+    from dan.mmd import a_distance
+    from dan.training import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = where.network(task, seed)
+    sides = [where.outputs(data, model) for data in (task.source, task.target)]
+    evaluation: dict[str, Any] = {}
+    if trade_off is None:
+        source, target = (data.tensors[0] for data in sides)
+    else:
+        common = {"trade_off": trade_off, "steps": steps, "seed": seed, "recipe": recipe_of(how, steps)}
+        evaluation = fit(model, task.source, task.target, tests=task.splits, cache=where.trunks, **common)[-1]
+        source, target = (predict(model, data, start=model.cached_stages)[0].layers["hidden1"] for data in sides)
+    evaluation["a_distance"] = a_distance(source, target, seed=seed)
+    return {"evaluations": [evaluation], **told_of(where)}
+
+
+def watched(
+    folder: Path, *, place: dict[str, Any], transfer: str, how: dict[str, Any], trade_off: float, steps: int, seed: int
+) -> dict[str, Any]:
+    """A trial: train, and look at MMD^2 of the aligned layers every how["evaluate_every"] steps.
+
+    `fit` records MMD^2 under the bandwidth of the first look; what it draws for TensorBoard besides, under that of each
+    look, is read back from there and put beside it.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from dan.training import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = where.network(task, seed)
+    evaluations = fit(
+        model,
+        task.source,
+        task.target,
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        tests=task.splits,
+        recipe=recipe_of(how, steps),
+        run=folder,
+        about={"task": task.name, "weights": weights_label(where.weights)},
+        cache=where.trunks,
+    )
+    by_step = {evaluation["step"]: dict(evaluation) for evaluation in evaluations}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    for name in events.Tags()["scalars"]:
+        if name.startswith(("mmd2_current", "p_value_current", "gamma_ratio")):
+            for event in events.Scalars(name):
+                by_step[event.step][name] = event.value
+    return {"evaluations": list(by_step.values()), **told_of(where)}
+
+
+def drawn(labels: Tensor, per_class: int, seed: int) -> Tensor:
+    """`per_class` positions of each class, in rising order: labels (N,) -> (classes * per_class,).
+
+    A function of its arguments alone. Raises UserError where a class has fewer samples.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().flatten()
+        if len(rows) < per_class:
+            raise UserError(f"{per_class} samples of each class were asked for: class {label} has {len(rows)}")
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
+    return torch.cat(chosen).sort().values
+
+
+def few_labels(
+    _folder: Path,
+    *,
+    place: dict[str, Any],
+    transfer: str,
+    how: dict[str, Any],
+    trade_off: float,
+    steps: int,
+    seed: int,
+    source_per_class: int,
+    labels_per_class: int,
+    labelled: bool,
+) -> dict[str, Any]:
+    """A trial: train on a part of the source and, if `labelled`, on the labels of a few target images a class.
+
+    Both are drawn by the seed. Scored on all target images and on those that are not drawn ("unqueried"), which are the
+    same for all trials of a seed, whether they use the labels or not.
+    """
+    import torch
+    from torch.utils.data import Subset
+
+    from dan.batches import derived_seed
+    from dan.evaluation import predict
+    from dan.training import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = where.network(task, seed)
+    of_source = drawn(task.source.targets, source_per_class, derived_seed(seed, 10))
+    of_target = drawn(task.target.targets, labels_per_class, derived_seed(seed, 11))
+    (evaluation,) = fit(
+        model,
+        Subset(task.source, of_source.tolist()),
+        task.target,
+        labelled=Subset(task.target, of_target.tolist()) if labelled else None,
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        recipe=recipe_of(how, steps),
+        cache=where.trunks,
+    )
+    output, y = predict(model, where.outputs(task.target, model), start=model.cached_stages)
+    right = (output.logits.argmax(1) == y).double()
+    rest = torch.ones(len(y), dtype=torch.bool)
+    rest[of_target] = False
+    evaluation |= {"accuracy/target": float(right.mean()), "accuracy/unqueried": float(right[rest].mean())}
+    evaluation |= {"source_samples": len(of_source), "unqueried_samples": int(rest.sum())}
+    return {"evaluations": [evaluation], **told_of(where)}
+
+
+def stage_features(folder: Path, *, place: dict[str, Any], sides: list[str]) -> dict[str, Any]:
+    """A trial: the output of each stage of the frozen trunk on all images of the domains, averaged over positions.
+
+    Kept in features.pt: domain -> {stage: (N, F)} and its classes, under "y".
+    """
+    import torch
+
+    from dan.batches import in_order
+
+    where, kept = Place(**place), {}
+    for side in sides:
+        task = where.task(f"{side}2{next(other for other in DOMAINS if other != side)}")
+        trunk = where.network(task, seed=0).trunk.eval()
+        found: dict[str, list[Tensor]] = {}
+        for x, y in in_order(task.source, 64):
+            with torch.no_grad():
+                for name, stage in trunk.stages.items():
+                    x = stage(x)
+                    found.setdefault(name, []).append(trunk.pooled(x))
+            found.setdefault("y", []).append(y)
+        kept[side] = {name: torch.cat(parts) for name, parts in found.items()}
+    torch.save(kept, folder / "features.pt")
+    return {"samples": {side: len(parts["y"]) for side, parts in kept.items()}}
+
+
+def scaled(source: Tensor, target: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """(x - m) size / r for both, m (F,) the source's mean and r its root mean squared distance from it, so that one
+    rate suits all stages, whose outputs differ tenfold in size. source (N, F), target (M, F)."""
+    centre = source.mean(0)
+    factor = size / spread_of(source)
+    return (source - centre) * factor, (target - centre) * factor
+
+
+def spread_of(x: Tensor) -> float:
+    """The root mean squared distance of (N, F) from their mean."""
+    return float((x - x.mean(0)).pow(2).sum(1).mean().sqrt())
+
+
+def probe(
+    folder: Path,
+    *,
+    place: dict[str, Any],
+    features: str,
+    stage: str,
+    transfer: str,
+    how: dict[str, Any],
+    trade_off: float,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A trial: bottleneck and logits right on one stage's averaged output, the later stages left out.
+
+    features: the trial of `stage_features`. Outputs are scaled like those of the whole trunk: see `scaled`.
+    """
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    from dan.networks.dan import DAN
+    from dan.networks.trunk import Trunk
+    from dan.training import fit
+
+    kept = torch.load(folder.parent / features / "features.pt", weights_only=True)
+    source, target = (kept[side] for side in transfer.split("2"))
+    size = spread_of(source[EVERYTHING])
+    x_source, x_target = scaled(source[stage], target[stage], size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = Trunk({"stage": nn.Identity()}, out_features=x_source.shape[1])
+        model = DAN(trunk, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
+    start_as_released(model, seed)
+    evaluations = fit(
+        model,
+        TensorDataset(x_source, source["y"]),
+        TensorDataset(x_target, target["y"]),
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        tests={"target": TensorDataset(x_target, target["y"])},
+        recipe=recipe_of(how, steps),
+    )
+    return {"evaluations": evaluations, **told_of(Place(**place))}
+
+
+def start_as_released(model: Any, seed: int) -> None:
+    """The new layers' start in `Place.network`, for a network on features."""
+    import torch
+    from torch import nn
+
+    generator = torch.Generator().manual_seed(seed)
+    for layer, deviation, bias in ((model.hidden[0][0], 0.005, 0.1), (model.output, 0.01, 0.0)):
+        nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
+        nn.init.constant_(layer.bias, bias)
+
+
+def told_of(where: Place) -> dict[str, Any]:
+    """What a record says of the network's weights and of the machine."""
+    return {"weights": weights_label(where.weights), "measured_on": machine()}
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def record_of(config: TenClass, transfer: str, method: str, chosen_by: str, **only: Any) -> Record:
+    """What every record of a cell says, whatever it measured. only: the flags that, with the transfer, are the cell."""
+    record: Record = {"experiment": config.NAME, "task": SET + transfer, "network": NETWORK, "method": method}
+    record |= {"labels": 0, "selection": "", "paper": None, "provenance": ""}
+    record |= {"command": command_of(config, transfers=transfer, **only), "command_of_all": command_of(config)}
+    record |= {"image_size": config.image_size, "rate": config.rate, "steps": config.steps}
+    return record | {"chosen_by": chosen_by}
+
+
+def evaluation_records(about: Record, trial: Trial, results: Mapping[str, Any]) -> list[Record]:
+    """The evaluations of a trial, if it is done; the last one's selection is `last`."""
+    if trial.name not in results:
+        return []
+    result = results[trial.name]
+    shared = {**about, "seed": trial.arguments["seed"], "trade_off": trial.arguments["trade_off"]}
+    shared |= {"weights": result["weights"], **result["measured_on"]}
+    made = [{**shared, **{k: v for k, v in each.items() if k != "event"}} for each in result["evaluations"]]
+    made[-1]["selection"] = "last"
+    return made
+
+
+def measured(records: Iterable[Record], name: str, scale: float = 1.0) -> dict[tuple[str, str, str], dict[int, float]]:
+    """(network, method, transfer) -> {seed: scale * value} of the selected records that hold `name`."""
+    table: dict[tuple[str, str, str], dict[int, float]] = {}
+    for record in records:
+        if record.get("selection") and record.get(name) is not None:
+            key = (record["network"], record["method"], record["task"].removeprefix(SET))
+            table.setdefault(key, {})[record["seed"]] = scale * record[name]
+    return table
+
+
+def metric_rows(records: Sequence[Record], name: str, metric: str) -> list[Row]:
+    """Rows of table.csv for a value that is no accuracy: its mean and spread over seeds, as it is."""
+    rows: list[Row] = []
+    first: dict[tuple[str, str, str], Record] = {}
+    for record in records:
+        if record.get("selection"):
+            first.setdefault((record["network"], record["method"], record["task"].removeprefix(SET)), record)
+    for key, by_seed in measured(records, name).items():
+        origin = first[key]
+        where = Key(**{p: origin[p] for p in Key._fields if p in origin}, split="target", metric=metric)
+        values = list(by_seed.values())
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        kept = {"paper": None, "provenance": "", "command": origin["command"]}
+        rows.append(Row(**where._asdict(), mean=statistics.fmean(values), spread=spread, n=len(values), **kept))
+    return rows
+
+
+def run_experiment(
+    config: TenClass,
+    parts: Sequence[Sequence[Trial]],
+    records_of: Callable[[Mapping[str, Any]], list[Record]],
+    report: Callable[[Path], Path],
+) -> int:
+    """Run what is missing, write the records and make the report after each part; exit code 1 if a trial failed.
+
+    A trial waits for trials of its own part only. A part may hold trials of an earlier one: they are read.
+    """
+    began, page = time.perf_counter(), None
+    results: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for trials in parts:
+        outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
+        results |= outcome.results
+        failed |= outcome.failed
+        if records := records_of(results):
+            write_text(config.out / "records.jsonl", to_lines(records))
+            page = report(config.out)
+    for line in failed.values():
+        print(f"failed: {line}", file=sys.stderr)
+    if page is not None:
+        print((config.out / "table.md").read_text(encoding="utf-8"))
+        print(f"took: {time.perf_counter() - began:.0f} s\nreport: {page}")
+    return 1 if failed else 0
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+class Drawn(NamedTuple):
+    """A figure for figures/<file>, and what stands below it."""
+
+    file: str
+    figure: Figure
+    caption: str
+
+
+def write_report(
+    folder: Path,
+    records: Sequence[Record],
+    *,
+    title: str,
+    findings: Sequence[str],
+    tables: Sequence[tuple[str, Table]],
+    figures: Sequence[Drawn],
+    captions: Sequence[str],
+    rows: Sequence[Row] | None = None,
+) -> Path:
+    """table.csv, table.md, figures and report.html of a folder; the path of the page.
+
+    findings: sentences that the records decide. tables: (heading, table). captions: how it was measured. rows: of
+    table.csv; None: the accuracies and seconds of the records.
+    """
+    write_text(folder / "table.csv", to_csv(aggregate(records) if rows is None else rows))
+    drawn = folder / "figures"
+    drawn.mkdir(exist_ok=True)
+    for old in drawn.glob("*.png"):
+        old.unlink()
+    text = [*(f"- {sentence}" for sentence in findings), ""]
+    sections = [report_html.note(findings)]
+    for heading, table in tables:
+        text += [f"**{heading}**", "", markdown(table)]
+        sections += [report_html.heading(heading), report_html.table(*table)]
+    shown = []
+    for file, figure, caption in figures:
+        figure.savefig(drawn / file, dpi=110)
+        shown.append(report_html.figure(drawn / file, caption, wide=True))
+    sections.append(report_html.figures(shown))
+    told = [*captions, *shared_captions(records)]
+    whole = dict.fromkeys(str(record["command_of_all"]) for record in records)
+    text += [*(f"{caption}\n" for caption in told)]
+    text += ["Made by " + ", ".join(f"`{command}`" for command in whole) + "; one cell alone: `command` in table.csv."]
+    where = {f"PyTorch {r['torch']}, Python {r['python']}, {r['processor']}" for r in records if "processor" in r}
+    facts = [("Command", "; ".join(whole)), ("Measured on", "; ".join(sorted(where)) + "; one thread a trial")]
+    facts.append(("Commit", ", ".join(sorted({r["commit"] for r in records if r.get("commit")}))))
+    sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
+    write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
+    write_text(folder / "report.html", report_html.page(title, [*sections, report_html.facts(facts)]))
+    return folder / "report.html"
+
+
+def shared_captions(records: Sequence[Record]) -> list[str]:
+    """What is true of all these experiments: the network, and who chose its hyper-parameters."""
+
+    def each(name: str) -> str:
+        return ", ".join(f"{value:g}" for value in sorted({r[name] for r in records if r.get(name) is not None}))
+
+    weights = "; ".join(sorted({record["weights"] for record in records if "weights" in record}))
+    who = "; ".join(dict.fromkeys(record["chosen_by"] for record in records))
+    return [
+        f"SqueezeNet 1.1 ({weights}) at {each('image_size')} pixels, a bottleneck of {BOTTLENECK} (dropout {DROPOUT}) "
+        f"and the logits, {each('steps')} steps. All runs of a seed start from the same weights and see the same "
+        f"source batches. Rate {each('rate')}, for new layers ten times that; trade-offs: {each('trade_off')} (0 is "
+        f"source-only). The rate, and a trade-off that is not varied: {who}.",
+    ]
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown, its first column to the left."""
+    headers, rows = table
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    return line(headers) + "|---|" + "---:|" * (len(headers) - 1) + "\n" + "".join(map(line, rows))
+
+
+def told(by_seed: Mapping[int, float] | None, digits: int = 1) -> str:
+    """Mean ± standard deviation over seeds; the mean alone for one seed; a dash for none."""
+    values = list((by_seed or {}).values())
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def mean_of(by_seed: Mapping[int, float] | None) -> float | None:
+    """The mean over seeds; None for none."""
+    return statistics.fmean(by_seed.values()) if by_seed else None
+
+
+def title_of(transfer: str) -> str:
+    """How figures and tables call a transfer: C->W, 10-class."""
+    return f"{column_of(transfer)}, 10-class"
+
+
+def tidy(axes: Axes, grid: str = "both") -> None:
+    """A light grid behind the data, no box around it."""
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,337 @@
+"""Tests of the experiment digits: what is searched and trained, no target label read, tables from records alone."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from dan.build import build_network
+from dan.domains.arrays import Images
+from dan.domains.transfer import Transfer
+from dan.errors import UserError
+from experiments import digits_page as page
+from experiments.__main__ import main
+from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
+from experiments.digits import (
+    BOTH_WAYS,
+    NETWORK,
+    OPTIONAL,
+    OWN_TRADE_OFFS,
+    PUBLISHED,
+    RATES,
+    SEARCH_SEED,
+    TASKS,
+    TRADE_OFFS,
+    Digits,
+    cell,
+    column_of,
+    command_of,
+    group,
+    published,
+    reduced,
+    rows,
+    search_records,
+    searched_rows,
+    searched_tasks,
+    searching,
+    tasks_of,
+)
+from experiments.digits_trials import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, network, recipe_of, score
+from experiments.records import read, to_lines, write_text
+from experiments.transfers import paper_table
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Digits:
+    return Digits(out=tmp_path / "run", data=tmp_path, image_cache=tmp_path / "cache", quiet=True)
+
+
+def everything_chosen() -> dict[str, Any]:
+    return {row: {"trade_off": 0.0 if row == SOURCE_ONLY else 3.0, "rate": 0.03} for row in rows()}
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_trained_once_and_a_seed_has_all_rows_before_the_next(config: Digits) -> None:
+    trials = group("usps2mnist", config, everything_chosen())
+    assert len({trial.name for trial in trials}) == len(trials) == 3 * len(rows()) + 1
+    seeds = [trial.arguments["seed"] for trial in trials if "seed" in trial.arguments]
+    assert seeds == sorted(seeds)
+    assert trials[0].function.endswith(":floor")
+    listed = [SOURCE_ONLY, "DDC", DAN, "DAN, QP weights", "jan", "deep_coral", "dann", "cdan", "cdan_e", "mcc"]
+    assert set(listed) <= set(rows()) and list(rows())[:4] == listed[:4]
+
+
+def test_all_rows_have_the_same_steps_rate_and_task(config: Digits) -> None:
+    trials = [trial for row in rows() for trial in cell("mnist2usps", row, config, everything_chosen())]
+    for name in ("steps", "task", "place"):
+        assert len({str(trial.arguments[name]) for trial in trials}) == 1
+    assert {trial.arguments["how"]["rate"] for trial in trials} == {0.03}
+    (base,), (dan,) = (
+        cell("mnist2usps", row, replace(config, seeds=(0,)), everything_chosen()) for row in (SOURCE_ONLY, DAN)
+    )
+    assert (base.arguments.pop("trade_off"), dan.arguments.pop("trade_off")) == (0, 3)
+    assert base.arguments == dan.arguments
+    assert recipe_of(rows()["DAN, QP weights"].how, 9).kernel_weights == "qp"
+    assert recipe_of(rows()[DAN].how, 9).kernel_weights == "uniform"
+    assert recipe_of(rows()["DDC"].how | {"rate": 0.1}, 9).rate == 0.1
+
+
+def test_transfers_of_absent_sets_are_left_out_unless_asked_for(config: Digits, tmp_path: Path) -> None:
+    assert tasks_of(config) == [*BOTH_WAYS, "rendered2mnist"]
+    assert tasks_of(replace(config, tasks=("svhn2mnist",))) == ["svhn2mnist"]
+    (tmp_path / OPTIONAL["svhn"]).touch()
+    assert tasks_of(config) == [*BOTH_WAYS, "rendered2mnist", "svhn2mnist", "mnist2svhn"]
+    (tmp_path / OPTIONAL["mnistm"]).mkdir()
+    assert tasks_of(config) == list(TASKS)
+
+
+def test_one_cell_alone_is_searched_as_the_table_is(config: Digits) -> None:
+    assert searched_tasks(replace(config, tasks=("rendered2mnist",))) == list(BOTH_WAYS)
+    assert searched_rows(replace(config, methods=("DDC",))) == [SOURCE_ONLY, DAN]
+    assert searched_rows(replace(config, methods=(FLOOR,))) == []
+    every = searched_rows(config)
+    assert {rows()[row].searched for row in rows()} == set(every)
+    assert {len(OWN_TRADE_OFFS.get(row, TRADE_OFFS)) for row in every} == {4}  # as many points for every method
+    assert set(OWN_TRADE_OFFS) <= set(every)
+    trial = searching("jan", 1.0, 0.03, "usps2mnist", config)
+    assert (trial.arguments["seed"], trial.arguments["steps"]) == (SEARCH_SEED, config.search_steps)
+    assert SEARCH_SEED not in config.seeds
+
+
+def test_the_command_tells_what_was_changed_and_a_cell_by_itself(tmp_path: Path) -> None:
+    assert command_of(Digits(out=tmp_path, workers=7)) == "python -m experiments run digits"
+    said = command_of(Digits(steps=9, seeds=(4, 5), tasks=BOTH_WAYS), tasks="usps2mnist", methods=FLOOR)
+    words = ["--seeds", "4", "5", "--steps", "9", "--tasks", "usps2mnist", "--methods"]
+    assert shlex.split(said)[5:] == [*words, FLOOR]
+    assert command_of(reduced(Digits(quick=True))) == "python -m experiments run digits --quick"
+    assert reduced(Digits(quick=True, steps=5)).steps == 5
+    assert reduced(Digits(steps=7)) == Digits(steps=7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks", "mnist2usp"], 'did you mean "mnist2usps"'),
+        (["--methods", "DAM"], 'did you mean "DAN"'),
+        (["--seeds", str(SEARCH_SEED)], f"seed {SEARCH_SEED}"),
+        (["--seeds", "1", "1"], "different"),
+        (["--steps", "0"], "--steps"),
+        (["--search-steps", "0"], "--search-steps"),
+        (["--samples", "5"], "--samples"),
+        (["--data", "absent"], "absent"),
+        (["--data", "."], "MNIST is not in"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "digits", *flags, "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_search_stands_in_for_one_and_must_have_every_row(config: Digits, tmp_path: Path) -> None:
+    records = [judged(SOURCE_ONLY, 0, 0.01, "mnist2usps", 0.2), judged(DAN, 1, 0.01, "mnist2usps", 0.6)]
+    write_text(tmp_path / "old.jsonl", to_lines([*records, measured(DAN, "mnist2usps", 0, 0.5)]))
+    config = replace(config, search=tmp_path / "old.jsonl", methods=(SOURCE_ONLY, "DDC"))
+    assert search_records(config) == records
+    with pytest.raises(UserError, match="no search for mcc"):
+        search_records(replace(config, methods=("mcc",)))
+
+
+# --- trials on made images --------------------------------------------------------------------------------------------
+
+
+def made_images(count: int, seed: int) -> Images:
+    """Ten patterns with noise: class k is a bright square at place k."""
+    generator = np.random.default_rng(seed)
+    targets = np.arange(count) % 10
+    pixels = generator.integers(0, 60, (count, 28, 28, 1)).astype(np.uint8)
+    for image, k in zip(pixels, targets, strict=True):
+        row, column = divmod(int(k), 4)
+        image[2 + 9 * row : 8 + 9 * row, 1 + 7 * column : 6 + 7 * column] += 150
+    return Images(pixels, targets, tuple("0123456789"), normalisation="half", digest=f"made {count} {seed}")
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Transfer:
+    """A transfer of made images, which every Place has for a task."""
+    sets = {name: made_images(100, seed) for seed, name in enumerate(("source", "source_test", "target"))}
+    task = Transfer(name="made", classes=tuple("0123456789"), target_test=made_images(50, 3), **sets)
+    monkeypatch.setattr(Place, "task", lambda self, name: task)
+    return task
+
+
+PLACE = {"data": "", "images": ""}
+HOW = {"method": "dan", "align": list(ALIGN), "rate": 0.03}
+
+
+def test_evenly_keeps_both_ends_and_all_of_a_small_set() -> None:
+    data = made_images(100, 0)
+    part = evenly(data, 12)
+    assert len(part) == 12
+    assert torch.equal(part[0][0], data[0][0]) and torch.equal(part[11][0], data[99][0])
+    assert part.targets.tolist() == [k % 10 for k in (0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90, 99)]
+    assert evenly(data, 100) is data and evenly(data, 101) is data
+
+
+def test_the_search_reads_no_target_label(made: Transfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"place": PLACE, "task": "made", "how": HOW, "trade_off": 1.0, "steps": 3, "seed": 3}
+    told = score(tmp_path, **arguments)
+    assert told["score"] == told["source_error"] + max(0.0, 1 - 2 * told["two_sample_error"])
+    assert 0 <= told["source_error"] <= 1 and told["source_loss"] > 0
+    assert isinstance(made.target, Images)
+    rotated = made.target.subset(np.arange(100))
+    rotated.targets = (rotated.targets + 1) % 10
+    monkeypatch.setattr(Place, "task", lambda self, name: replace(made, target=rotated))
+    assert score(tmp_path, **arguments) == told
+
+
+def test_a_trial_learns_and_source_only_never_looks_at_the_target(
+    made: Transfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {"place": PLACE, "task": "made", "how": HOW, "steps": 25, "seed": 0}
+    evaluation = adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]
+    assert evaluation["step"] == 25
+    assert evaluation["accuracy/target"] > 0.9 and evaluation["accuracy/target_test"] > 0.9
+    moved = replace(made, target=made_images(40, 9))
+    monkeypatch.setattr(Place, "task", lambda self, name: moved)
+    assert adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]["loss"] == evaluation["loss"]
+    assert adapt(tmp_path, trade_off=1.0, **arguments)["evaluation"]["loss"] != evaluation["loss"]
+
+
+def test_the_floor_is_sure_of_what_pixels_tell_apart(made: Transfer, tmp_path: Path) -> None:
+    evaluation = floor(tmp_path, place=PLACE, task="made")["evaluation"]
+    assert evaluation["accuracy/target"] == evaluation["accuracy/target_test"] == 1.0
+
+
+def test_the_order_in_memory_changes_no_number(made: Transfer) -> None:
+    fast, plain = network(made, 5), build_network(made, seed=5, layers=(HIDDEN,), align=ALIGN)
+    for (name, ours), (_, theirs) in zip(fast.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    x, y = made_images(32, 7).batch(torch.arange(32))
+    for model in (fast, plain):
+        cross_entropy(model.double()(x.double()).logits, y).backward()
+    assert fast.stages["conv2"][0].weight.is_contiguous(memory_format=torch.channels_last)
+    for (name, ours), (_, theirs) in zip(fast.named_parameters(), plain.named_parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-12), name
+    assert not torch.equal(network(made, 6).output.weight, network(made, 5).output.weight)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def measured(method: str, task: str, seed: int, value: float, **more: Any) -> dict[str, Any]:
+    told, where = [*published(method, task), (None, "")][0]
+    record: dict[str, Any] = {"experiment": "digits", "task": SET + task, "network": NETWORK, "method": method}
+    record |= {"labels": 0, "seed": seed, "selection": "last", "paper": told, "provenance": where, "command": "run it"}
+    return record | {"accuracy/target": value, "accuracy/target_test": value - 0.01, "seconds": 60.0, "steps": 9} | more
+
+
+def judged(row: str, trade_off: float, rate: float, task: str, value: float) -> dict[str, Any]:
+    record: dict[str, Any] = {"experiment": "digits", "phase": "search", "task": SET + task, "network": NETWORK}
+    record |= {"method": row, "labels": 0, "seed": SEARCH_SEED, "selection": "", "command": "run it", "steps": 5}
+    return record | {"trade_off": trade_off, "rate": rate, "judged_by": value}
+
+
+def fabricated(dan: float = 0.97) -> list[dict[str, Any]]:
+    """Two seeds: source-only 80 and 82 %, DAN `dan` on both ways but 70 % on rendered, logistic regression 85 %."""
+    records = []
+    for seed in (0, 1):
+        for task in (*BOTH_WAYS, "rendered2mnist"):
+            records.append(measured(SOURCE_ONLY, task, seed, 0.80 + 0.02 * seed))
+            records.append(measured(DAN, task, seed, 0.70 if task == "rendered2mnist" else dan))
+    records += [measured(FLOOR, task, 0, 0.85, network="pixels") for task in BOTH_WAYS]
+    points = [(SOURCE_ONLY, 0, RATES[0], 0.2), (SOURCE_ONLY, 0, RATES[1], 0.1), (DAN, 3, RATES[1], 0.6)]
+    return records + [judged(row, to, rate, task, value) for row, to, rate, value in points for task in BOTH_WAYS]
+
+
+def test_every_published_number_named_is_there() -> None:
+    for made_table in PUBLISHED:
+        table = paper_table(made_table.table)
+        for theirs in made_table.rows.values():
+            assert set(made_table.columns.values()) <= set(table.values[theirs])
+        assert set(made_table.rows) <= set(rows()) and set(made_table.columns) <= set(TASKS)
+    assert [number for number, _ in published(DAN, "mnist2usps")] == [95.0]
+    assert [number for number, _ in published(SOURCE_ONLY, "svhn2mnist")] == [60.2, 64.25]
+    assert published(DAN, "usps2mnist") == published("mcc", "mnist2usps") == []
+
+
+def test_the_table_has_the_published_rows_below_ours(tmp_path: Path) -> None:
+    headers, lines = page.accuracy_table(page.with_means(fabricated()))
+    table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
+    first, second = column_of("mnist2usps"), column_of("usps2mnist")
+    theirs = "published: DAN (3 convolutions)"
+    assert list(table)[:4] == [SOURCE_ONLY, "published: Source-only (3 convolutions)", DAN, theirs]
+    assert table[SOURCE_ONLY][first] == "81.0 ± 1.4" and table[SOURCE_ONLY][f"{first}, test"] == "80.0 ± 1.4"
+    assert (table[theirs][first], table[theirs][second]) == ("95.0 ± 0.8", "–")
+    assert (table[DAN]["mean, both ways"], table[DAN]["gain"]) == ("97.0 ± 0.0", "+16.0")
+    assert table[DAN]["worst gain"] == "−11.0 (rendered->MNIST)"
+    assert (table[DAN]["s a run"], table[DAN]["n"], table[FLOOR]["n"]) == ("60", "2", "1")
+    assert page.search_table(fabricated())[1] == [
+        [SOURCE_ONLY, "–", f"{RATES[1]:g}", "0.100", "2"],
+        [DAN, "3", f"{RATES[1]:g}", "0.600", "1"],
+    ]
+
+    write_text(tmp_path / "records.jsonl", to_lines(fabricated()))
+    page.write_report(tmp_path, read(tmp_path / "records.jsonl"))
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        listed = list(csv.DictReader(file))
+    cells = {(r["task"], r["method"], r["split"]): r for r in listed if r["metric"] == "accuracy"}
+    assert cells["digits_mnist2usps", DAN, "target"]["paper"] == "95.0"
+    assert "pytorch-ada" in cells["digits_mnist2usps", DAN, "target"]["provenance"]
+    assert cells["mean", SOURCE_ONLY, "target"]["mean"] == "81.0000"
+    assert cells["digits_usps2mnist", DAN, "test"]["mean"] == "96.0000"
+    assert (tmp_path / "figures" / "accuracy.png").stat().st_size > 1000
+    assert "http" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("dan", "reached"), [(0.97, "is reached"), (0.95, "is NOT reached")])
+def test_whether_the_aim_is_reached_is_said(dan: float, reached: str) -> None:
+    said = " ".join(page.findings(page.with_means(fabricated(dan))))
+    assert reached in said
+    assert "source-only (81.0) is BELOW logistic regression (85.0)" in said
+    assert "rendered->MNIST: DAN gains −11.0 points over source-only's 81.0" in said
+
+
+def test_half_a_run_makes_a_table_with_gaps() -> None:
+    records = page.with_means([measured(DAN, "usps2mnist", 0, 0.5)])
+    headers, (cells,) = page.accuracy_table(records)
+    assert dict(zip(headers, cells, strict=True))["mean, both ways"] == "–"
+    assert page.findings(records) == [] and page.search_table(records)[1] == []
+    assert page.accuracy_figure([]) is None
+
+
+# --- end to end, on the real images -----------------------------------------------------------------------------------
+
+
+def test_a_tiny_run_on_real_images_goes_on_where_it_stopped(
+    tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (data_folder / "mnist.tar.gz").is_file() or not (data_folder / "usps.bz2").is_file():
+        pytest.skip("needs mnist.tar.gz, usps.bz2 and usps.t.bz2 in the data folder")
+    flags = ["--quick", "--steps", "3", "--search-steps", "2", "--samples", "100", "--workers", "1", "--quiet"]
+    flags += ["--methods", FLOOR, SOURCE_ONLY, DAN, "--data", str(data_folder)]
+    flags += ["--out", str(tmp_path / "run"), "--image-cache", str(tmp_path / "cache")]
+    assert main(["run", "digits", *flags]) == 0
+    first = capsys.readouterr().out
+    assert "| DAN |" in first and "What the label-free search chose" in first
+    records = read(tmp_path / "run" / "records.jsonl")
+    assert {r["method"] for r in records if r["selection"] == "last"} == {FLOOR, SOURCE_ONLY, DAN}
+    assert all("accuracy/target" not in r for r in records if r.get("phase") == "search")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*/trial.json")}
+    assert main(["run", "digits", *flags]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert capsys.readouterr().out.split("took:")[0] == first.split("took:")[0]
