@@ -70,7 +70,7 @@ def report(config: Report) -> None:
     if config.publish:
         from experiments.report import publish
 
-        print(f"published: {publish(config.name, folder)} and the block in README.md")
+        print(f"published: {publish(config.name, folder)}, and the blocks of README.md and docs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,12 @@
-"""Records to what people read: table.csv, table.md, plots, one HTML page, a table in the terminal, the README's block.
+"""Records to what people read: table.csv, table.md, plots, one HTML page, a table in the terminal, blocks of pages.
 
 Nothing here trains or measures, and no number is typed by hand: every table is made from records alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import re
 import shutil
 import statistics
 from collections.abc import Iterable, Sequence
@@ -171,19 +171,38 @@ def write(folder: Path, page: Page) -> Path:
 
 
 def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.parent / "README.md") -> Path:
-    """Copy an experiment's records, tables and figures to home/results/<name> and renew its block of the README.
+    """Copy an experiment's records, tables and figures to home/results/<name> and renew its blocks of the pages.
 
-    The block lies between `<!-- results:NAME -->` and `<!-- /results:NAME -->`; nothing else of the file changes.
-    UserError if the report was not made, or the README does not hold the two marks, once each and in order.
+    In the README and the pages of docs beside it: the whole table between `<!-- results:NAME -->` and
+    `<!-- /results:NAME -->`, and the sentences that it begins with between `<!-- findings:NAME -->` and
+    `<!-- /findings:NAME -->`; nothing else of a page changes. UserError if the report was not made, or no page holds
+    the marks of the table, or one holds marks that are not there once each and in order.
     """
     if missing := [file for file in PUBLISHED if not (folder / file).is_file()]:
         raise UserError(
             f"{folder / missing[0]} is missing: make the report first (python -m experiments report {name})"
         )
-    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise UserError(f"{readme} needs the marks {begin} and {end}, once each and in this order")
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    findings = "".join(itertools.takewhile(lambda line: line.startswith("- "), table.splitlines(keepends=True)))
+    pages = [readme, *sorted((readme.parent / "docs").glob("*.md"))]
+    renewed = {page: page.read_text(encoding="utf-8") for page in pages if page.is_file()}
+    shown = False
+    for page in renewed:
+        for kind, block in (("results", table), ("findings", findings)):
+            begin, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
+            text = renewed[page]
+            if begin not in text and end not in text:
+                continue
+            if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+                raise UserError(f"{page} needs the marks {begin} and {end}, once each and in this order")
+            if not block:
+                raise UserError(f"{page} asks for the findings of {name}, whose table.md does not begin with any")
+            before, after = text.split(begin)[0], text.split(end)[1]
+            renewed[page] = f"{before}{begin}\n{block}{end}{after}"
+            shown = shown or kind == "results"
+    if not shown:
+        marks = f"<!-- results:{name} --> and <!-- /results:{name} -->"
+        raise UserError(f"{readme} or a page of docs needs the marks {marks}, once each and in this order")
     results = home / "results" / name
     results.mkdir(parents=True, exist_ok=True)
     for file in PUBLISHED:
@@ -192,6 +211,7 @@ def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.p
     shutil.copytree(
         folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] != ".png"]
     )
-    block = f"{begin}\n{(folder / 'table.md').read_text(encoding='utf-8')}{end}"
-    write_text(readme, re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, text, flags=re.DOTALL))
+    for page, text in renewed.items():
+        if text != page.read_text(encoding="utf-8"):
+            write_text(page, text)
     return results

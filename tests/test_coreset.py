@@ -1,14 +1,19 @@
 """Greedy k-center against its naive twin, and against the best cover by brute force."""
 
+import sys
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import active.strategies.coreset as coreset
 from active.strategies.coreset import k_center_greedy
+from active.strategies.sharded import sharded_k_center
+from experiments.benchmarks.measure import PeakMemory
 
 
 def distances(x, y):
@@ -79,13 +84,105 @@ def test_equals_its_naive_twin_on_small_integers_and_odd_floats(data):
 
 
 def test_small_shortlists_and_chunks_change_nothing(monkeypatch):
-    """Stale bounds, doubling and blocks all take part when nothing fits into one product."""
-    x = features("clustered relu", 230, 6, torch.Generator().manual_seed(3))
-    expected = k_center_greedy(x[30:], x[:30], 80)
+    """Stale bounds, new shortlists, doubling and blocks all take part when nothing fits into one product."""
+    x = features("clustered relu", 130, 6, torch.Generator().manual_seed(3))
+    expected = k_center_greedy(x[30:], x[:30], 50)
     for size in (1, 3, 17):
         monkeypatch.setattr(coreset, "SHORTLIST", size)
+        monkeypatch.setattr(coreset, "FIRST", size)
         monkeypatch.setattr(coreset, "CHUNK", size + 2)
-        assert torch.equal(k_center_greedy(x[30:], x[:30], 80), expected)
+        assert torch.equal(k_center_greedy(x[30:], x[:30], 50), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_other_precisions_and_wider_products_change_nothing(dtype, monkeypatch):
+    """Half precision is exact in float32; and what is measured in float64 doesn't depend on what products are in."""
+    x = features("clustered relu", 130, 6, torch.Generator().manual_seed(4)).to(dtype)
+    expected = k_center_greedy(x[30:], x[:30], 50)
+    assert torch.equal(k_center_greedy(x[30:].double(), x[:30].double(), 50), expected)
+    monkeypatch.setattr(coreset, "full_precision", lambda device: False)
+    assert torch.equal(k_center_greedy(x[30:], x[:30], 50), expected)
+
+
+def test_products_that_are_shortened_are_noticed(monkeypatch):
+    assert coreset.full_precision(torch.device("cpu"))
+    plain = coreset._squares
+    for shorter in (torch.bfloat16, torch.float16):
+        monkeypatch.setattr(
+            coreset, "_squares", lambda x, x_sq, c, c_sq, to=shorter: plain(x.to(to).float(), x_sq, c, c_sq)
+        )
+        assert not coreset.full_precision(torch.device("cpu"))
+
+
+def test_tiny_values_do_not_vanish():
+    """Squares below float32's range: products know nothing, differences decide."""
+    pool = 1e-30 * torch.arange(40, dtype=torch.float32)[:, None]
+    assert k_center_greedy(pool, pool[:1], 20).tolist() == naive(pool, pool[:1], 20)
+
+
+def test_a_file_is_read_in_blocks(tmp_path):
+    """The same picks from a memory-mapped file, and nowhere near a second copy of it in memory."""
+    n, f = 100_000, 128
+    mapped = np.memmap(tmp_path / "features.bin", dtype=np.float32, mode="w+", shape=(n, f))
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((20, f), dtype=np.float32)
+    for low in range(0, n, 10_000):
+        noise = 0.1 * generator.standard_normal((10_000, f), dtype=np.float32)
+        mapped[low : low + 10_000] = centres[generator.integers(20, size=10_000)] + noise
+    pool = torch.from_numpy(mapped)
+    expected = k_center_greedy(pool.clone(), pool[:5].clone(), 30)
+    peak = PeakMemory(torch.device("cpu"))
+    peak.start()
+    picks = k_center_greedy(pool, pool[:5], 30)
+    beyond = peak.stop()
+    assert torch.equal(picks, expected)
+    if sys.platform == "linux":
+        assert beyond < 0.6 * mapped.nbytes
+
+
+def share_and_ask(rank, folder):
+    """One of two processes: every case of `cases`, its picks to a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    picks = []
+    for pool, centres, budget, at in cases():
+        share = pool[:at] if rank == 0 else pool[at:]
+        picks.append(sharded_k_center(share, centres, budget))
+    said = []
+    bad = torch.tensor([[0.0], [float("nan")]])
+    for share in (bad if rank else bad[:1], torch.zeros(2, 1 + rank)):
+        try:
+            sharded_k_center(share, None, 1)
+        except ValueError as error:
+            said.append(str(error))
+    torch.save({"picks": picks, "said": said}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def cases():
+    """pool, centres, budget, how many rows the first process has."""
+    for kind, labelled, at in (
+        ("clustered relu", 7, 60),
+        ("random", 0, 31),
+        ("integer ties", 3, 50),
+        ("dead", 0, 40),
+        ("duplicates", 0, 0),
+    ):
+        x = features(kind, 120 + labelled, 5, torch.Generator().manual_seed(labelled + at))
+        yield x[labelled:], x[:labelled], 20, at
+    yield torch.tensor([[0.0], [4.0], [1.0], [5.0]]), None, 9, 2
+
+
+def test_two_processes_pick_what_one_picks(tmp_path):
+    torch.multiprocessing.spawn(share_and_ask, args=(str(tmp_path),), nprocs=2)
+    answers = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    expected = [k_center_greedy(pool, centres, budget) for pool, centres, budget, _ in cases()]
+    for answer in answers:
+        assert len(answer["picks"]) == len(expected)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(answer["picks"], expected, strict=True))
+    differ = "differ in the budget, the features"
+    for said, first in ((answers[0]["said"], "another process"), (answers[1]["said"], "row 1 of this process's share")):
+        assert first in said[0] and differ in said[1]
 
 
 def test_is_lazy(monkeypatch):

@@ -177,6 +177,23 @@ def test_publish_rewrites_only_its_block(tmp_path: Path) -> None:
     assert {path.name for path in (results / "figures").iterdir()} >= {"accuracy.png", "labels.png"}
 
 
+def test_publish_renews_pages_of_docs_and_the_findings_too(tmp_path: Path) -> None:
+    made_report(tmp_path / "run")
+    table = "- one finding\n- another\n\n| a |\n|---|\n"
+    (tmp_path / "run" / "table.md").write_text(table)
+    (tmp_path / "docs").mkdir()
+    page, readme = tmp_path / "docs" / "demo.md", tmp_path / "README.md"
+    page.write_text("# page\n<!-- results:demo -->\n<!-- /results:demo -->\nend\n")
+    readme.write_text("# readme\n<!-- findings:demo -->\nold\n<!-- /findings:demo -->\nend\n")
+    report.publish("demo", tmp_path / "run", home=tmp_path, readme=readme)
+    assert page.read_text() == f"# page\n<!-- results:demo -->\n{table}<!-- /results:demo -->\nend\n"
+    findings = "- one finding\n- another\n"
+    assert readme.read_text() == f"# readme\n<!-- findings:demo -->\n{findings}<!-- /findings:demo -->\nend\n"
+    (tmp_path / "run" / "table.md").write_text("| a |\n")
+    with pytest.raises(UserError, match="does not begin with any"):
+        report.publish("demo", tmp_path / "run", home=tmp_path, readme=readme)
+
+
 @pytest.mark.parametrize(
     "text", ["no marks", "<!-- results:demo --> only", "<!-- /results:demo --><!-- results:demo -->"]
 )

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import active.strategies.witness as witness
 from active import Query
 from active.strategies import STRATEGIES
-from active.strategies.mmd_reduction import TIE, greedy_mmd_reduction
+from active.strategies.mmd_reduction import TIE, greedy_mmd_reduction, kernel_sums
 from dan.mmd import MultiKernel, median_bandwidth
 
 both_forms = pytest.mark.parametrize("joins_source", [False, True], ids=["leaves", "joins"])
@@ -184,3 +185,107 @@ def test_budget_zero_and_an_empty_target_are_empty():
     kernel = MultiKernel.ladder(1.0)
     assert greedy_mmd_reduction(torch.zeros(3, 2), torch.zeros(1, 2), 0, kernel).shape == (0,)
     assert greedy_mmd_reduction(torch.zeros(0, 2), torch.zeros(1, 2), 4, kernel).shape == (0,)
+
+
+def plain(target, source, budget, kernel, joins_source):
+    """The greedy with every sum in float64 from differences, and a whole row of the kernel at each pick."""
+    target, source = target.double(), source.double()
+
+    def k(x, y):
+        d = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        return kernel.of_squared_distances(d.square()) / kernel.weights.double().sum()
+
+    p, r = k(target, source).sum(1), k(target, target).sum(1)
+    n, m, picks = len(source), len(target), []
+    for _ in range(budget):
+        w = p / (n + joins_source) - r / max(1, m - 1)
+        w[picks] = torch.inf
+        picks.append(int((w <= w.min() + TIE).nonzero()[0, 0]))
+        row = k(target, target[picks[-1]][None])[:, 0]
+        m, r = m - 1, r - row
+        if joins_source:
+            n, p = n + 1, p + row
+    return picks
+
+
+def hard(kind, generator):
+    """Features in float32 whose kernel sums in float32 are off in different ways."""
+    x, y = torch.randn(160, 24, generator=generator), torch.randn(110, 24, generator=generator) + 0.2
+    if kind == "duplicates":
+        x = x[torch.randint(50, (160,), generator=generator)]
+    elif kind == "far from the origin":
+        x, y = x + 300, y + 300
+    elif kind == "tight clusters":
+        x = 20 * x[torch.randint(5, (160,), generator=generator)].relu() + 0.01 * x
+    elif kind == "outliers":
+        x[::20] = 1000 + 0.5 * torch.randn(8, 24, generator=generator)
+    elif kind == "nearly equal":
+        x, y = 1 + 1e-4 * x, 1 + 1e-4 * y
+    return x, y
+
+
+KINDS = ["random", "duplicates", "far from the origin", "tight clusters", "outliers", "nearly equal"]
+
+
+@both_forms
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("paper", [False, True], ids=["ladder", "paper"])
+def test_rounding_in_float32_decides_no_pick(monkeypatch, joins_source, kind, paper):
+    x, y = hard(kind, torch.Generator().manual_seed(len(kind)))
+    gamma = median_bandwidth(x, y).double()
+    kernel = MultiKernel.paper(gamma) if paper else MultiKernel.ladder(gamma)
+    expected = plain(x, y, 160, kernel, joins_source)
+    assert greedy_mmd_reduction(x, y, 160, kernel, joins_source=joins_source).tolist() == expected
+    monkeypatch.setattr(witness, "BATCH", 3)  # rows of the kernel are dropped, and computed again
+    assert greedy_mmd_reduction(x, y, 60, kernel, joins_source=joins_source).tolist() == expected[:60]
+
+
+def test_sums_that_are_wrong_by_more_than_the_bound_are_noticed(monkeypatch):
+    """What is seen of the error widens the bound: sums a thousand times worse than float32's give the same picks."""
+    generator = torch.Generator().manual_seed(3)
+    x, y = torch.randn(120, 8, generator=generator), torch.randn(90, 8, generator=generator)
+    kernel = MultiKernel.ladder(median_bandwidth(x, y))
+    sums = kernel_sums(x, y, kernel)
+    monkeypatch.setattr(witness, "BATCH", 4)
+    coarse = sums * (1 + 1e-2 * torch.randn(2, 120, generator=generator, dtype=torch.float64))
+    assert greedy_mmd_reduction(x, y, 60, kernel, sums=coarse).tolist() == plain(x, y, 60, kernel, False)
+
+
+def test_few_candidates_have_their_sums_taken_anew(monkeypatch):
+    generator = torch.Generator().manual_seed(4)
+    x, y = torch.randn(1000, 16, generator=generator), torch.randn(500, 16, generator=generator) + 0.3
+    met = []
+    rows = witness.kernel_rows
+    monkeypatch.setattr(witness, "kernel_rows", lambda a, b, *rest: met.append(len(a) * len(b)) or rows(a, b, *rest))
+    greedy_mmd_reduction(x, y, 50, MultiKernel.ladder(median_bandwidth(x, y)))
+    assert sum(met) < 0.25 * len(x) * (len(x) + len(y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shards_of_the_sums_add_up_and_give_the_same_picks(dtype):
+    generator = torch.Generator().manual_seed(8)
+    x, y = torch.randn(130, 6, generator=generator).to(dtype), torch.randn(71, 6, generator=generator).to(dtype)
+    kernel = MultiKernel.ladder(median_bandwidth(x, y))
+    whole = kernel_sums(x, y, kernel)
+    expected = torch.stack((gram(x, y, kernel).sum(1), gram(x, x, kernel).sum(1)))
+    tolerance = {"rtol": 1e-5 if dtype == torch.float32 else 1e-12, "atol": 0}
+    torch.testing.assert_close(whole, expected, **tolerance)
+    for shards in (2, 3, 200):
+        parts = [kernel_sums(x, y, kernel, shard=shard, shards=shards) for shard in range(shards)]
+        torch.testing.assert_close(sum(parts), whole, **tolerance)
+        for joins_source in (False, True):
+            picks = greedy_mmd_reduction(x, y, 40, kernel, joins_source=joins_source, sums=sum(parts))
+            assert torch.equal(picks, greedy_mmd_reduction(x, y, 40, kernel, joins_source=joins_source))
+    with pytest.raises(ValueError, match=r"shard must be in 0 \.\. 1"):
+        kernel_sums(x, y, kernel, shard=2, shards=2)
+    with pytest.raises(ValueError, match=r"sums must be \(2, 130\)"):
+        greedy_mmd_reduction(x, y, 1, kernel, sums=whole[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_the_kernel_are_exact_whatever_the_features(kind):
+    x, y = hard(kind, torch.Generator().manual_seed(1))
+    kernel = MultiKernel.paper(median_bandwidth(x, y).double())
+    for other in (x, y):
+        rows = witness.kernel_rows(x[:20], other, kernel, witness.mean_row(x))
+        torch.testing.assert_close(rows, gram(x[:20], other, kernel), rtol=0, atol=1e-12)

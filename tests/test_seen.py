@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from active import Query
 from active.seen import PASSES, VIEWS, seen_of
-from active.strategies import CARDS, needs_of
+from active.strategies import CARDS, STRATEGIES, needs_of
 from dan import DAN
 from dan.domains.transfer import Transfer
 from dan.errors import UserError
@@ -121,3 +122,13 @@ def test_the_needs_of_a_strategy_are_those_of_its_card_or_its_own(tmp_path, monk
     monkeypatch.syspath_prepend(tmp_path)
     assert needs_of("my_needy_ideas:plain") == frozenset()
     assert needs_of("my_needy_ideas:needy") == {"dropout_probs"}
+    assert needs_of("dropout_disagreement@0.5") == {"dropout_probs"}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_seen_is_enough_for_every_strategy(name):
+    model, task = small()
+    said = seen_of(model, task, torch.arange(30), needs=needs_of(name))
+    query = Query(ids=torch.arange(30), **said)
+    picks = STRATEGIES[name](query, 4, generator=torch.Generator().manual_seed(0))
+    assert len(set(picks.tolist())) == 4

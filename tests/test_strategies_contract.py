@@ -12,7 +12,7 @@ from dan.mmd import MultiKernel
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 NEEDY = [(name, field) for name, card in CARDS.items() for field in card.needs]
-PER_SAMPLE = {name: 0 for name in ("probs", "logits", "features", "layers", "domain_probs", "patch_probs")}
+PER_SAMPLE = dict.fromkeys(("probs", "logits", "features", "layers", "domain_probs", "patch_probs"), 0)
 PER_SAMPLE["dropout_probs"] = 1
 
 
@@ -147,12 +147,13 @@ def test_scores_that_tie_are_asked_for_by_lowest_id(name):
 @every_strategy
 def test_works_without_labelled_samples_and_on_an_empty_pool(name):
     query = full_query()
-    cold = replace(query, labelled_ids=None, labelled_features=None, labelled_targets=None)
+    cold = replace(query, labelled_ids=None, labelled_features=None, labelled_layers=None, labelled_targets=None)
     assert_answer(ask(name, cold, 9), cold, 9)
     empty = replace(
         query,
         labelled_ids=query.ids[:0],
         labelled_features=query.labelled_features[:0],
+        labelled_layers=query.labelled_layers[:0],
         labelled_targets=query.labelled_targets[:0],
     )
     assert torch.equal(ask(name, empty, 9), ask(name, cold, 9))
@@ -245,9 +246,19 @@ def test_the_users_own_function_is_found(tmp_path, monkeypatch):
         strategy_named("my_own_ideas:lowset")
 
 
+def test_a_mixture_is_found_by_name_and_share():
+    query = full_query()
+    mixed = strategy_named("margin@0.4")(query, 10, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mixed[:4], ask("margin", query, 4))
+    assert_answer(mixed, query, 10)
+    assert not torch.equal(mixed, ask("margin", query, 10))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("margin@1.5", "a number from 0 to 1"),
+        ("entrpy@0.5", r'no strategy "entrpy"'),
         ("entrpy", r'no strategy "entrpy" \(did you mean "entropy"\?\)'),
         ("", 'no strategy ""'),
         ("no_such_module_here:f", 'cannot import "no_such_module_here"'),

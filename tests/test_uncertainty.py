@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from active import Query
 from active.strategies.uncertainty import (
+    ask_highest,
+    at_temperature,
     check_probabilities,
     entropy,
     highest_first,
@@ -109,3 +112,65 @@ def test_fewer_than_two_classes_or_another_shape_is_an_error(score, shape):
 def test_highest_first_with_ties_to_the_lowest_row(values, budget):
     rows = highest_first(torch.tensor(values, dtype=torch.float32), budget)
     assert rows.tolist() == sorted(range(len(values)), key=lambda row: (-values[row], row))[:budget]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    logits=st.integers(2, 6).flatmap(
+        lambda c: st.lists(st.lists(st.floats(-60, 60), min_size=c, max_size=c), min_size=1, max_size=5)
+    ),
+    temperature=st.floats(0.05, 50),
+)
+def test_a_temperature_is_that_of_the_softmax(logits, temperature):
+    logits = torch.tensor(logits, dtype=torch.float64)
+    expected = (logits / temperature).softmax(dim=1)
+    torch.testing.assert_close(at_temperature(logits.softmax(dim=1), temperature), expected, atol=1e-12, rtol=1e-9)
+    single = at_temperature(logits.softmax(dim=1).float(), temperature)
+    assert single.dtype == torch.float32
+    # Probabilities below 1e-38 are lost in float32; at temperature T they were below 1e-38 ** (1 / T).
+    torch.testing.assert_close(
+        single.double(), expected, atol=1e-5 + logits.shape[1] * 1e-38 ** (1 / temperature), rtol=0
+    )
+
+
+def test_a_probability_of_zero_stays_zero_at_every_temperature():
+    probs = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.25, 0.75]])
+    for temperature in (1e-300, 1e-3, 1.0, 1e3, 1e300):
+        scaled = at_temperature(probs, temperature)
+        assert bool(scaled.isfinite().all())
+        assert scaled[:, 0].tolist() == [0, 0]
+        torch.testing.assert_close(scaled.sum(1), torch.ones(2))
+    torch.testing.assert_close(at_temperature(probs, 1e9)[1], torch.tensor([0.0, 0.5, 0.5]))
+    assert torch.equal(at_temperature(probs, 1e-9)[1], torch.tensor([0.0, 0.0, 1.0]))
+    assert at_temperature(probs.half(), 2.0).dtype == torch.float32
+
+
+def test_temperatures_multiply():
+    probs = torch.randn(8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).softmax(1)
+    torch.testing.assert_close(at_temperature(at_temperature(probs, 2.0), 3.0), at_temperature(probs, 6.0))
+    torch.testing.assert_close(at_temperature(probs, 1.0), probs)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_without_a_meaning_is_refused(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        at_temperature(torch.tensor([[0.5, 0.5]]), temperature)
+    with pytest.raises(ValueError, match="temperature"):
+        ask_highest(entropy, temperature)
+
+
+def test_probabilities_for_a_temperature_are_checked():
+    with pytest.raises(ValueError, match=r"^row 1 of probs"):
+        at_temperature(torch.tensor([[0.5, 0.5], [0.5, 0.6]]), 2.0)
+
+
+@each_score
+def test_a_strategy_asks_at_its_temperature(score):
+    logits = 4 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    query = Query(ids=10 + torch.arange(200), probs=logits.softmax(1))
+    generator = torch.Generator()
+    plain = ask_highest(score)(query, 200, generator=generator)
+    hot = ask_highest(score, temperature=8.0)(query, 200, generator=generator)
+    assert torch.equal(hot, query.ids[highest_first(score((logits / 8).softmax(1)), 200)])
+    # p2 / p1 at T is (p2 / p1) ** (1 / T): of the four, only this one keeps its order.
+    assert torch.equal(hot, plain) == (score is ratio_of_confidence)

@@ -8,16 +8,35 @@ whatever the order of the pool.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from active.pool import Query
-from active.strategies.chance import ask_random
+from active.strategies.cards import CARDS, Card
+from active.strategies.chance import ask_random, ask_random_balanced
+from active.strategies.clue import ask_clue
+from active.strategies.clusters import ask_clusters, ask_uncertain_cluster, ask_uncertain_then_diverse
 from active.strategies.coreset import ask_k_center
+from active.strategies.coverage import ask_uherding
+from active.strategies.disagreement import ask_dropout_disagreement
+from active.strategies.domainness import ask_aada, ask_energy
+from active.strategies.gradients import ask_badge
+from active.strategies.herding import ask_kernel_herding
+from active.strategies.hybrid import ask_hybrid
+from active.strategies.mixture import mixture, parse_mixture
 from active.strategies.mmd_reduction import ask_mmd_reduction
+from active.strategies.outliers import ask_outliers
+from active.strategies.patches import ask_aift
+from active.strategies.representative import (
+    ask_representative,
+    ask_representative_adaptive,
+    ask_representative_clusters,
+)
+from active.strategies.robust import ask_robust_k_center
+from active.strategies.transfer import ask_atl_representative, ask_atl_uncertainty, ask_atlas
+from active.strategies.typical import ask_probcover, ask_typiclust
 from active.strategies.uncertainty import (
     ask_highest,
     entropy,
@@ -27,6 +46,8 @@ from active.strategies.uncertainty import (
 )
 from dan.errors import UserError, nearest
 
+__all__ = ["CARDS", "STRATEGIES", "Card", "Strategy", "needs_of", "strategy_named"]
+
 
 class Strategy(Protocol):
     """Query, budget and generator in; global ids (min(budget, N),) in pick order out."""
@@ -34,62 +55,49 @@ class Strategy(Protocol):
     def __call__(self, query: Query, budget: int, *, generator: torch.Generator) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Card:
-    """What `python -m active strategies` says of one strategy."""
-
-    name: str
-    line: str  # the idea, in one line
-    source: str  # where it was published
-    cost: str  # time, in N unlabelled, L labelled and S source samples, C classes, F features, budget b
-    needs: tuple[str, ...] = ()  # the fields of Query without which it refuses
-
-
 STRATEGIES: dict[str, Strategy] = {
     "random": ask_random,
+    "random_balanced": ask_random_balanced,
     "least_confidence": ask_highest(least_confidence),
     "margin": ask_highest(margin_of_confidence),
     "ratio": ask_highest(ratio_of_confidence),
     "entropy": ask_highest(entropy),
+    "outliers": ask_outliers,
+    "clusters": ask_clusters,
+    "representative": ask_representative,
+    "representative_adaptive": ask_representative_adaptive,
+    "representative_clusters": ask_representative_clusters,
+    "uncertain_then_diverse": ask_uncertain_then_diverse,
+    "uncertain_cluster": ask_uncertain_cluster,
+    "atl_uncertainty": ask_atl_uncertainty,
+    "atl_representative": ask_atl_representative,
+    "atlas": ask_atlas,
     "k_center": ask_k_center,
+    "robust_k_center": ask_robust_k_center,
     "mmd_reduction": ask_mmd_reduction,
-}
-
-_BOOK = "Munro, Human-in-the-Loop Machine Learning, 2021, ch. 3"
-_SORT = "O(N C log C + N log N)"
-
-CARDS: dict[str, Card] = {
-    card.name: card
-    for card in (
-        Card("random", "a uniform draw: the control that every other strategy has to beat", "-", "O(N)"),
-        Card("least_confidence", "the lowest probability of the most likely class", _BOOK, _SORT, ("probs",)),
-        Card("margin", "the smallest gap between the two most likely classes", _BOOK, _SORT, ("probs",)),
-        Card("ratio", "the runner-up's probability nearest to the winner's, as a ratio", _BOOK, _SORT, ("probs",)),
-        Card("entropy", "the flattest distribution over all classes", _BOOK, _SORT, ("probs",)),
-        Card(
-            "k_center",
-            "farthest from all that is labelled or asked for: covers the pool with the smallest radius, greedily",
-            "Sener & Savarese, ICLR 2018, Algorithm 1",
-            "O(N F (L + b)) at most",
-            ("features",),
-        ),
-        Card(
-            "mmd_reduction",
-            "those whose move from target to source brings the two closest in MMD, greedily",
-            "this project",
-            "O(N F (N + S + L + b))",
-            ("features", "source_features"),
-        ),
-    )
+    "aift": ask_aift,
+    "hybrid": ask_hybrid,
+    "badge": ask_badge,
+    "clue": ask_clue,
+    "aada": ask_aada,
+    "energy": ask_energy,
+    "typiclust": ask_typiclust,
+    "probcover": ask_probcover,
+    "uherding": ask_uherding,
+    "kernel_herding": ask_kernel_herding,
+    "dropout_disagreement": ask_dropout_disagreement,
 }
 
 
 def strategy_named(name: str) -> Strategy:
-    """A name of STRATEGIES, or the user's own function as "module:function".
+    """A name of STRATEGIES, the user's own function as "module:function", or a mixture of either as "NAME@SHARE".
 
-    Raises UserError, in one line, for an unknown name (with the nearest known one), for a module that cannot be
-    imported, and for a module without that function.
+    Raises UserError, in one line, for an unknown name (with the nearest known one), for a share that is not in [0, 1],
+    for a module that cannot be imported, and for a module without that function.
     """
+    mixed = parse_mixture(name)
+    if mixed is not None:
+        return mixture(strategy_named(mixed[0]), mixed[1])
     if name in STRATEGIES:
         return STRATEGIES[name]
     module_name, colon, function_name = name.partition(":")
@@ -117,6 +125,9 @@ def needs_of(name: str) -> frozenset[str]:
 
     A function without that attribute is shown everything that one pass of the network gives.
     """
+    mixed = parse_mixture(name)
+    if mixed is not None:
+        return needs_of(mixed[0])
     if name in CARDS:
         return frozenset(CARDS[name].needs)
     return frozenset(getattr(strategy_named(name), "needs", ()))

@@ -17,8 +17,9 @@ whose part that depends on i is 2 (1 / (n + 1) + 1 / (m - 1)) times
 So both ask for the lowest w_i: where the target's mass most exceeds the source's (the witness function of MMD).
 Then m falls by one and r_j by k(t_j, t_i); if t_i joins the source, n grows by one and p_j by k(t_j, t_i).
 
-One pass over all pairs, streamed, then O(N F) a pick. Source: this project's own; the witness function is in Gretton et
-al., A Kernel Two-Sample Test, JMLR 2012, section 2.3. Relatives: kernel herding, MMD-critic, BMDR.
+One pass over all pairs, streamed, then O(N F) a pick: see active/strategies/witness.py, which is exact whatever the
+precision of the features. Source: this project's own; the witness function is in Gretton et al., A Kernel Two-Sample
+Test, JMLR 2012, section 2.3. Relatives: kernel herding, MMD-critic, BMDR.
 
 Shapes: N target samples, S source samples, F features.
 """
@@ -31,25 +32,34 @@ import torch
 from torch import Tensor
 
 from active.strategies.chance import how_many
+from active.strategies.witness import TIE, kernel_sums, lowest_witness
 from dan.mmd.kernels import MultiKernel, median_bandwidth
-from dan.mmd.pairwise import kernel_row_sums
 
 if TYPE_CHECKING:
     from active.pool import Query
 
-TIE = 1e-12  # w_i that differ by less are equal: they are differences of kernel means, in [0, 1], summed in float64
+__all__ = ["TIE", "ask_mmd_reduction", "greedy_mmd_reduction", "kernel_sums"]
 
 
 @torch.no_grad()
 def greedy_mmd_reduction(
-    target: Tensor, source: Tensor, budget: int, kernel: MultiKernel, *, joins_source: bool = False
+    target: Tensor,
+    source: Tensor,
+    budget: int,
+    kernel: MultiKernel,
+    *,
+    joins_source: bool = False,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """Rows of `target` picked greedily so that the biased MMD^2 between source and the rest of target is least.
 
     target: (N, F). source: (S, F), S >= 1. kernel: best the one that the network was trained with.
     joins_source: what is picked counts as source from then on, MMD^2(S u B, T \\ B); otherwise MMD^2(S, T \\ B).
-    Returns a LongTensor (min(budget, N),), in pick order, distinct; ties to the lowest row. When one row is left and
-    asked for it is taken as it is: MMD to nothing is not defined. Works in float64.
+    sums: (2, N), what `kernel_sums(target, source, kernel)` gives, where it was computed already or in shards.
+    Returns a LongTensor (min(budget, N),), in pick order, distinct; ties (values of w within 1e-12) to the lowest row.
+    When one row is left and asked for it is taken as it is: MMD to nothing is not defined. The sums over all pairs are
+    in the precision of the features, the picks those of sums in float64.
+    Time: the pass over all pairs, O(N (N / 2 + S) F), and O(N F) a pick.
     Raises ValueError on a negative budget, an empty source, shapes that do not fit, and NaN or infinity.
     """
     if target.ndim != 2 or source.ndim != 2 or target.shape[1] != source.shape[1]:
@@ -64,33 +74,12 @@ def greedy_mmd_reduction(
             row = int((~torch.isfinite(values)).any(dim=1).nonzero()[0, 0])
             raise ValueError(f"row {row} of {name} has a NaN or an infinite feature")
     budget = how_many(budget, len(target))
-    picks = torch.empty(budget, dtype=torch.long, device=target.device)
-    if budget == 0:
-        return picks
-
-    target, source = target.double(), source.to(target.device).double()
-    p = kernel_row_sums(target, source, kernel)  # (N,)
-    r = kernel_row_sums(target, target, kernel)  # (N,)
-    n, m = len(source), len(target)
-    left = torch.ones(m, dtype=torch.bool, device=target.device)  # still in T
-    for t in range(budget):
-        if m == 1:
-            pick = left.nonzero()[0, 0]
-        else:
-            witness = p / (n + 1 if joins_source else n) - r / (m - 1)  # (N,)
-            witness = witness.masked_fill(~left, torch.inf)
-            pick = (witness <= witness.min() + TIE).nonzero()[0, 0]  # the lowest row of those that tie
-        picks[t] = pick
-        left[pick] = False
-        m -= 1
-        # Distances from differences, not by a product: equal rows keep equal sums, and nothing of size N x F is made.
-        distance = torch.cdist(target, target[pick][None], compute_mode="donot_use_mm_for_euclid_dist")  # (N, 1)
-        k = kernel.of_squared_distances(distance[:, 0].square())  # (N,)
-        r -= k
-        if joins_source:
-            n += 1
-            p += k
-    return picks
+    if sums is None:
+        sums = kernel_sums(target, source, kernel) if budget else target.new_zeros(2, len(target))
+    elif sums.shape != (2, len(target)):
+        raise ValueError(f"sums must be (2, {len(target)}), as kernel_sums gives them, not {tuple(sums.shape)}")
+    source = source.to(target.device)
+    return lowest_witness(target, source, sums, budget, kernel, joins=joins_source, leaves=True)
 
 
 def ask_mmd_reduction(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:

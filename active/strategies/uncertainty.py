@@ -5,7 +5,7 @@
     ratio of confidence   RC = p2 / p1
     entropy               H  = -sum_c p_c log p_c / log C
 
-p1 >= p2 >= ... are a sample's probabilities in falling order.
+p1 >= p2 >= ... are a sample's probabilities in falling order. Each may be taken at a temperature T, softmax(log p / T).
 Source: R. Munro, Human-in-the-Loop Machine Learning, 2021, ch. 3.
 
 Shapes: N samples, C classes.
@@ -57,6 +57,20 @@ def entropy(probs: Tensor) -> Tensor:
     return (torch.special.entr(p).sum(dim=1) / math.log(p.shape[1])).clamp(0, 1) + 0.0  # + 0.0: no negative zero
 
 
+def at_temperature(probs: Tensor, temperature: float) -> Tensor:
+    """softmax(log p / T), which is softmax(logits / T) for p = softmax(logits): T > 1 flattens, T < 1 sharpens.
+
+    probs: (N, C), each row a distribution. A probability of 0 stays 0. Returns (N, C), computed in float64, in the type
+    of `probs`, float32 at least. What softmax rounded to 0 cannot be had back: pass float64 probabilities if logits lie
+    more than a hundred apart.
+    Raises ValueError for a temperature that is not positive and finite, and as `least_confidence`.
+    """
+    _check_temperature(temperature)
+    check_probabilities(probs)
+    scaled = (probs.double().log() / temperature).softmax(dim=1)  # exp(-inf) = 0, and no row is all zeros
+    return scaled.to(torch.promote_types(probs.dtype, torch.float32))
+
+
 def check_probabilities(probs: Tensor, *, ids: Tensor | None = None) -> None:
     """ValueError unless every row of probs (N, C) is finite, >= 0 and sums to 1 within 1e-3, with C >= 2.
 
@@ -81,18 +95,31 @@ def highest_first(scores: Tensor, budget: int) -> Tensor:
     return torch.sort(scores, descending=True, stable=True).indices[:count]
 
 
-def ask_highest(score: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """The strategy that asks for the samples of the highest score(probs), ties to the lowest id."""
+def ask_highest(score: Callable[[Tensor], Tensor], temperature: float = 1.0) -> Callable[..., Tensor]:
+    """The strategy that asks for the samples of the highest score(probs), ties to the lowest id.
+
+    temperature: the probabilities are scored `at_temperature`; see there. 1: as they are.
+    """
+    _check_temperature(temperature)
 
     def strategy(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
         query = query.by_id()
         (probs,) = query.need("probs")
         check_probabilities(probs, ids=query.ids)
+        if temperature != 1:
+            probs = at_temperature(probs, temperature)
         return query.ids[highest_first(score(probs), budget)]
 
     strategy.__name__ = strategy.__qualname__ = f"ask_{score.__name__}"
     strategy.__doc__ = f"Ask for the samples of the highest {score.__name__}; needs probs; draws nothing at random."
+    if temperature != 1:
+        strategy.__doc__ += f" At temperature {temperature}."
     return strategy
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature must be positive and finite, not {temperature}")
 
 
 def _falling(probs: Tensor) -> Tensor:
