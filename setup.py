@@ -53,11 +53,23 @@ setup(
         "timm": ["timm>=1.0"],
         # --adapters lora
         "peft": ["peft>=0.13"],
+        # python -m dan train TASK --tune N
+        "tune": ["optuna>=4.0"],
         # python -m dan export RUN --out model.onnx
         "onnx": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
         # what experiments/benchmarks compares with; pytorch-adapt imports pkg_resources, skada needs skorch
-        "bench": ["pytorch-adapt>=0.0.83", "setuptools<81", "skada>=0.4", "skorch>=1.0", "geomloss>=0.2.6"],
+        "bench": [
+            "pytorch-adapt>=0.0.83",
+            "setuptools<81",
+            "skada>=0.4",
+            "skorch>=1.0",
+            "geomloss>=0.2.6",
+            "scikit-activeml>=1.0",
+            "apricot-select>=0.6",
+        ],
         "dev": [
+            # so that no test of theirs is left out
+            "active-dan[timm,peft,tune,onnx]",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",

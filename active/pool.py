@@ -123,17 +123,25 @@ class Query:
             value = getattr(self, name)
             if value is None:
                 raise ValueError(f"this strategy needs {name}, which this query does not have")
-            if not isinstance(value, Tensor) or not value.is_floating_point() or bool(value.isfinite().all()):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
                 continue
-            if name in PER_SAMPLE:
-                rows = value.movedim(PER_SAMPLE[name], 0).flatten(1) if value.ndim > 1 else value[:, None]
-                bad = int(self.ids[~rows.isfinite().all(1)][0])
+            of_sample = value.movedim(PER_SAMPLE.get(name, 0), 0)
+            # In blocks: the features may be a memory-mapped file that is larger than the memory.
+            for first in range(0, len(of_sample), BLOCK):
+                block = of_sample[first : first + BLOCK]
+                if bool(block.isfinite().all()):
+                    continue
+                if name not in PER_SAMPLE:
+                    raise ValueError(f"{name} holds NaN or infinite values: has the training diverged?")
+                rows = block.isfinite().reshape(len(block), -1).all(1)
+                bad = int(self.ids[first : first + BLOCK][~rows][0])
                 raise ValueError(f"{name} of sample {bad} is NaN or infinite: has the training diverged?")
-            raise ValueError(f"{name} holds NaN or infinite values: has the training diverged?")
         return tuple(getattr(self, name) for name in names)
 
     def by_id(self) -> "Query":
         """The same query with its samples in ascending order of id, so that the pool's order decides nothing."""
+        if bool((self.ids[1:] > self.ids[:-1]).all()):
+            return self  # nothing to sort, and no feature to copy
         order = self.ids.argsort()
         sorted_fields = {
             name: getattr(self, name).index_select(axis, order)
@@ -142,6 +150,8 @@ class Query:
         }
         return replace(self, ids=self.ids[order], **sorted_fields)
 
+
+BLOCK = 65536  # samples that are looked at together
 
 # The fields with one entry a sample of `ids`, and along which axis.
 PER_SAMPLE = {

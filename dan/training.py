@@ -35,7 +35,7 @@ from dan.run_folder import Record, Run
 from dan.trunk_cache import cached
 from dan.watch import Watch
 
-__all__ = ["Recipe", "fit"]
+__all__ = ["Diverged", "Recipe", "fit"]
 
 
 def fit(
@@ -59,10 +59,12 @@ def fit(
 ) -> list[Record]:
     """Train `model` in place for `steps` steps; returns the records of its evaluations.
 
-    source: labelled samples (x, y). target: samples (x, y) whose labels are never read. labelled: target samples whose
-    labels were bought, (x, y), learned by cross-entropy beside the source. source_weights: a weight >= 0 of each source
-    sample's cross-entropy (N,), as `dan.instance_weights` gives them. trade_off: lambda >= 0, the weight of the
-    method's terms; 0 is source-only training, which never looks at the target. tests: data sets to evaluate on, named.
+    source: labelled samples (x, y); with an attribute `after_stages` = k they are outputs of the trunk's first k
+    stages, which must be frozen (see `dan.source_free`). target: samples (x, y) whose labels are never read. labelled:
+    target samples whose labels were bought, (x, y), learned by cross-entropy beside the source. source_weights: a
+    weight >= 0 of each source sample's cross-entropy (N,), as `dan.instance_weights` gives them. trade_off: lambda >=
+    0, the weight of the method's terms; 0 is source-only training, which never looks at the target. tests: data sets
+    to evaluate on, named.
     objective: what aligns the domains, if it is not a method of `recipe`: any callable from what the network says of
     the source and of the target batch (two `Output`) to a dict of scalar terms; a module's parameters train as well.
     run: folder for checkpoints, records and TensorBoard events; the same call on the same folder goes on where it was
@@ -73,7 +75,8 @@ def fit(
     A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" in [0, 1], "label_free/information" and, with
     tests["source_test"], "label_free/two_sample" (see `dan.model_selection`), what `dan.watch.Watch` says of a fixed
     held sample, "seconds"}.
-    Raises UserError for impossible settings, for a folder that holds another run, and when the loss is not finite.
+    Raises UserError for impossible settings and for a folder that holds another run, `Diverged` when the loss leaves
+    what is finite.
     Source: Long et al., "Learning Transferable Features with Deep Adaptation Networks", ICML 2015, section 3.
     """
     recipe = recipe or Recipe()
@@ -94,14 +97,13 @@ def fit(
     place = choose_device(device)
     model.to(place)
     align = _aligned(recipe, model)
-    entry = 0
-    if cache:
-        entry = model.cached_stages
-        if not entry:
-            raise UserError("there is nothing to cache: freeze the first stages of the network, or train without cache")
-        folder_of_cache = None if cache is True else Path(cache)
+    entry = _entry(model, source, cache)
+    if entry:
+        folder_of_cache = None if isinstance(cache, bool) else Path(cache)
 
         def outputs_of(data: Dataset) -> Dataset:
+            if getattr(data, "after_stages", 0) == entry:
+                return data
             return cached(data, model, entry, folder_of_cache, device=place, quiet=quiet)
 
         source, target = outputs_of(source), outputs_of(target)
@@ -156,7 +158,7 @@ def fit(
         of_source, of_target = (predict(model, data, start=entry)[0] for data in (held_source, held_target))
         for domain, output in (("source", of_source), ("target", of_target)):
             if not bool(output.logits.isfinite().all()):
-                raise UserError(f"the network says NaN of {domain} samples: look for NaN in the data or the weights")
+                raise Diverged(f"the network says NaN of {domain} samples: look for NaN in the data or the weights")
         activations = [
             {name: comparable(name, of.layers[name], recipe.compare) for name in align} for of in (of_source, of_target)
         ]
@@ -262,6 +264,24 @@ def fit(
     return records
 
 
+class Diverged(UserError):
+    """The loss, or an activation, has left what is finite: a lower rate may help. Another setting may well work."""
+
+
+def _entry(model: DAN, source: Dataset, cache: Path | str | bool) -> int:
+    """How many stages of the trunk are computed before training: those that the source went through, or the frozen."""
+    done = getattr(source, "after_stages", 0)
+    if done > model.cached_stages:
+        last = [*model.stages][:done][-1]
+        raise UserError(
+            f"the source is kept as outputs of the stage {last}: freeze the trunk up to it, and adapt or align no "
+            "stage before it"
+        )
+    if cache and not model.cached_stages:
+        raise UserError("there is nothing to cache: freeze the first stages of the network, or train without cache")
+    return done or (model.cached_stages if cache else 0)
+
+
 def _source_loss(output: Output, y: Tensor, weights: Tensor | None, rows: Tensor) -> Tensor:
     """Mean cross-entropy of the source batch; with weights (of the whole source), mean_i w_i CE_i."""
     if weights is None:
@@ -297,7 +317,7 @@ def _refuse_divergence(loss: Tensor, step: int, recipe: Recipe) -> None:
         value = float(loss.detach())
         if step == 0:
             raise UserError(f"the loss is {value} at step 0, before anything was learned: look for NaN in the data")
-        raise UserError(f"the loss is {value} at step {step}: lower the rate (now {recipe.rate}) and run again")
+        raise Diverged(f"the loss is {value} at step {step}: lower the rate (now {recipe.rate}) and run again")
 
 
 def _refuse_explosion(layers: Mapping[str, Tensor], step: int, recipe: Recipe) -> None:
@@ -305,7 +325,7 @@ def _refuse_explosion(layers: Mapping[str, Tensor], step: int, recipe: Recipe) -
     for name, layer in layers.items():
         largest = float(layer.detach().abs().amax())
         if not largest < 1e15:
-            raise UserError(
+            raise Diverged(
                 f'the activations of layer "{name}" grew to {largest:.0e} at step {step}: '
                 f"lower the rate (now {recipe.rate}) and run again"
             )

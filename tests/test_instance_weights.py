@@ -1,6 +1,9 @@
 """Kernel mean matching against another solver, its optimality conditions and planted shifts; subsets against loops."""
 
 import itertools
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from dan import instance_weights
+from dan import DAN, instance_weights
+from dan.__main__ import main
+from dan.doors.source_weights import source_weights, trunk_features
+from dan.errors import UserError
 from dan.instance_weights import effective_size, kernel_mean_matching, source_subset
 from dan.mmd import MultiKernel, median_bandwidth, mmd2
+from dan.run_folder import read_records
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -224,3 +232,81 @@ def test_effective_size() -> None:
     assert effective_size(torch.full((7,), 0.3)) == pytest.approx(7)
     assert effective_size(torch.tensor([0.0, 5.0, 0.0])) == pytest.approx(1)
     assert effective_size(torch.tensor([1.0, 3.0])) == pytest.approx(16 / 10)
+
+
+# At the door: --source-weights.
+
+
+def test_the_doors_weights_are_of_the_trunks_features() -> None:
+    torch.manual_seed(0)
+    model = DAN("lenet", 2, layers=(4,)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    source = TensorDataset(normal(30, 1, 8, 8, dtype=torch.float32), torch.arange(30) % 2)
+    target = TensorDataset(normal(20, 1, 8, 8, seed=1, dtype=torch.float32) + 0.5, torch.full((20,), -1))
+    model.eval()
+    with torch.no_grad():
+        x, y = (model.trunk(data.tensors[0]) for data in (source, target))
+    model.train()
+    torch.testing.assert_close(trunk_features(model, source), x)
+    kernel = MultiKernel.ladder(median_bandwidth(x, y), count=3, step=4.0)
+    matched = source_weights("kmm", model, source, target, bound=1.5, kernels=3, kernel_step=4.0)
+    torch.testing.assert_close(matched, kernel_mean_matching(x, y, kernel, bound=1.5), rtol=1e-3, atol=1e-3)
+    assert float(matched.max()) == pytest.approx(1.5)
+    chosen = source_weights("select", model, source, target, share=0.3, kernels=3, kernel_step=4.0)
+    assert sorted(chosen.nonzero()[:, 0].tolist()) == sorted(source_subset(x, y, kernel, 9).tolist())
+    assert set(chosen.tolist()) == {0.0, 30 / 9} and float(chosen.mean()) == pytest.approx(1)
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_convolutional_outputs_are_pooled() -> None:
+    model = DAN("squeezenet1_1", 2, layers=())
+    assert trunk_features(model, TensorDataset(torch.zeros(2, 3, 33, 33), torch.zeros(2).long())).shape == (2, 512)
+
+
+def test_the_door_refuses_what_it_cannot_weigh() -> None:
+    model = DAN("features", 2, layers=(4,))
+    one, many = (TensorDataset(torch.zeros(n, 2), torch.zeros(n).long()) for n in (1, instance_weights.LARGEST + 1))
+    with pytest.raises(UserError, match=r"at most 10000 source samples, and there are 10001: use --source-weights sel"):
+        source_weights("kmm", model, many, one)
+    for share in (0.0, 1.1, float("nan")):
+        with pytest.raises(UserError, match="share of the source from above 0 to 1"):
+            source_weights("select", model, one, one, share=share)
+    with pytest.raises(UserError, match="--source-bound is what one sample may count for, 1 or more, not 0.5"):
+        source_weights("kmm", model, one, one, bound=0.5)
+
+
+def write(path: Path, x: Tensor, y: Tensor) -> str:
+    np.savez(path, x=x.float().numpy(), y=y.numpy())
+    return str(path)
+
+
+def test_the_command_learns_from_the_samples_that_are_like_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the source, far from the target in one feature, has the classes the wrong way round."""
+    y = torch.arange(200) % 2
+    far = (torch.arange(200) >= 100).double()
+    x = 0.5 * normal(200, 3)
+    x[:, 0] += (2 * y - 1) * (1 - 2 * far)
+    x[:, 1] += 3 * far
+    source = write(tmp_path / "source.npz", x, y)
+    z = 0.5 * normal(100, 3, seed=1)
+    z[:, 0] += 2 * y[:100] - 1
+    domains = ["--source", source, "--target", write(tmp_path / "target.npz", z, y[:100])]
+
+    def accuracy(name: str, *flags: str) -> tuple[float, dict[str, Any]]:
+        words = ["train", "folders", *domains, "--layers", "--trade-off", "0", "--steps", "150", "--no-feature-map"]
+        monkeypatch.setattr(sys, "argv", ["dan", *words, "--device", "cpu", "--run", str(tmp_path / name), *flags])
+        assert main() == 0
+        records = read_records(tmp_path / name / "records.jsonl")
+        return records[-2]["accuracy/target"], records[0]
+
+    plain, header = accuracy("plain")
+    assert "source_weights" not in header and "source_share" not in header
+    matched, header = accuracy("kmm", "--source-weights", "kmm")
+    assert (header["source_weights"], header["source_bound"]) == ("kmm", 3.0) and "source_share" not in header
+    assert "source weights: 200 samples count as " in capsys.readouterr().out
+    chosen, header = accuracy("select", "--source-weights", "select", "--source-share", "0.3")
+    assert (header["source_weights"], header["source_share"]) == ("select", 0.3)
+    assert "source_bound" not in header
+    assert plain < 0.75 and matched > 0.9 and chosen > 0.9

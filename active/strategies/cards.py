@@ -120,9 +120,9 @@ CARDS: dict[str, Card] = {
         ),
         Card(
             "robust_k_center",
-            "the smallest radius that covers all but a few outliers, by mixed-integer programs: for small pools",
+            "the smallest radius that covers all but 1 % of the pool, by a mixed-integer program; at most 3000 samples",
             "Sener & Savarese, ICLR 2018, Algorithm 2",
-            "O(N^2 F + log N mixed-integer programs)",
+            "O(N (N + L) F) and a program, at worst exponential in N, for 60 s at most",
             ("features",),
         ),
         Card(
@@ -148,9 +148,9 @@ CARDS: dict[str, Card] = {
         ),
         Card(
             "badge",
-            "k-means++ on gradient embeddings: unsure and unlike each other",
-            "Ash et al., ICLR 2020",
-            "O(N (C + F) b)",
+            "k-means++ on gradient embeddings: gradients that would be large, and differ",
+            "Ash et al., ICLR 2020, Algorithm 1",
+            "O(N C b + N F) and O(F) for each sample that a pick may come near",
             ("probs", "features"),
         ),
         Card(

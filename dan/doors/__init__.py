@@ -1,1 +1,1 @@
-"""What is done with a trained network: measured, used on new data, handed on. `dan.__main__` makes them commands."""
+"""What the commands do: train a network, measure it, use it on new data, hand it on. `dan.__main__` lists them."""

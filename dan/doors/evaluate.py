@@ -3,6 +3,7 @@
     of each split with labels     accuracy, by class too; cross-entropy; calibration error; confusion matrix
     of source against target      unbiased MMD^2 and A-distance of each aligned layer
     of each sample                what was predicted, and how surely
+    of the target                 the same without samples whose labels were learned (--target-labels): "unqueried"
     on stderr                     signs that the target holds other classes, or other shares of them
 
 Target labels are read to measure, and for nothing else.
@@ -83,6 +84,13 @@ def evaluate_run(config: Evaluate) -> None:
             print(_line(name, metrics["splits"][name]))
         else:
             print(f"{name:<12} has no labels, so no accuracy  {len(labels)} samples")
+        if name == "target" and "target_labels" in settings:
+            rest = _unqueried(labels, settings, task.classes)
+            if len(rest):
+                picture = out / "confusion-unqueried.png"
+                found = _measured(output.logits[rest], labels[rest], task.classes, picture, "unqueried")
+                metrics["splits"]["unqueried"] = found
+                print(_line("unqueried", found))
         if name == "target":
             metrics["layers"] = _distances(model, task.source, output.layers, settings, config.most)
     for table in (_class_table(metrics["splits"]), _layer_table(metrics["layers"])):
@@ -95,6 +103,13 @@ def evaluate_run(config: Evaluate) -> None:
         print(f"warning: {line}", file=sys.stderr)
     _write(out / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     print(f"\nfiles: {out}")
+
+
+def _unqueried(labels: "Tensor", settings: Mapping[str, Any], classes: Sequence[str]) -> "Tensor":
+    """The target rows whose labels the run did not learn (`--target-labels`)."""
+    from dan.semi_supervised import drawn_by_seed, rest_of
+
+    return rest_of(drawn_by_seed(labels, settings["target_labels"], settings["seed"], classes=classes), len(labels))
 
 
 def _measured(logits: "Tensor", labels: "Tensor", classes: Sequence[str], picture: Path, split: str) -> dict[str, Any]:
@@ -150,7 +165,8 @@ def _distances(
         kept = min(count, most)
         return torch.arange(kept) * count // kept
 
-    of_source = predict(model, Subset(source, spread(size(source)).tolist()))[0].layers
+    some = Subset(source, spread(size(source)).tolist())
+    of_source = predict(model, some, start=getattr(source, "after_stages", 0))[0].layers
     align = [layer_named(name) for name in settings.get("align", ())] or model.layer_names
     result = {}
     for name in align:
