@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from dan.batches import derived_seed
 from dan.domains.transfer import Transfer
@@ -36,16 +36,19 @@ def seen_of(
     needs: frozenset[str],
     kernels: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    images: Dataset[Any] | None = None,
 ) -> dict[str, Any]:
     """The fields of a `Query` for these ids of the task's target, in their order.
 
     needs: fields that cost more than a pass, and are made only if they are named here. kernels: those that the network
     was aligned under (`dan.checkpoint.load_kernels`). seed: of the dropout, the views and the classifier's folds.
+    images: the target as it is, for views of it, where the task holds outputs of a frozen trunk (`CachedOutputs`).
     Raises UserError for what the network or the task cannot give: dropout without dropout, views of vectors.
     """
     pool = Subset(task.target, ids.tolist())
-    output = predict(model, pool)[0]
-    of_source, source_targets = predict(model, task.source)
+    entry = getattr(task.target, "after_stages", 0)
+    output = predict(model, pool, start=entry)[0]
+    of_source, source_targets = predict(model, task.source, start=entry)
     said: dict[str, Any] = {
         "probs": output.logits.double().softmax(1),
         "logits": output.logits,
@@ -57,7 +60,7 @@ def seen_of(
         "kernel": kernel_of(kernels or {}, of_source, output),
     }
     if task.source_test is not None:
-        held, validation_targets = predict(model, task.source_test)
+        held, validation_targets = predict(model, task.source_test, start=entry)
         said |= {
             "validation_logits": held.logits,
             "validation_features": held.features,
@@ -68,12 +71,13 @@ def seen_of(
         folds = max(2, min(FOLDS, len(ids), len(of_source.features)))
         said["domain_probs"] = domain_probabilities(of_source.features, output.features, folds=folds, seed=seed)[1]
     if "dropout_probs" in needs:
-        said["dropout_probs"] = dropout_probabilities(model, pool, passes=PASSES, seed=seed)
+        said["dropout_probs"] = dropout_probabilities(model, pool, passes=PASSES, seed=seed, start=entry)
     if "patch_probs" in needs:
         generator = torch.Generator().manual_seed(derived_seed(seed, 1))
         # Photographs may be mirrored; a mirrored digit or letter is another one, or none.
         views = Views(VIEWS, mirror=task.normalisation == "imagenet", generator=generator)
-        said["patch_probs"] = view_probabilities(model, pool, views)
+        whole = Subset(task.target if images is None else images, ids.tolist())
+        said["patch_probs"] = view_probabilities(model, whole, views)
     return said
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from active.pool import Pool
 from active.rounds import rounds as each_round
@@ -19,13 +19,16 @@ from active.seen import seen_of
 from active.strategies import needs_of, strategy_named
 from dan.batches import derived_seed, gather, size
 from dan.checkpoint import load_kernels, load_model
+from dan.devices import choose_device
 from dan.domains.tasks import Transfer
+from dan.doors.run_settings import labels_of, recipe_of, settings_of
 from dan.errors import UserError
 from dan.evaluation import evaluate
 from dan.monitor import Monitor
 from dan.networks.dan import DAN
 from dan.run_folder import Record, read_records
 from dan.training import Recipe, fit
+from dan.trunk_cache import CachedOutputs, cached
 
 
 def run_rounds(
@@ -40,21 +43,25 @@ def run_rounds(
     seed: int,
     run: Path,
     recipe: Recipe | None = None,
+    cache: Path | bool = False,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Iterator[Record]:
     """Active rounds on a transfer, from the trained network in the run folder `start`: yields `rounds + 1` records.
 
-    strategy: a name of STRATEGIES, or "module:function". budget: labels a round. round_steps: training steps after each
-    purchase. run: the folder that everything goes to; the same call on the same folder goes on where it was killed.
+    strategy: a name of STRATEGIES, "NAME@SHARE", or "module:function". budget: labels a round. round_steps: training
+    steps after each purchase. run: the folder that everything goes to; the same call on the same folder goes on where
+    it was killed. recipe: default: that of `start`. cache: compute the outputs of the frozen first stages once, as in
+    `dan.training.fit`: True keeps them in memory, a folder on the disk; a round then takes seconds.
     The records are those of `active.rounds.rounds`, with "accuracy/target_test" on the held-out target split.
-    Raises UserError for an unknown strategy or an impossible budget.
+    Raises UserError for an unknown strategy, an impossible budget, or a cache where nothing is frozen.
     """
     if not task.target_labelled:
         raise UserError(f"the target of {task.name} has no labels, so nobody can answer: simulated rounds need them")
-    recipe = replace(recipe or Recipe(), schedule="constant")  # the start is aligned already: nothing to ramp up
-    everything = torch.arange(size(task.target))
-    pool = Pool(everything, gather(task.target, everything)[1])
+    ask, wanted = strategy_named(strategy), needs_of(strategy)
+    recipe = recipe or recipe_of(settings_of(start))
+    recipe = replace(recipe, schedule="constant")  # the start is aligned already: nothing to ramp up
+    pool = Pool(torch.arange(size(task.target)), labels_of(task.target))
     about = {
         "task": task.name,
         "strategy": strategy,
@@ -62,6 +69,10 @@ def run_rounds(
         "round_steps": round_steps,
         "trade_off": trade_off,
     }
+    whole = task  # with its images, to be shown and for views
+    if cache:
+        task = _after_trunk(task, load_model(start), None if cache is True else Path(cache), device, quiet)
+    entry = getattr(task.target, "after_stages", 0)
 
     kernels: dict[str, Tensor] = {}  # of the network that `trained` gave last
 
@@ -70,12 +81,11 @@ def run_rounds(
         before = start if number <= 1 else run / f"round_{number - 1:02d}"
         model = load_model(before)
         if number:
-            images, _ = gather(task.target, pool.labelled_ids)
             fit(
                 model,
                 task.source,
                 task.target,
-                labelled=TensorDataset(images, pool.labels),
+                labelled=_with_labels(task.target, pool.labelled_ids, pool.labels),
                 trade_off=trade_off,
                 steps=round_steps,
                 seed=derived_seed(seed, number),
@@ -89,14 +99,13 @@ def run_rounds(
         kernels.update(load_kernels(folder if number else before))
         return model
 
-    ask = strategy_named(strategy)
-    wanted = needs_of(strategy)
-
     def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
-        return seen_of(model, task, ids, needs=wanted, kernels=kernels, seed=seed)
+        return seen_of(model, task, ids, needs=wanted, kernels=kernels, seed=seed, images=whole.target)
 
     def on_test(model: DAN) -> Mapping[str, float]:
-        return {} if task.target_test is None else {"accuracy/target_test": evaluate(model, task.target_test).accuracy}
+        if task.target_test is None:
+            return {}
+        return {"accuracy/target_test": evaluate(model, task.target_test, start=entry).accuracy}
 
     done = read_records(run / "records.jsonl")
     shown = sum(record["event"] == "round" for record in done)
@@ -115,8 +124,29 @@ def run_rounds(
         )
         for record in loop:
             if record["round"] >= shown:
-                _show(monitor, task, record)
+                _show(monitor, whole, record)
             yield record
+
+
+def _after_trunk(task: Transfer, model: DAN, folder: Path | None, device: str, quiet: bool) -> Transfer:
+    """The same transfer as outputs of the network's frozen first stages."""
+    if not model.cached_stages:
+        raise UserError("there is nothing to cache: start from a network whose first stages are frozen")
+    place = choose_device(device)
+
+    def outputs(data: Dataset[Any] | None) -> Dataset[Any] | None:
+        return None if data is None else cached(data, model, model.cached_stages, folder, device=place, quiet=quiet)
+
+    names = ("source", "source_test", "target", "target_test")
+    new: dict[str, Any] = {name: outputs(getattr(task, name)) for name in names}
+    return replace(task, **new)
+
+
+def _with_labels(target: Dataset[Any], ids: Tensor, labels: Tensor) -> Dataset[Any]:
+    """These target samples with the labels that were bought for them."""
+    if isinstance(target, CachedOutputs):
+        return target.rows(ids, labels)
+    return TensorDataset(gather(target, ids)[0], labels)
 
 
 def _show(monitor: Monitor, task: Transfer, record: Record) -> None:

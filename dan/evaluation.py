@@ -48,11 +48,12 @@ def predict(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: in
 
 @torch.no_grad()
 def dropout_probabilities(
-    model: nn.Module, data: Dataset, *, passes: int = 10, seed: int = 0, batch_size: int = 500
+    model: nn.Module, data: Dataset, *, passes: int = 10, seed: int = 0, batch_size: int = 500, start: int = 0
 ) -> Tensor:
     """Class probabilities (T, N, C), float64, of `passes` passes in which only the dropout is in training mode.
 
     A pass draws its units from (seed, pass) on the CPU's or the device's generator, whose state is given back after.
+    start: as in `predict`.
     Raises UserError for a network that drops nothing out.
     Source: Gal & Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
@@ -68,7 +69,8 @@ def dropout_probabilities(
             part.train()
         for number in range(passes):
             torch.manual_seed(derived_seed(seed, number))
-            logits = [model(x.to(device)).logits.cpu() for x, _ in in_order(data, batch_size)]
+            batches = (x.to(device) for x, _ in in_order(data, batch_size))
+            logits = [(model(x, start=start) if start else model(x)).logits.cpu() for x in batches]
             probs.append(torch.cat(logits).double().softmax(1))
     model.eval()
     model.train(was_training)

@@ -35,11 +35,16 @@ class CachedOutputs(TensorDataset):
     """(x, y) with x a trunk's output, (N, C, H, W) or (N, F) float32, memory-mapped if it is on the disk.
 
     fingerprint: the key: what the outputs are a function of; None where the data set has none. path: the file, or None.
+    after_stages: how many stages they have been through: `fit` and `predict` go on from there.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, *, fingerprint: str | None, path: Path | None) -> None:
+    def __init__(self, x: Tensor, y: Tensor, *, fingerprint: str | None, path: Path | None, after_stages: int) -> None:
         super().__init__(x, y)
-        self.fingerprint, self.path = fingerprint, path
+        self.fingerprint, self.path, self.after_stages = fingerprint, path, after_stages
+
+    def rows(self, rows: Tensor, y: Tensor) -> "CachedOutputs":
+        """The outputs of these samples, in memory, with labels y of the caller's."""
+        return CachedOutputs(self.tensors[0][rows], y, fingerprint=None, path=None, after_stages=self.after_stages)
 
 
 def cached(
@@ -77,17 +82,17 @@ def cached(
     if path is not None:
         found = _read(path)
         if found is not None:
-            return CachedOutputs(*found, fingerprint=key, path=path)
+            return CachedOutputs(*found, fingerprint=key, path=path, after_stages=stop)
     with Progress("running the frozen trunk", size(data), quiet=quiet) as progress:
         batches = _outputs(data, trunk, stop, batch_size, place, progress)
         if path is None:
             xs, ys = zip(*batches, strict=True)
-            return CachedOutputs(torch.cat(xs), torch.cat(ys), fingerprint=key, path=None)
+            return CachedOutputs(torch.cat(xs), torch.cat(ys), fingerprint=key, path=None, after_stages=stop)
         _write(path, size(data), batches)
     written = _read(path)
     if written is None:
         raise UserError(f"{path} reads back otherwise than it was written: is the disk full, or failing?")
-    return CachedOutputs(*written, fingerprint=key, path=path)
+    return CachedOutputs(*written, fingerprint=key, path=path, after_stages=stop)
 
 
 def fingerprint(data: Dataset) -> str | None:

@@ -166,7 +166,7 @@ def _proposed(
     records: Sequence[Record], bounds: Mapping[str, tuple[float, float]], rule: str, seed: int
 ) -> dict[str, float]:
     """What to try after these trials."""
-    from optuna.distributions import FloatDistribution  # type: ignore[import-not-found, unused-ignore]
+    from optuna.distributions import FloatDistribution
 
     study = _study(records, bounds, rule, seed)
     space = {name: FloatDistribution(*ends, log=True) for name, ends in bounds.items()}
@@ -175,8 +175,8 @@ def _proposed(
 
 def _study(records: Sequence[Record], bounds: Mapping[str, tuple[float, float]], rule: str, seed: int) -> Any:
     """The trials so far as an Optuna study, in memory, with a sampler of that seed."""
-    import optuna  # type: ignore[import-not-found, unused-ignore]
-    from optuna.distributions import FloatDistribution  # type: ignore[import-not-found, unused-ignore]
+    import optuna
+    from optuna.distributions import FloatDistribution
 
     space: dict[str, Any] = {name: FloatDistribution(*ends, log=True) for name, ends in bounds.items()}
     lowest = RULES[rule].better == "lowest"
@@ -195,7 +195,7 @@ def _study(records: Sequence[Record], bounds: Mapping[str, tuple[float, float]],
 @contextmanager
 def _silent() -> Iterator[None]:
     """Optuna announces every study on stderr; its verbosity is put back as it was."""
-    import optuna  # type: ignore[import-not-found, unused-ignore]
+    import optuna
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

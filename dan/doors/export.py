@@ -141,11 +141,11 @@ def _loaded(path: Path) -> Any:
     if path.suffix.lower() == ".pt2":
         return torch.export.load(path).module()
     if find_spec("onnxruntime"):
-        import onnxruntime  # type: ignore[import-not-found, unused-ignore]
+        import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     else:
-        from onnx.reference import ReferenceEvaluator  # type: ignore[import-not-found, unused-ignore]
+        from onnx.reference import ReferenceEvaluator
 
         session = ReferenceEvaluator(str(path))
     return lambda x: torch.from_numpy(session.run(None, {"inputs": x.numpy()})[0])

@@ -7,10 +7,12 @@ normalisation   a name of `dan.domains.arrays.NORMALISATIONS`, or null
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dan.errors import UserError
+from dan.recipes import Recipe
 from dan.run_folder import Record, read_records
 
 if TYPE_CHECKING:
@@ -64,6 +66,15 @@ def required(settings: Mapping[str, Any], name: str, run: Path) -> Any:
             "or give it to fit() in about"
         )
     return settings[name]
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run was trained with."""
+    known = {entry.name for entry in fields(Recipe)}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items() if name in known
+    }
+    return Recipe(**values)
 
 
 def task_of(settings: Mapping[str, Any], run: Path, data: Path, cache: Path, *, quiet: bool = True) -> Any:

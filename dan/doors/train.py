@@ -198,7 +198,7 @@ def train(config: Train) -> None:
         steps=config.steps,
         seed=config.seed,
         tests={name: data for name, data in tests.items() if data is not None},
-        recipe=_recipe(config),
+        recipe=recipe_from(config),
         run=folder,
         about=about,
         **options,
@@ -243,7 +243,8 @@ def _check(config: Train) -> None:
                 )
 
 
-def _recipe(config: Train) -> Recipe:
+def recipe_from(config: Recipe) -> Recipe:
+    """The recipe alone, of flags that have more."""
     return Recipe(**{entry.name: getattr(config, entry.name) for entry in fields(Recipe)})
 
 
@@ -376,7 +377,7 @@ def _tuned(plan: Plan, config: Train, folder: Path, about: dict[str, Any], optio
         seed=config.seed,
         rule=config.tune_rule,
         trade_off=config.trade_off,
-        recipe=_recipe(config),
+        recipe=recipe_from(config),
         run=folder / "tuning",
         about=about,
         told=None if config.quiet else _say_trial,

@@ -90,7 +90,7 @@ def add_lora(stages: Mapping[str, nn.Module], rank: int) -> None:
     Source: Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model  # type: ignore[import-not-found]
+        from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UserError('adapters="lora" need peft: pip install "active-dan[peft]", or use residual ones') from None
     for name, stage in stages.items():

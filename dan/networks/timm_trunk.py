@@ -35,7 +35,7 @@ def timm_trunk(name: str, weights: str | None = None) -> Trunk:
     Raises UserError where timm is missing, has no such network, or cannot get the weights.
     """
     try:
-        import timm  # type: ignore[import-not-found]
+        import timm
     except ImportError:
         raise UserError(f'the backbone "timm:{name}" needs timm: pip install "active-dan[timm]"') from None
     if not timm.is_model(name):
