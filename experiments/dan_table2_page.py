@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,12 @@ from experiments.dan_table2 import (
 )
 from experiments.dan_table2_trials import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
 from experiments.records import Record, aggregate, to_csv, write_text
+from experiments.tables import Table, machines, markdown, signed, tidy, told
 from experiments.transfers import over_tasks, paper_table, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Table = tuple[list[str], list[list[str]]]  # headers and rows
 # The `task` of a row's mean over transfers.
 MEANS = {"mean": PAPER_SIX, "mean_other6": OTHER_SIX, "mean_all12": PAPER_SIX + OTHER_SIX}
 
@@ -80,7 +80,7 @@ def accuracy_table(records: Sequence[Record], network: str, transfers: Sequence[
     headers = ["method", *map(column_of, transfers), "mean", "gain", "worst gain", "oracle mean", "n"]
     rows: list[list[str]] = []
     for method in found.methods(network):
-        cells = [_cell(found.of(network, method, task)) for task in (*transfers, mean)]
+        cells = [told(found.of(network, method, task)) for task in (*transfers, mean)]
         gains = {task: gain for task in transfers if (gain := found.gain(network, method, task)) is not None}
         if set(cells) == {"–"}:
             continue
@@ -89,19 +89,19 @@ def accuracy_table(records: Sequence[Record], network: str, transfers: Sequence[
         seeds = {len(found.of(network, method, task)) for task in transfers} - {0}
         rows.append(
             [method, *cells]
-            + [_signed(found.gain(network, method, mean)) if adapted else "–"]
-            + [f"{_signed(gains[least])} ({column_of(least)})" if least else "–"]
-            + [_cell(oracle.of(network, method, mean)).split(" ")[0], "/".join(map(str, sorted(seeds)))]
+            + [signed(found.gain(network, method, mean)) if adapted else "–"]
+            + [f"{signed(gains[least])} ({column_of(least)})" if least else "–"]
+            + [told(oracle.of(network, method, mean)).split(" ")[0], "/".join(map(str, sorted(seeds)))]
         )
         theirs = PAPER_ROWS.get(method, "")
         # Two of our rows may answer to one of the paper's, which then stands below the last of them.
         later = [PAPER_ROWS.get(m, "") for m in found.methods(network)[found.methods(network).index(method) + 1 :]]
         if theirs and theirs not in later and tuple(transfers) == PAPER_SIX:
             published = [paper.values[theirs].get(column) for column in (*map(column_of, transfers), "Avg")]
-            told = ["–" if number is None else f"{number:.1f}" for number in published]
+            beside = ["–" if number is None else f"{number:.1f}" for number in published]
             lead = paper.values[theirs]["Avg"] - paper.values["CNN"]["Avg"]
-            told += ["–" if theirs == "CNN" else _signed(lead), "–", "–", "–"]
-            rows.append([f"paper's {theirs} (AlexNet)", *told])
+            beside += ["–" if theirs == "CNN" else signed(lead), "–", "–", "–"]
+            rows.append([f"paper's {theirs} (AlexNet)", *beside])
     return headers, rows
 
 
@@ -146,10 +146,10 @@ def findings(records: Sequence[Record]) -> list[str]:
             known = {task: value for task, value in gains.items() if value is not None}
             worst = min(known, key=lambda task: known[task])
             said.append(
-                f"{NETWORKS[network].line}: DAN gains {_signed(gain)} points over its own source-only row on the "
-                f"paper's six transfers, {base:.1f} to {base + gain:.1f} (the paper, AlexNet: {_signed(published)}, "
+                f"{NETWORKS[network].line}: DAN gains {signed(gain)} points over its own source-only row on the "
+                f"paper's six transfers, {base:.1f} to {base + gain:.1f} (the paper, AlexNet: {signed(published)}, "
                 f"{paper['CNN']['Avg']:.1f} to {paper['DAN']['Avg']:.1f}). Its worst transfer of {len(known)} is "
-                f"{column_of(worst)}, {_signed(known[worst])}."
+                f"{column_of(worst)}, {signed(known[worst])}."
             )
         if base is not None and floor is not None:
             side = "not below" if base >= floor else "BELOW"
@@ -203,7 +203,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
             table = accuracy_table(everything, network, transfers, mean)
             if table[1]:
                 heading = f"{NETWORKS[network].line}: {title}"
-                text += [f"**{heading}**", "", _markdown(table)]
+                text += [f"**{heading}**", "", markdown(table)]
                 sections += [report_html.heading(heading), report_html.table(*table)]
         figure = gains_figure(everything, network)
         if figure is not None:
@@ -215,7 +215,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         ("What the cache of the frozen stages is worth", cache_table(records)),
     ):
         if table[1]:
-            text += [f"**{heading}**", "", _markdown(table)]
+            text += [f"**{heading}**", "", markdown(table)]
             sections += [report_html.heading(heading), report_html.table(*table)]
     measured = [record for record in records if record.get("phase") == "cache"]
     told = captions(records)
@@ -230,7 +230,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
     made = f"Made by `{command}`." if command else ""
     text += [*(f"{caption}\n" for caption in told), made]
     sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
-    sections.append(report_html.facts([("Command", command), *_machines(records)]))
+    sections.append(report_html.facts([("Command", command), *machines(records)]))
     write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
     page = report_html.page("Office-10 + Caltech-10: DAN's Table 2 on small networks", sections)
     write_text(folder / "report.html", page)
@@ -257,33 +257,5 @@ def gains_figure(records: Sequence[Record], network: str) -> Figure | None:
     axes.set_yticks(range(len(shown)), [column_of(task) for task in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("accuracy on the target, %")
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, "x")
     return figure
-
-
-def _cell(by_seed: dict[int, float]) -> str:
-    values = list(by_seed.values())
-    if not values:
-        return "–"
-    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
-
-
-def _markdown(table: Table) -> str:
-    headers, rows = table
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-    return line(headers) + "|---|" + "---:|" * (len(headers) - 1) + "\n" + "".join(map(line, rows))
-
-
-def _machines(records: Sequence[Record]) -> list[tuple[str, str]]:
-    where = {f"PyTorch {r['torch']}, Python {r['python']}, {r['processor']}" for r in records if "processor" in r}
-    commits = {r["commit"] for r in records if r.get("commit")}
-    return [("Measured on", "; ".join(sorted(where)) + "; one thread a trial"), ("Commit", ", ".join(sorted(commits)))]

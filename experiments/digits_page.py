@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,12 @@ from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, choose
 from experiments.digits import BOTH_WAYS, PUBLISHED, SEARCH_SEED, TASKS, column_of
 from experiments.digits_trials import BATCH, FLOOR_IMAGES, HIDDEN, SET
 from experiments.records import SPLITS, Record, aggregate, to_csv, write_text
+from experiments.tables import Table, machines, markdown, signed, tidy, told
 from experiments.transfers import over_tasks, paper_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Table = tuple[list[str], list[list[str]]]  # headers and rows
 AIM = 95.0  # percent on the target, both ways
 
 
@@ -72,25 +72,28 @@ def accuracy_table(records: Sequence[Record]) -> Table:
         headers += [column_of(task), f"{column_of(task)}, test"]
     lines: list[list[str]] = []
     for method in found.methods:
-        cells = [_cell(found.of(method, task, split)) for task in found.tasks for split in ("target", "test")]
+        cells = [told(found.of(method, task, split)) for task in found.tasks for split in ("target", "test")]
         adapted = method not in (SOURCE_ONLY, FLOOR)
         gains = {task: gain for task in found.tasks if (gain := found.gain(method, task)) is not None}
         least = min(gains, key=gains.__getitem__) if gains and adapted else ""
         lines.append(
-            [method, *cells, _cell(found.of(method, "mean")), _signed(found.gain(method, "mean")) if adapted else "–"]
-            + [f"{_signed(gains[least])} ({column_of(least)})" if least else "–"]
+            [method, *cells, told(found.of(method, "mean")), signed(found.gain(method, "mean")) if adapted else "–"]
+            + [f"{signed(gains[least])} ({column_of(least)})" if least else "–"]
             + [f"{statistics.fmean(found.seconds[method]):.0f}" if method in found.seconds else "–"]
             + ["/".join(map(str, sorted({len(found.of(method, task)) for task in found.tasks} - {0})))]
         )
         for made in PUBLISHED:
             table, theirs = paper_table(made.table), made.rows.get(method, "")
-            told = []
+            beside = []
             for task in found.tasks:
                 number = table.values.get(theirs, {}).get(made.columns.get(task, ""))
                 error = table.errors.get(theirs, {}).get(made.columns.get(task, ""))
-                told += ["–" if number is None else f"{number:.1f}" + ("" if error is None else f" ± {error:.1f}"), "–"]
-            if set(told) != {"–"}:
-                lines.append([f"published: {theirs} ({made.network})", *told, *["–"] * 5])
+                beside += [
+                    "–" if number is None else f"{number:.1f}" + ("" if error is None else f" ± {error:.1f}"),
+                    "–",
+                ]
+            if set(beside) != {"–"}:
+                lines.append([f"published: {theirs} ({made.network})", *beside, *["–"] * 5])
     return [*headers, "mean, both ways", "gain", "worst gain", "s a run", "n"], lines
 
 
@@ -119,7 +122,7 @@ def findings(records: Sequence[Record]) -> list[str]:
     for task in found.tasks:
         base, floor, gain = found.mean(SOURCE_ONLY, task), found.mean(FLOOR, task), found.gain(DAN, task)
         if base is not None and gain is not None:
-            said.append(f"{column_of(task)}: DAN gains {_signed(gain)} points over source-only's {base:.1f}.")
+            said.append(f"{column_of(task)}: DAN gains {signed(gain)} points over source-only's {base:.1f}.")
         if base is not None and floor is not None and base < floor:
             said.append(f"{column_of(task)}: source-only ({base:.1f}) is BELOW logistic regression ({floor:.1f}).")
     return said
@@ -176,7 +179,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         ("What the label-free search chose", search_table(records)),
     ):
         if table[1]:
-            text += [f"**{heading}**", "", _markdown(table)]
+            text += [f"**{heading}**", "", markdown(table)]
             sections += [report_html.heading(heading), report_html.table(*table)]
     figure = accuracy_figure(everything)
     if figure is not None:
@@ -186,7 +189,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
     command = next((str(record["command"]) for record in records if record.get("phase") == "search"), "")
     text += [*(f"{caption}\n" for caption in told), f"Made by `{command}`." if command else ""]
     sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
-    sections.append(report_html.facts([("Command", command), *_machines(records)]))
+    sections.append(report_html.facts([("Command", command), *machines(records)]))
     write_text(folder / "table.md", "\n".join(text).strip() + "\n")
     write_text(folder / "report.html", report_html.page("Digits: MNIST, USPS and rendered fonts on LeNet", sections))
     return folder / "report.html"
@@ -214,38 +217,10 @@ def accuracy_figure(records: Sequence[Record]) -> Figure | None:
         axes.set_title(column_of(task), fontsize=9)
         axes.set_yticks(range(len(found.methods)), found.methods, fontsize=8)
         axes.set_xlabel("accuracy, %", fontsize=8)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes, "x")
     panels[0].invert_yaxis()
     return figure
 
 
 def _listed(values: Sequence[object]) -> str:
     return " or ".join(map(str, values))
-
-
-def _cell(by_seed: dict[int, float]) -> str:
-    values = list(by_seed.values())
-    if not values:
-        return "–"
-    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
-
-
-def _markdown(table: Table) -> str:
-    headers, lines = table
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-    return line(headers) + "|---|" + "---:|" * (len(headers) - 1) + "\n" + "".join(map(line, lines))
-
-
-def _machines(records: Sequence[Record]) -> list[tuple[str, str]]:
-    where = {f"PyTorch {r['torch']}, Python {r['python']}, {r['processor']}" for r in records if "processor" in r}
-    commits = {r["commit"] for r in records if r.get("commit")}
-    return [("Measured on", "; ".join(sorted(where)) + "; one thread a trial"), ("Commit", ", ".join(sorted(commits)))]

@@ -9,27 +9,28 @@ Shapes: N samples; F features.
 from __future__ import annotations
 
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from dan.errors import UserError, nearest
-from experiments import report_html
+from dan.errors import UserError
+from experiments import tables as pages
 from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SEARCH_SEED, SOURCE_ONLY, DanTable2, choose, column_of
 from experiments.dan_table2 import place_of as place_in_table2
 from experiments.dan_table2 import rows as rows_in_table2
 from experiments.dan_table2_trials import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of
-from experiments.records import Key, Record, Row, aggregate, read, to_csv, to_lines, write_text
+from experiments.records import Key, Record, Row, read
+from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
+from experiments.tables import Drawn, Table, mean_of, tidy, told
 from experiments.transfers import HOME, machine, weights_label
-from experiments.trials import Trial, run_trials
+from experiments.trials import Trial
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from torch import Tensor
+
+# What these experiments take from here though it lies in running.py and tables.py.
+__all__ = ["Drawn", "Table", "check_names", "mean_of", "reduced", "run_experiment", "tidy", "told"]
 
 NETWORK = "squeezenet1_1-frozen"  # as dan_table2 calls it: its search decides
 TRIALS = "experiments.ten_class_trials"
@@ -39,8 +40,6 @@ TRANSFERS = ("c2w", "a2w")  # those of the paper's figure 3
 RATE, TRADE_OFF = 1e-3, 1.0
 PUBLISHED_SEARCH = HOME / "results" / "dan_table2" / "records.jsonl"
 NOTHING, EVERYTHING = "none", "pool"  # what is frozen: no stage; all of the trunk
-
-Table = tuple[list[str], list[list[str]]]  # headers and rows
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -84,15 +83,6 @@ class TenClass:
 Config = TypeVar("Config", bound=TenClass)
 
 
-def reduced(config: Config) -> Config:
-    """What --quick stands for: its values wherever the defaults were left."""
-    if not config.quick:
-        return config
-    defaults = type(config)()
-    small = {**config.QUICK, "out": Path(f"runs/{config.NAME}_quick")}
-    return replace(config, **{k: v for k, v in small.items() if getattr(config, k) == getattr(defaults, k)})
-
-
 def resolved(config: Config) -> tuple[Config, str]:
     """(config with the rate, and the trade-off if it has one, filled in; who chose them).
 
@@ -116,41 +106,15 @@ def resolved(config: Config) -> tuple[Config, str]:
     return replace(config, **values), told
 
 
-def command_of(config: TenClass, **only: Any) -> str:
-    """The command that makes these records again, or with `only` (flag = value or values) one cell of them."""
-    words = [f"python -m experiments run {config.NAME}"] + (["--quick"] if config.quick else [])
-    like = reduced(type(config)(quick=config.quick))
-    values = {field.name: getattr(config, field.name) for field in fields(config)}
-    hidden = ("out", "data", "quick", "workers", "image_cache", "quiet", "search")
-    changed = {k: v for k, v in values.items() if k not in (*hidden, *only) and v != getattr(like, k)}
-    for name, value in {**changed, **only}.items():
-        listed = value if isinstance(value, tuple) else [value]
-        flag = "--" + name.replace("_", "-")
-        words.append(" ".join([flag, *(f'"{part}"' if " " in str(part) else str(part) for part in listed)]))
-    return " ".join(words)
-
-
 def check(config: TenClass, *, known_transfers: Sequence[str] = PAPER_SIX + OTHER_SIX) -> None:
     """The mistakes that would otherwise show only after some training."""
     check_names("transfers", config.transfers, known_transfers)
     if not config.transfers:
         raise UserError("--transfers needs at least one")
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"--seeds needs one or more different numbers, not {list(config.seeds)}")
+    check_runs(config.seeds, config.steps)
     if SEARCH_SEED in config.seeds:
         raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
-    if config.steps < 1:
-        raise UserError(f"--steps must be 1 or more, not {config.steps}")
     place_of(config)  # the data's folder and the weights' file are there
-
-
-def check_names(flag: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Raises UserError for a name that is not known, or named twice."""
-    for name in given:
-        if name not in known:
-            raise UserError(f'--{flag}: there is no "{name}"{nearest(name, known)}; there are: {", ".join(known)}')
-    if len(set(given)) < len(given):
-        raise UserError(f"--{flag} names something twice: {' '.join(given)}")
 
 
 def place_of(config: TenClass, frozen: str = EVERYTHING) -> dict[str, Any]:
@@ -506,43 +470,7 @@ def metric_rows(records: Sequence[Record], name: str, metric: str) -> list[Row]:
     return rows
 
 
-def run_experiment(
-    config: TenClass,
-    parts: Sequence[Sequence[Trial]],
-    records_of: Callable[[Mapping[str, Any]], list[Record]],
-    report: Callable[[Path], Path],
-) -> int:
-    """Run what is missing, write the records and make the report after each part; exit code 1 if a trial failed.
-
-    A trial waits for trials of its own part only. A part may hold trials of an earlier one: they are read.
-    """
-    began, page = time.perf_counter(), None
-    results: dict[str, Any] = {}
-    failed: dict[str, str] = {}
-    for trials in parts:
-        outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
-        results |= outcome.results
-        failed |= outcome.failed
-        if records := records_of(results):
-            write_text(config.out / "records.jsonl", to_lines(records))
-            page = report(config.out)
-    for line in failed.values():
-        print(f"failed: {line}", file=sys.stderr)
-    if page is not None:
-        print((config.out / "table.md").read_text(encoding="utf-8"))
-        print(f"took: {time.perf_counter() - began:.0f} s\nreport: {page}")
-    return 1 if failed else 0
-
-
 # --- the page ---------------------------------------------------------------------------------------------------------
-
-
-class Drawn(NamedTuple):
-    """A figure for figures/<file>, and what stands below it."""
-
-    file: str
-    figure: Figure
-    caption: str
 
 
 def write_report(
@@ -556,37 +484,17 @@ def write_report(
     captions: Sequence[str],
     rows: Sequence[Row] | None = None,
 ) -> Path:
-    """table.csv, table.md, figures and report.html of a folder; the path of the page.
-
-    findings: sentences that the records decide. tables: (heading, table). captions: how it was measured. rows: of
-    table.csv; None: the accuracies and seconds of the records.
-    """
-    write_text(folder / "table.csv", to_csv(aggregate(records) if rows is None else rows))
-    drawn = folder / "figures"
-    drawn.mkdir(exist_ok=True)
-    for old in drawn.glob("*.png"):
-        old.unlink()
-    text = [*(f"- {sentence}" for sentence in findings), ""]
-    sections = [report_html.note(findings)]
-    for heading, table in tables:
-        text += [f"**{heading}**", "", markdown(table)]
-        sections += [report_html.heading(heading), report_html.table(*table)]
-    shown = []
-    for file, figure, caption in figures:
-        figure.savefig(drawn / file, dpi=110)
-        shown.append(report_html.figure(drawn / file, caption, wide=True))
-    sections.append(report_html.figures(shown))
-    told = [*captions, *shared_captions(records)]
-    whole = dict.fromkeys(str(record["command_of_all"]) for record in records)
-    text += [*(f"{caption}\n" for caption in told)]
-    text += ["Made by " + ", ".join(f"`{command}`" for command in whole) + "; one cell alone: `command` in table.csv."]
-    where = {f"PyTorch {r['torch']}, Python {r['python']}, {r['processor']}" for r in records if "processor" in r}
-    facts = [("Command", "; ".join(whole)), ("Measured on", "; ".join(sorted(where)) + "; one thread a trial")]
-    facts.append(("Commit", ", ".join(sorted({r["commit"] for r in records if r.get("commit")}))))
-    sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
-    write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
-    write_text(folder / "report.html", report_html.page(title, [*sections, report_html.facts(facts)]))
-    return folder / "report.html"
+    """`experiments.tables.write_report` with the captions that are true of all these experiments."""
+    return pages.write_report(
+        folder,
+        records,
+        title=title,
+        findings=findings,
+        tables=tables,
+        figures=figures,
+        captions=[*captions, *shared_captions(records)],
+        rows=rows,
+    )
 
 
 def shared_captions(records: Sequence[Record]) -> list[str]:
@@ -605,37 +513,6 @@ def shared_captions(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def markdown(table: Table) -> str:
-    """A table in Markdown, its first column to the left."""
-    headers, rows = table
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-    return line(headers) + "|---|" + "---:|" * (len(headers) - 1) + "\n" + "".join(map(line, rows))
-
-
-def told(by_seed: Mapping[int, float] | None, digits: int = 1) -> str:
-    """Mean ± standard deviation over seeds; the mean alone for one seed; a dash for none."""
-    values = list((by_seed or {}).values())
-    if not values:
-        return "–"
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-
-def mean_of(by_seed: Mapping[int, float] | None) -> float | None:
-    """The mean over seeds; None for none."""
-    return statistics.fmean(by_seed.values()) if by_seed else None
-
-
 def title_of(transfer: str) -> str:
     """How figures and tables call a transfer: C->W, 10-class."""
     return f"{column_of(transfer)}, 10-class"
-
-
-def tidy(axes: Axes, grid: str = "both") -> None:
-    """A light grid behind the data, no box around it."""
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

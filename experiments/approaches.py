@@ -1,0 +1,380 @@
+"""The approaches of transfer as options of one command, on the embedded digits: what each gives beside the others.
+
+    python -m dan train rendered2digits OPTIONS        one run an approach and seed, all of as many steps
+
+Every number is from that command itself: a trial is its command line. Runs that start from another network start from
+the source-only run of their seed, and what is kept of the source was kept by that run.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if __package__ in (None, ""):  # python experiments/approaches.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from experiments.records import Record, read
+from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
+from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
+from experiments.trials import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "approaches"
+TASK = "rendered2digits"
+SOURCE = "SOURCE"  # in options: the folder of the seed's source-only run
+KEPT = "KEPT"  # the same run, with what it kept of its source
+WHOLE = 3000  # all source samples of the task
+COUNTS = (200, 100, 50)
+STAGES = ("fc1", "conv2")  # LeNet's last, and the one before
+
+SOURCE_ONLY, DAN = "source-only", "DAN"
+FULL, PARTIAL, FROZEN, ADAPTERS = "full fine-tuning", "partial, conv2", "frozen trunk", "residual adapters"
+LABELS = (1, 3, 5)
+WEIGHTS = ("kmm", "select")
+
+
+@dataclass(frozen=True)
+class Approach:
+    """What the command is given. keep: options with which the source-only run is told to keep its source first."""
+
+    options: str
+    keep: str = ""
+
+    @property
+    def starts(self) -> bool:
+        """Whether it needs the source-only run."""
+        return bool(self.keep) or SOURCE in self.options
+
+
+def kept_row(stage: str, count: int) -> str:
+    """The name of a source-free row."""
+    return f"source-free {stage}, " + ("whole source" if count == WHOLE else f"S = {count}")
+
+
+def labels_row(count: int) -> str:
+    """The name of a semi-supervised row."""
+    return f"{count} label{'s' if count > 1 else ''} a class"
+
+
+def _approaches() -> dict[str, Approach]:
+    after = f"--weights {SOURCE}"
+    rows = {
+        SOURCE_ONLY: Approach("--trade-off 0"),
+        DAN: Approach(""),
+        FULL: Approach(after),
+        PARTIAL: Approach(f"{after} --freeze-up-to conv2"),
+        FROZEN: Approach(f"{after} --freeze-up-to all"),
+        ADAPTERS: Approach(f"{after} --adapters residual"),
+    }
+    for stage in STAGES:
+        for count in (WHOLE, *COUNTS):
+            keep = f"--keep-source {count} --keep-stage {stage}"
+            rows[kept_row(stage, count)] = Approach(f"--source-free {KEPT}", keep)
+    rows |= {labels_row(count): Approach(f"--target-labels {count}") for count in LABELS}
+    return rows | {f"{kind} weights": Approach(f"{after} --source-weights {kind}") for kind in WEIGHTS}
+
+
+APPROACHES = _approaches()
+
+
+@dataclass(frozen=True)
+class Approaches:
+    """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {"seeds": (0,), "steps": 20}
+
+    out: Path = Path(f"runs/{NAME}")
+    """folder of the trials, records and report"""
+    methods: tuple[str, ...] = ()
+    """these rows only, such as: DAN "frozen trunk" (default: all)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one run of everything for each"""
+    steps: int = 1000
+    """training steps of every run"""
+    quick: bool = False
+    """see whether it works: seed 0, 20 steps, into runs/approaches_quick"""
+    workers: int = 2
+    """trials at a time, one thread each"""
+    quiet: bool = False
+    """no progress bar"""
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def trial_of(row: str, seed: int, steps: int) -> Trial:
+    """The trial of one row and seed."""
+    made = APPROACHES[row]
+    start = _name(SOURCE_ONLY, seed) if made.starts else None
+    arguments: dict[str, Any] = {"options": made.options.split(), "keep": made.keep.split(), "start": start}
+    arguments |= {"steps": steps, "seed": seed}
+    return Trial(_name(row, seed), f"experiments.{NAME}:train", arguments, () if start is None else (start,))
+
+
+def _name(row: str, seed: int) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", row.lower()) + f"-seed{seed}"
+
+
+def rows_of(config: Approaches) -> list[str]:
+    """The rows that are asked for, in order."""
+    return [row for row in APPROACHES if row in (config.methods or APPROACHES)]
+
+
+def parts_of(config: Approaches) -> list[list[Trial]]:
+    """A part a seed: if time runs out, the seeds that are done have all their rows."""
+    rows = rows_of(config)
+    if any(APPROACHES[row].starts for row in rows):
+        rows = list(dict.fromkeys([SOURCE_ONLY, *rows]))
+    return [[trial_of(row, seed, config.steps) for row in rows] for seed in config.seeds]
+
+
+def train(
+    folder: Path, *, options: list[str], keep: list[str], start: str | None, steps: int, seed: int
+) -> dict[str, Any]:
+    """A trial: the command with these options, its run in `folder`; evaluated once, after the last step.
+
+    start: the name of the trial beside this one that SOURCE, or KEPT, stands for.
+    """
+    from dan.run_folder import read_records
+    from experiments.transfers import machine
+
+    source, kept = folder.parent / (start or ""), folder / "kept"
+    common = ["--steps", str(steps), "--seed", str(seed), "--evaluate-every", str(steps)]
+    if keep:
+        # A copy of the finished run, which the same command does not train again, but lets keep its source.
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(source, kept, ignore=shutil.ignore_patterns("trial.json", "events.*"))
+        _door([*APPROACHES[SOURCE_ONLY].options.split(), *keep, *common, "--run", str(kept)])
+    places = {SOURCE: str(source), KEPT: str(kept)}
+    _door([*(places.get(word, word) for word in options), *common, "--run", str(folder)])
+    settings, *records = read_records(folder / "records.jsonl")
+    evaluation = next(record for record in reversed(records) if record["event"] == "evaluation")
+    made = {name: settings[name] for name in ("backbone", "labelled", "trade_off", "rate")}
+    return {**made, "evaluation": evaluation, "measured_on": machine()}
+
+
+def _door(words: list[str]) -> None:
+    """python -m dan train rendered2digits WORDS, in this process."""
+    import tyro
+
+    from dan.doors.train import Train, preset
+    from dan.doors.train import train as trained
+
+    words = [TASK, *words, "--device", "cpu", "--no-feature-map", "--quiet"]
+    trained(tyro.cli(Train, args=words, default=preset(words)))
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def cell_records(config: Approaches, results: Mapping[str, Any]) -> list[Record]:
+    """One record a finished trial: the model after its last step."""
+    records = []
+    for row in rows_of(config):
+        made = APPROACHES[row]
+        for seed in config.seeds:
+            trial = trial_of(row, seed, config.steps)
+            if trial.name not in results:
+                continue
+            result = results[trial.name]
+            network = result["backbone"].partition(":")[0]  # what follows is the images' channels
+            record: Record = {"experiment": NAME, "task": TASK, "network": network, "method": row}
+            record |= {"labels": result["labelled"], "seed": seed, "selection": "last", "paper": None, "provenance": ""}
+            record |= {"command": command_of(config, methods=row), "command_of_all": command_of(config)}
+            record |= {"keep": made.keep, "options": made.options, "trade_off": result["trade_off"]}
+            record |= {"rate": result["rate"], "steps": config.steps}
+            record |= {name: value for name, value in result["evaluation"].items() if name not in ("event", "step")}
+            records.append(record | result["measured_on"])
+    return records
+
+
+def run_approaches(config: Approaches) -> int:
+    """Train what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
+    config = reduced(config)
+    check_names("methods", config.methods, list(APPROACHES))
+    check_runs(config.seeds, config.steps)
+    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+SPLITS = {"target": "accuracy/target", "target_test": "accuracy/target_test", "unqueried": "accuracy/unqueried"}
+BySeed = dict[int, float]
+
+
+def measured(records: Sequence[Record], name: str, scale: float = 100.0) -> dict[str, BySeed]:
+    """row -> {seed: scale * value}, rows in the order of the experiment."""
+    found: dict[str, BySeed] = {}
+    for record in records:
+        if record.get(name) is not None:
+            found.setdefault(record["method"], {})[record["seed"]] = scale * record[name]
+    return {row: found[row] for row in APPROACHES if row in found}
+
+
+def paired(found: Mapping[str, BySeed], row: str, base: str) -> BySeed:
+    """{seed: the row's accuracy minus the base's}, of the seeds that both have."""
+    ours, theirs = found.get(row, {}), found.get(base, {})
+    return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
+
+
+def points(differences: BySeed) -> str:
+    """Mean difference in points with its sign, ± its standard deviation over seeds."""
+    spread = f" ± {statistics.stdev(differences.values()):.1f}" if len(differences) > 1 else ""
+    return signed(mean_of(differences)) + spread
+
+
+def accuracy_table(records: Sequence[Record]) -> Table:
+    """One row an approach, with the options that it is."""
+    found = {split: measured(records, name) for split, name in SPLITS.items()}
+    seconds = measured(records, "seconds", 1.0)
+    lines = []
+    for row, by_seed in found["target_test"].items():
+        made = APPROACHES[row]
+        options = f"{made.keep}, then {made.options}" if made.keep else made.options or "none"
+        cells = [told(found[split].get(row)) for split in SPLITS]
+        lines.append([row, *cells, f"{min(by_seed.values()):.1f}", told(seconds.get(row), 0), str(len(by_seed))])
+        lines[-1].append(options)
+    return ["approach", *SPLITS, "worst seed", "s a run", "n", "options of python -m dan train rendered2digits"], lines
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """Sentences that the records decide, all of target_test and of differences seed by seed."""
+    found = measured(records, SPLITS["target_test"])
+    said = []
+    if gain := paired(found, DAN, SOURCE_ONLY):
+        said.append(
+            f"From scratch: DAN has {mean_of(found[DAN]):.1f}, source-only {mean_of(found[SOURCE_ONLY]):.1f}; "
+            f"{points(gain)} points."
+        )
+    if FULL in found:
+        others = [f"{row} {points(cost)}" for row in (PARTIAL, FROZEN, ADAPTERS) if (cost := paired(found, row, FULL))]
+        said.append(
+            f"On from the source-only run: full fine-tuning has {mean_of(found[FULL]):.1f}"
+            + (f"; against it, in points: {', '.join(others)}" if others else "")
+            + "."
+        )
+    if cost := paired(found, FROZEN, FULL):
+        word = "costs" if (mean_of(cost) or 0.0) < 0 else "does NOT cost"
+        said.append(f"A frozen trunk {word} accuracy: {points(cost)} points against full fine-tuning.")
+    for stage in STAGES:
+        said += _kept_finding(found, stage)
+    if given := [f"{labels_row(n)} {points(gain)}" for n in LABELS if (gain := paired(found, labels_row(n), DAN))]:
+        said.append(f"A few target labels, against DAN without: {', '.join(given)} points.")
+    weighted = [
+        f"{kind} {points(gain)}" for kind in WEIGHTS if (gain := paired(found, f"{kind} weights", FULL))
+    ]  # the same start, all samples counting alike
+    if weighted:
+        said.append(f"Weights of the source's samples, against the same start without: {', '.join(weighted)} points.")
+    return said
+
+
+def _kept_finding(found: Mapping[str, BySeed], stage: str) -> list[str]:
+    """What core-sets lose against the whole source after the same frozen stage, beside what the freezing costs."""
+    whole = kept_row(stage, WHOLE)
+    lost = {count: lose for count in COUNTS if (lose := paired(found, kept_row(stage, count), whole))}
+    if not lost:
+        return []
+    each = ", ".join(f"S = {count} {points(lose)}" for count, lose in lost.items())
+    text = f"Source-free, kept after {stage}: the whole source has {mean_of(found[whole]):.1f}; {each} points from it"
+    worst = min(mean_of(lose) or 0.0 for lose in lost.values())
+    frozen = mean_of(paired(found, whole, DAN))
+    if worst >= 0:
+        return [f"{text}: none of them loses."]
+    if frozen is None:
+        return [f"{text}."]
+    side = "less" if worst > frozen else "NOT less"
+    return [
+        f"{text}. The largest loss, {signed(worst)}, is {side} than that of the whole source with the same stages "
+        f"frozen against DAN from scratch, {signed(frozen)}."
+    ]
+
+
+def figure_of(records: Sequence[Record]) -> Figure:
+    """Accuracy on the target's test split, mean and one dot a seed; the lines are source-only and DAN from scratch."""
+    from matplotlib.figure import Figure
+
+    found = measured(records, SPLITS["target_test"])
+    figure = Figure(figsize=(7, 1.2 + 0.27 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for row in (SOURCE_ONLY, DAN):
+        if row in found:
+            mean = statistics.fmean(found[row].values())
+            axes.axvline(mean, color=_colour(row), linewidth=0.8, linestyle="--", zorder=1)
+    for place, (row, by_seed) in enumerate(found.items()):
+        colour = _colour(row)
+        values = list(by_seed.values())
+        axes.scatter(values, [place] * len(values), s=14, color=colour, alpha=0.5, linewidths=0, zorder=2)
+        axes.scatter([statistics.fmean(values)], [place], s=34, color=colour, marker="D", zorder=3)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on the target's test split, %")
+    tidy(axes, "x")
+    return figure
+
+
+def _colour(row: str) -> str:
+    """One a kind of approach."""
+    from experiments.plots import COLOURS, REFERENCES
+
+    if row in REFERENCES:
+        return REFERENCES[row]
+    kinds = ("--source-free", "--target-labels", "--source-weights", "--weights")
+    return COLOURS[next(place for place, kind in enumerate(kinds) if kind in APPROACHES[row].options)]
+
+
+def captions(records: Sequence[Record]) -> list[str]:
+    """How the numbers were made."""
+
+    def each(name: str) -> str:
+        return ", ".join(f"{value:g}" for value in sorted({record[name] for record in records}))
+
+    return [
+        "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step "
+        f"({each('steps')} for every run; nothing is selected). target: all target images, which the runs see without "
+        "labels; target_test: the target's own test split, which nothing sees; unqueried: the target without the "
+        "images whose labels were learned; worst seed: the lowest target_test; s a run: seconds of the training, "
+        "evaluation included, and not the run that it starts from.",
+        f"The network is LeNet, a hidden layer of 64 and the logits; trade-offs: {each('trade_off')} (0 is "
+        f"source-only) and the rate {each('rate')} are the command's defaults, the same for all rows, tuned for none. "
+        "SOURCE is the source-only run of the same seed, KEPT that run with what it kept of its source. Rows with "
+        "--weights take its trunk and train new layers; source-free rows take the whole network and freeze it up to "
+        f"the kept stage; the whole source is kept in the same way, with S = {WHOLE}.",
+    ]
+
+
+def report(folder: Path) -> Path:
+    """Make the table, the figure and the page again from the folder's records; the path of the page."""
+    records = read(folder / "records.jsonl")
+    caption = (
+        "The target's test split: mean, and one dot a seed; the dashed lines are the means of source-only (grey) and "
+        "DAN from scratch (black)."
+    )
+    return write_report(
+        folder,
+        records,
+        title="Ways to transfer, on rendered fonts to handwritten digits",
+        findings=findings(records),
+        tables=[(f"{TASK}, LeNet", accuracy_table(records))],
+        figures=[Drawn("approaches.png", figure_of(records), caption)],
+        captions=captions(records),
+    )
+
+
+COMMAND = Command(Approaches, run_approaches, "ways to transfer, options of one command, on rendered -> scanned digits")
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.approaches import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "Ways to transfer.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
