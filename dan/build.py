@@ -8,7 +8,7 @@ import torch
 
 from dan.batches import gather
 from dan.domains.transfer import Transfer
-from dan.errors import UserError
+from dan.errors import UserError, nearest
 from dan.networks.backbones import SCRATCH
 from dan.networks.dan import DAN, layer_named
 
@@ -40,10 +40,19 @@ def build_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wanted = [layer_named(layer) for layer in align]
-        own = {"output", *(f"hidden{i + 1}" for i in range(len(layers)))}
+        own = [*(f"hidden{i + 1}" for i in range(len(layers))), "output"]
         settings: Mapping[str, Any] = {"layers": tuple(layers), "dropout": dropout, "pretrained": pretrained}
         capture = [layer for layer in wanted if layer not in own]
-        model = DAN(name, len(task.classes), capture=capture, adapters=adapters, **settings)
+        try:
+            model = DAN(name, len(task.classes), capture=capture, adapters=adapters, **settings)
+        except UserError:
+            known = [*own, *DAN(name, len(task.classes), layers=()).stages] if capture else []
+            for layer in capture:
+                if layer not in known:
+                    raise UserError(
+                        f'there is no layer "{layer}" to align{nearest(layer, known)}: one of {", ".join(known)}'
+                    ) from None
+            raise
         if frozen or freeze_up_to is not None:
             model.freeze(frozen, up_to=list(model.stages)[-1] if freeze_up_to == "all" else freeze_up_to)
         weights = list(model.trunk.parameters())

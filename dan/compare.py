@@ -375,10 +375,18 @@ def verdict(result: Comparison) -> str:
 
 def _check(config: Compare) -> None:
     """All that can be told before anything is read."""
+    from dan.run_folder import write_atomically
+
     if config.out.suffix.lower() not in PICTURES:
         raise UserError(
             f"--out {config.out}: a picture ends in {', '.join(PICTURES)}{nearest(config.out.suffix, PICTURES)}"
         )
+    try:
+        trial = config.out.with_name(f".{config.out.name}.trial")
+        write_atomically(trial, lambda file: file.write(b""))
+        trial.unlink()
+    except OSError as error:
+        raise UserError(f"--out {config.out} cannot be written ({error.strerror or error}): name another") from None
     if config.most < FEWEST:
         raise UserError(f"--most {config.most}: a comparison needs at least {FEWEST} samples on each side")
     if config.permutations < 19:

@@ -129,7 +129,10 @@ def fit(
     groups, factors = _groups(model, learned, recipe)
     parameters = [{"params": group, "name": name} for name, group in groups.items()]
     optimizer = torch.optim.SGD(parameters, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    folder = None if run is None else Run(run, settings)
+    try:
+        folder = None if run is None else Run(run, settings)
+    except OSError as error:
+        raise UserError(f"{run} cannot be written ({error.strerror or error}): name another --run") from None
     records: list[Record] = []
     start, state = 0, None
     if folder is not None:

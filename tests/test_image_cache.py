@@ -305,7 +305,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, decodes: list[str], damag
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path):
     images = listing(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file cannot keep decoded images .*: name another --cache"):
+    with pytest.raises(UserError, match=r"file cannot keep decoded images .*: name another --image-cache"):
         pixels_of(images, 8, cache=tmp_path / "file")
 
 
@@ -314,7 +314,7 @@ def test_pixels_that_do_not_fit_are_refused_before_any_is_decoded(
 ):
     images = listing(tmp_path)
     monkeypatch.setattr(image_cache, "MEMORY_LIMIT", 5 * 8 * 8 * 3 - 1)
-    with pytest.raises(UserError, match=r"5 images of 8 x 8 take .* of memory: name a folder .*--cache"):
+    with pytest.raises(UserError, match=r"5 images of 8 x 8 take .* of memory: name a folder .*--image-cache"):
         pixels_of(images, 8)
     pixels_of(images, 8, cache=tmp_path / "cache")
     decodes.clear()

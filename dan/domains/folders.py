@@ -147,7 +147,10 @@ def _of_features(name: str, options: Options, source: Path, target: Path) -> Tra
     sides = {path: read_features(path) for path in (source, target)}
     widths = {path: features.x.shape[1] for path, features in sides.items()}
     if widths[source] != widths[target]:
-        raise UserError(f"{source} has {widths[source]} features a sample, and {target} has {widths[target]}")
+        raise UserError(
+            f"{source} has {widths[source]} features a sample, and {target} has {widths[target]}: "
+            "compute both with one network"
+        )
     for path, features in sides.items():
         if not bool(torch.isfinite(features.x).all()):
             bad = int((~torch.isfinite(features.x)).any(1).sum())

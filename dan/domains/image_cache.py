@@ -47,7 +47,7 @@ def pixels_of(
         if needed > MEMORY_LIMIT:
             raise UserError(
                 f"{listing.place}: {shape[0]} images of {size} x {size} take {needed / 2**30:.1f} GiB of memory: "
-                "name a folder to keep them in (--cache), or a smaller image size"
+                "name a folder to keep them in (--image-cache), or a smaller image size"
             )
         pixels = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256()
@@ -121,14 +121,14 @@ def _write(
         if needed > free:
             raise UserError(
                 f"{listing.place}: {shape[0]} decoded images take {needed / 2**30:.1f} GiB, and {cache} has "
-                f"{free / 2**30:.1f} GiB left: name another folder (--cache), or a smaller image size"
+                f"{free / 2**30:.1f} GiB left: name another folder (--image-cache), or a smaller image size"
             )
         write_atomically(cache / f"{key}.npy", write)
         card = {"place": str(listing.place), "shape": shape, "sha256": digest.hexdigest()}
         write_atomically(cache / f"{key}.json", lambda file: file.write(json.dumps(card).encode()))
     except OSError as error:
         raise UserError(
-            f"{cache} cannot keep decoded images ({error.strerror or error}): name another --cache"
+            f"{cache} cannot keep decoded images ({error.strerror or error}): name another --image-cache"
         ) from None
 
 
@@ -188,6 +188,6 @@ def kept_arrays(
         write_atomically(path, lambda file: np.savez(file, pixels=pixels, targets=targets))
     except OSError as error:
         raise UserError(
-            f"{cache} cannot keep decoded images ({error.strerror or error}): name another --cache"
+            f"{cache} cannot keep decoded images ({error.strerror or error}): name another --image-cache"
         ) from None
     return pixels, targets

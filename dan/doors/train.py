@@ -226,6 +226,14 @@ def _check(config: Train) -> None:
     for name in ("target_labels", "keep_source", "tune", "tune_steps"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(config, name)}")
+    for name, value, fits, wanted in (
+        ("layers", " ".join(map(str, config.layers)), all(width > 0 for width in config.layers), "widths of 1 or more"),
+        ("dropout", config.dropout, 0 <= config.dropout < 1, "from 0 to below 1"),
+        ("momentum", config.momentum, 0 <= config.momentum < 1, "from 0 to below 1"),
+        ("weight_decay", config.weight_decay, 0 <= config.weight_decay < float("inf"), "0 or more"),
+    ):
+        if not fits:
+            raise UserError(f"--{name.replace('_', '-')} must be {wanted}, not {value}")
     for name, of, used in (
         ("keep_stage", "--keep-source", config.keep_source),
         ("source_share", "--source-weights select", config.source_weights == "select"),
@@ -253,6 +261,7 @@ def _plain(config: Train) -> Plan:
     from dan.doors.run_settings import described
 
     task = config.load(config.quiet)
+    _refuse_large_batches(config, source=task.source, target=task.target)
 
     def build() -> Any:
         return config.build(task, config.seed, config.align)
@@ -261,6 +270,18 @@ def _plain(config: Train) -> Plan:
     chosen = {entry.name: getattr(config, entry.name) for entry in fields(Network)}
     about = {"task": task.name, "options": dict(task.options), **described(task), **chosen}
     return Plan(task=task, build=_first(model, build), about={**about, "backbone": model.settings["backbone"]})
+
+
+def _refuse_large_batches(config: Train, **domains: Any) -> None:
+    """A batch larger than its domain holds some samples twice: a pair of equal ones is no draw from the domain, and the
+    unbiased MMD^2 is biased. Bought labels, which are few and not aligned, may come more than once."""
+    from dan.batches import size
+
+    for name, data in domains.items():
+        if config.batch_size > size(data) and (name == "source" or config.trade_off):
+            raise UserError(
+                f"batch_size {config.batch_size} is larger than the {name}'s {size(data)} samples: lower --batch-size"
+            )
 
 
 def _first(model: Any, build: Callable[[], Any]) -> Callable[[], Any]:
@@ -302,6 +323,7 @@ def _source_free(config: Train) -> Plan:
         cache=cache_folder(config.image_cache),
         quiet=config.quiet,
     )
+    _refuse_large_batches(config, target=task.target)
     if not config.quiet:
         total = size(task.target)
         some = Subset(task.target, range(0, total, -(-total // LOOKED_AT)))
