@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-long lint format clean
 
 help:  ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
 
 demo: $(INSTALLED)  ## adapt and label on embedded data: nothing is downloaded
 	$(BIN)/python -m experiments run demo
@@ -16,6 +16,9 @@ demo: $(INSTALLED)  ## adapt and label on embedded data: nothing is downloaded
 # One process a core, one thread each: most tests are too small to share.
 test: $(INSTALLED)  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
+test-long: $(INSTALLED)  ## the tests that take minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long
 
 lint: $(INSTALLED)  ## style, types, direction of the imports
 	$(BIN)/ruff check .

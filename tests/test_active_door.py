@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from active.__main__ import COMMANDS, defaults
+from active.__main__ import COMMANDS
+from active.doors.run import defaults
 from active.with_dan import run_rounds
 from dan import DAN, fit
 from dan.cli import run

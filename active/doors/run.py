@@ -1,0 +1,113 @@
+"""python -m active run TASK: train a start if none is given, then rounds of asking and training on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from dan.doors.run_settings import recipe_of, required, settings_of
+from dan.doors.train import Data, Network, Train, preset, recipe_from, train
+from dan.errors import UserError
+from dan.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds(Recipe, Network, Data):
+    """Train a DAN, then ask for labels in rounds, answered by the data set (a simulated oracle), and train on."""
+
+    strategy: str = "margin"
+    """Which samples to ask for: a name that `python -m active strategies` lists, module:function, or NAME@SHARE: a
+    share of each batch by that strategy and the rest at random."""
+    budget: int = 15
+    """Labels a round."""
+    rounds: int = 4
+    """Rounds of asking."""
+    round_steps: int = 150
+    """Training steps after each round."""
+    start: Path | None = None
+    """Folder of a finished `python -m dan train` run to start from, with its task, network and recipe; default: train
+    one inside the run's folder."""
+    recipe: str = "small"
+    """Whose defaults to take: small, dan-2015, dan-caffe or dan-resnet. Other flags change what it says."""
+    trade_off: float = 3.0
+    """lambda, the weight of the method's terms; 0 aligns nothing."""
+    steps: int = 1000
+    """Training steps before the first round."""
+    seed: int = 0
+    """Decides everything random in this run."""
+    run: Path | None = None
+    """Folder of the run; the same command on the same folder goes on. Default: runs/<task>/<strategy>-seed<seed>."""
+    cache_trunk: bool = False
+    """Compute the frozen first stages once, keep their outputs on the disk, and train on them: many times faster."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    quiet: bool = False
+    """No progress bar, no table."""
+
+
+def defaults(argv: Sequence[str]) -> Rounds:
+    """The defaults that --start or the named recipe gives, which all other flags may change."""
+    words = [part for word in argv for part in word.split("=", 1)]
+    places = [i for i, word in enumerate(words[:-1]) if word == "--start"]
+    if not places:
+        named = preset(argv)
+        shared = {entry.name for entry in fields(Rounds)} & {entry.name for entry in fields(Train)}
+        return Rounds(**{name: getattr(named, name) for name in shared})
+    run = Path(words[places[-1] + 1])
+    settings = settings_of(run)
+    given: dict[str, Any] = {entry.name: getattr(recipe_of(settings), entry.name) for entry in fields(Recipe)}
+    given |= {"task": required(settings, "task", run), "trade_off": required(settings, "trade_off", run)}
+    options = dict(settings.get("options", {}))
+    for name in ("source", "target"):
+        if name in options:
+            options[name] = Path(options[name])
+    if "classes" in options:
+        options["classes"] = tuple(options["classes"])
+    return Rounds(start=run, **given, **options)
+
+
+def run_active(config: Rounds) -> None:
+    """Train a start if none is given, then print one line a round."""
+    from active.strategies import strategy_named
+    from active.with_dan import run_rounds
+    from dan.domains.places import cache_folder
+
+    strategy_named(config.strategy)  # a misspelt name must not cost a training first
+    if config.budget < 1 or config.rounds < 1:
+        raise UserError(f"budget and rounds must be at least 1, not {config.budget} and {config.rounds}")
+    if config.start is not None:
+        for entry in fields(Network):
+            if getattr(config, entry.name) != entry.default:
+                flag = f"--{entry.name.replace('_', '-')}"
+                raise UserError(f"{flag} is of a new network, and --start brings its own: leave one of them out")
+    task = config.load(config.quiet)
+    name = config.strategy.replace(":", ".")
+    folder = config.run or Path("runs") / task.name / f"{name}-seed{config.seed}"
+    start = config.start
+    if start is None:
+        start = folder / "start"
+        shared = {entry.name for entry in fields(Train)} & {entry.name for entry in fields(config)}
+        train(Train(**{name: getattr(config, name) for name in shared} | {"run": start}))
+    records = run_rounds(
+        task,
+        config.strategy,
+        start=start,
+        budget=config.budget,
+        rounds=config.rounds,
+        round_steps=config.round_steps,
+        trade_off=config.trade_off,
+        seed=config.seed,
+        run=folder,
+        recipe=recipe_from(config),
+        cache=cache_folder(config.image_cache).with_name("trunks") if config.cache_trunk else False,
+        device=config.device,
+        quiet=config.quiet,
+    )
+    for record in records:
+        if not config.quiet:
+            figures = [
+                f"{key[9:]} {100 * value:5.2f} %" for key, value in record.items() if key.startswith("accuracy/")
+            ]
+            print(f"round {record['round']}  {record['labelled']:5d} labels  {'  '.join(figures)}", flush=True)
+    if not config.quiet:
+        print(f"run: {folder}  (tensorboard --logdir {folder})")
