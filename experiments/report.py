@@ -170,27 +170,22 @@ def write(folder: Path, page: Page) -> Path:
     return folder / "report.html"
 
 
-def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.parent / "README.md") -> Path:
-    """Copy an experiment's records, tables and figures to home/results/<name> and renew its blocks of the pages.
+def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md") -> dict[Path, str]:
+    """The pages with an experiment's results in them that change, and their new text; nothing is written.
 
     In the README and the pages of docs beside it: the whole table between `<!-- results:NAME -->` and
     `<!-- /results:NAME -->`, and the sentences that it begins with between `<!-- findings:NAME -->` and
-    `<!-- /findings:NAME -->`; nothing else of a page changes. UserError if the report was not made, or no page holds
-    the marks of the table, or one holds marks that are not there once each and in order.
+    `<!-- /findings:NAME -->`; nothing else of a page changes. UserError if no page holds the marks of the table, or
+    one holds marks that are not there once each and in order.
     """
-    if missing := [file for file in PUBLISHED if not (folder / file).is_file()]:
-        raise UserError(
-            f"{folder / missing[0]} is missing: make the report first (python -m experiments report {name})"
-        )
-    table = (folder / "table.md").read_text(encoding="utf-8")
     findings = "".join(itertools.takewhile(lambda line: line.startswith("- "), table.splitlines(keepends=True)))
     pages = [readme, *sorted((readme.parent / "docs").glob("*.md"))]
-    renewed = {page: page.read_text(encoding="utf-8") for page in pages if page.is_file()}
+    texts = {page: page.read_text(encoding="utf-8") for page in pages if page.is_file()}
     shown = False
-    for page in renewed:
+    for page in texts:
         for kind, block in (("results", table), ("findings", findings)):
             begin, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
-            text = renewed[page]
+            text = texts[page]
             if begin not in text and end not in text:
                 continue
             if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -198,11 +193,24 @@ def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.p
             if not block:
                 raise UserError(f"{page} asks for the findings of {name}, whose table.md does not begin with any")
             before, after = text.split(begin)[0], text.split(end)[1]
-            renewed[page] = f"{before}{begin}\n{block}{end}{after}"
+            texts[page] = f"{before}{begin}\n{block}{end}{after}"
             shown = shown or kind == "results"
     if not shown:
         marks = f"<!-- results:{name} --> and <!-- /results:{name} -->"
         raise UserError(f"{readme} or a page of docs needs the marks {marks}, once each and in this order")
+    return {page: text for page, text in texts.items() if text != page.read_text(encoding="utf-8")}
+
+
+def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.parent / "README.md") -> Path:
+    """Copy an experiment's records, tables and figures to home/results/<name> and renew its blocks of the pages.
+
+    Raises UserError if the report was not made, and what `renewed` raises.
+    """
+    if missing := [file for file in PUBLISHED if not (folder / file).is_file()]:
+        raise UserError(
+            f"{folder / missing[0]} is missing: make the report first (python -m experiments report {name})"
+        )
+    pages = renewed(name, (folder / "table.md").read_text(encoding="utf-8"), readme)
     results = home / "results" / name
     results.mkdir(parents=True, exist_ok=True)
     for file in PUBLISHED:
@@ -211,7 +219,6 @@ def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.p
     shutil.copytree(
         folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] != ".png"]
     )
-    for page, text in renewed.items():
-        if text != page.read_text(encoding="utf-8"):
-            write_text(page, text)
+    for page, text in pages.items():
+        write_text(page, text)
     return results

@@ -42,11 +42,12 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KEOPS_SHAPE = {torch.float32: (1, 33), torch.float64: (3, 2)}  # (F, K)
 
 
-def with_keops(*names: str) -> list[Any]:
-    """Names of backends, "keops" with a skip that says why where it does not work."""
+def with_keops(*names: str, long: bool = False) -> list[Any]:
+    """Names of backends, "keops" with a skip that says why where it does not work; long: where it compiles for long."""
     reason = keops.why_not("cpu")
     skip = pytest.mark.skipif(reason is not None, reason=f"KeOps was not run: it does not work here ({reason})")
-    return [pytest.param(name, marks=skip) if name == "keops" else name for name in names]
+    marks = [skip, pytest.mark.long] if long else [skip]
+    return [pytest.param(name, marks=marks) if name == "keops" else name for name in names]
 
 
 each_backend = pytest.mark.parametrize("backend", with_keops("dense", "tiled", "keops", "auto"))
@@ -454,7 +455,7 @@ def test_gradcheck(backend: str) -> None:
             assert torch.autograd.gradcheck(call, (x, y))
 
 
-@pytest.mark.parametrize("backend", with_keops("dense", "keops"))
+@pytest.mark.parametrize("backend", with_keops("dense", "keops", long=True))
 def test_second_derivatives_where_they_are_promised(backend: str) -> None:
     x, y, kernel = three_features()
     for name in ("per kernel", "row sums"):
@@ -672,7 +673,7 @@ def test_tiles_bound_the_memory() -> None:
 @proc
 def test_domains_larger_than_the_memory_they_may_take(tmp_path: Path) -> None:
     """Memory-mapped feature files, very wide ones here, are read a tile at a time: neither is ever held."""
-    n, f = 200, 62_500  # 50 MB a file
+    n, f = 500, 62_500  # 125 MB a file: far more than the tiles, which stay as they are however many samples there are
     generator = np.random.default_rng(0)
     samples = []
     for name, shift in (("x.npy", 0.0), ("y.npy", 0.02)):
@@ -694,7 +695,7 @@ def test_domains_larger_than_the_memory_they_may_take(tmp_path: Path) -> None:
     done = in_fresh_python(textwrap.dedent(ANONYMOUS) + textwrap.dedent(code), tmp_path / "x.npy", tmp_path / "y.npy")
     assert done.returncode == 0, done.stderr
     beyond, value = done.stdout.split()
-    assert 1e6 < int(beyond) < 80e6 < 2 * (tmp_path / "x.npy").stat().st_size
+    assert 1e6 < int(beyond) < (tmp_path / "x.npy").stat().st_size
     assert float(value) == pytest.approx(float(mmd2(samples[0], samples[1], kernel, backend="dense")), abs=1e-6)
 
 

@@ -111,6 +111,7 @@ def test_the_table_of_fabricated_records(tmp_path: Path) -> None:
         line for line in selection_report.write(tmp_path).read_text(encoding="utf-8").splitlines() if "b = 7" in line
     ]
     assert rows == [
+        "- **badge**, N = 1,000, C = 10, F = 4, b = 7: 500 ms and 2.00 MB; 40 times that: materialised.",
         "| N = 1,000, C = 10, F = 4, b = 7 | ours | 500 ms | 1.00 | 2.00 MB | – |",
         "| N = 1,000, C = 10, F = 4, b = 7 | materialised | 20.0 s (of N = 100, times 10) | 40.00 | 20.0 MB | – |",
     ]

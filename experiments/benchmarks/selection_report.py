@@ -10,15 +10,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.benchmarks.mmd_report import seconds, size
-from experiments.benchmarks.selection import TASKS, key_of
+from experiments.benchmarks.selection import RESULTS, TASKS, key_of
 from experiments.records import Record, read, write_text
+from experiments.report import renewed
 
 LETTERS = {"n": "N", "labelled": "L", "classes": "C", "features": "F", "budget": "b"}
 
 
+NAME = "benchmark_selection"
+
+
 def write(folder: Path) -> Path:
-    """Make table.md of a folder from its records.jsonl; its path."""
-    write_text(folder / "table.md", markdown(read(folder / "records.jsonl")))
+    """Make table.md of a folder from its records.jsonl; its path. Of the published folder, the pages are renewed."""
+    text = markdown(read(folder / "records.jsonl"))
+    write_text(folder / "table.md", text)
+    if folder.resolve() == (RESULTS / NAME).resolve():
+        for page, new in renewed(NAME, text).items():
+            write_text(page, new)
     return folder / "table.md"
 
 
@@ -29,7 +37,7 @@ def markdown(records: Sequence[Record]) -> str:
         key = key_of(record)
         if "seconds_median" in record or "seconds_median" not in kept.get(key, {}):
             kept[key] = record
-    parts = ["# What asking costs\n", _machines(kept.values())]
+    parts = [*_findings(kept.values()), _machines(kept.values())]
     for name, task in TASKS.items():
         of_task = [record for record in kept.values() if record["task"] == name]
         for machine in dict.fromkeys((record["device_name"], record["threads"]) for record in of_task):
@@ -42,6 +50,18 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join(parts)
 
 
+def _findings(records: Iterable[Record]) -> list[str]:
+    """A sentence for every size at which there is something to compare with: the fastest of the others."""
+    lines = []
+    found = [record for record in records if "seconds_median" in record]
+    for ours in (record for record in found if record["method"] == "ours"):
+        line = f"- **{ours['task']}**, {_in_words(ours)}: {seconds(_took(ours))} and {size(_peak(ours))}"
+        beside = [r for r in found if r["method"] != "ours" and _place(r) == _place(ours)]
+        told = [f"{_took(r) / _took(ours):.2g} times that: {r['method']}" for r in sorted(beside, key=_took)]
+        lines.append(f"{line}{'; ' if told else ''}{', '.join(told)}.\n")
+    return ["".join(lines)] if lines else []
+
+
 def _table(name: str, records: Sequence[Record]) -> str:
     task = TASKS[name]
     ours = {_size(record): record for record in records if record["method"] == "ours"}
@@ -49,10 +69,9 @@ def _table(name: str, records: Sequence[Record]) -> str:
     order = list(task.methods)
     for record in sorted(records, key=lambda r: (_size(r), order.index(r["method"]))):
         scale = task.methods[record["method"]].scale
-        cells = [", ".join(f"{LETTERS[k]} = {v:,}" for k, v in zip(LETTERS, _size(record), strict=True) if v)]
-        cells.append(record["method"])
+        cells = [_in_words(record), record["method"]]
         if "seconds_median" in record:
-            took, peak = scale * record["seconds_median"], scale * record["peak_bytes"]
+            took, peak = _took(record), _peak(record)
             beside = ours.get(_size(record), {}).get("seconds_median")
             about = f" (of N = {record['n']:,}, times {scale})" if scale > 1 else ""
             cells += [seconds(took) + about, f"{took / beside:.2f}" if beside else "–", size(peak)]
@@ -61,6 +80,25 @@ def _table(name: str, records: Sequence[Record]) -> str:
             cells += [str(record["reason"]), "–", "–", "–"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _in_words(record: Record) -> str:
+    return ", ".join(f"{LETTERS[k]} = {v:,}" for k, v in zip(LETTERS, _size(record), strict=True) if v)
+
+
+def _took(record: Record) -> float:
+    """Seconds, for all samples."""
+    return TASKS[record["task"]].methods[record["method"]].scale * float(record["seconds_median"])
+
+
+def _peak(record: Record) -> float:
+    """Bytes, for all samples."""
+    return TASKS[record["task"]].methods[record["method"]].scale * float(record["peak_bytes"])
+
+
+def _place(record: Record) -> tuple[object, ...]:
+    """What can be compared: one task, one size, one machine."""
+    return record["task"], _size(record), record["device_name"], record["threads"]
 
 
 def _size(record: Record) -> tuple[int, ...]:
