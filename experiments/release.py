@@ -22,7 +22,9 @@ if __package__ in (None, ""):  # python experiments/release.py puts this folder 
 
 from dan.cli import Command, run
 from dan.errors import UserError
+from experiments.records import read, write_text
 
+MARK = "<!-- released -->"  # twice in the README of the checkpoints: their list stands between
 LIMIT = 3_000_000  # bytes of model.pt that may go into the repository
 TRAIN_DEFAULTS = {
     "trade_off": 3.0,
@@ -90,7 +92,27 @@ def release(config: Release) -> None:
     write_atomically(folder / "records.jsonl", lambda file: file.write(text.encode()))
     page = model_card(config.name, kept, evaluations[-1], folder / "model.pt", config.weights_from)
     write_atomically(folder / "README.md", lambda file: file.write(page.encode()))
+    index = config.out / "README.md"
+    if index.is_file() and len(parts := index.read_text(encoding="utf-8").split(MARK)) == 3:
+        write_text(index, MARK.join([parts[0], f"\n{listing(config.out)}", parts[2]]))
     print(f"{folder}: model.pt ({size:,} bytes), records.jsonl, README.md")
+
+
+def listing(out: Path) -> str:
+    """A table of the checkpoints in a folder, from their records."""
+    lines = ["| checkpoint | method | seed | accuracy on the target |", "|---|---|---:|---:|"]
+    for path in sorted(out.glob("*/records.jsonl")):
+        records = read(path)
+        settings, evaluation = records[0], records[-2]
+        accuracy = f"{100 * evaluation['accuracy/target']:.2f} %"
+        cells = [f"[{path.parent.name}]({path.parent.name}/README.md)", method_of(settings), str(settings["seed"])]
+        lines.append(f"| {' | '.join([*cells, accuracy])} |")
+    return "\n".join(lines) + "\n"
+
+
+def method_of(settings: Mapping[str, Any]) -> str:
+    """What trained it, in plain words."""
+    return str(settings.get("method", "dan")) if settings["trade_off"] else "source-only"
 
 
 def model_card(
@@ -107,7 +129,7 @@ def model_card(
     network, needed = saved["network"], saved.get("trunk_file")
     parameters = sum(value.numel() for value in saved["weights"].values())
     folder = f"checkpoints/{name}"
-    method = settings.get("method", "dan") if settings["trade_off"] else "source-only"
+    method = method_of(settings)
     accuracies = {key.split("/", 1)[1]: value for key, value in evaluation.items() if key.startswith("accuracy/")}
     evaluate = f"python -m dan evaluate {folder}" + (f" --weights {needed['name']}" if needed else "")
     lines = [
