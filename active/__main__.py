@@ -1,8 +1,11 @@
-"""The door to active learning: python -m active run | strategies."""
+"""The door to active learning: python -m active run | select | label | explain | strategies."""
 
 import sys
 
+from active.doors.explain import Explain, explain
+from active.doors.label import LabelCommand, label
 from active.doors.run import Rounds, defaults, run_active
+from active.doors.select import Select, select
 from active.doors.strategies import Strategies, list_strategies
 from dan.cli import Command, run
 
@@ -10,6 +13,9 @@ COMMANDS = {
     "run": Command(
         Rounds, run_active, "Rounds of asking and training on a transfer, with a simulated oracle.", defaults
     ),
+    "select": Command(Select, select, "Choose images of a folder for people to label, and write the tasks."),
+    "label": Command(LabelCommand, label, "Take people's labels back, and train on."),
+    "explain": Command(Explain, explain, "Replay a round's choice: every pick with its picture and its figures."),
     "strategies": Command(Strategies, list_strategies, "List the acquisition strategies."),
 }
 

@@ -7,8 +7,10 @@ The loop knows nothing of networks. A learner is three functions: `fit` trains, 
 of the samples it is asked about, and `evaluate` (if any) adds measures of its own, such as accuracy on a test split.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from active.pool import PER_SAMPLE, Pool, Query
+from active.round_files import RoundFile, agree, labelled_in, read_rounds, restore, state_of, write_round
 from active.strategies import Strategy
 from dan.errors import UserError
 from dan.run_folder import Record, Run
@@ -29,7 +32,7 @@ def rounds(
     *,
     fit: Callable[[Pool, int], Model],
     predict: Callable[[Model, Tensor], Mapping[str, Any]],
-    budget: int,
+    budget: int | str,
     rounds: int,
     seed: int,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
@@ -38,12 +41,13 @@ def rounds(
 ) -> Iterator[Record]:
     """Run `rounds` rounds of `budget` labels each, and yield one record a training: rounds + 1 of them.
 
+    budget: a number, or a share of the pool as "5%": see `labels_a_round`.
     fit(pool, round) -> a trained model: train on `pool.labelled_ids` and `pool.labels` (none in round 0). Any estimator
         will do; go on from the last model or start afresh, as you like.
     predict(model, ids) -> fields of a `Query` for these global ids, in their order: at least "probs" (n, C). Fields
         that are not per sample ("source_features", "kernel", ...) are passed on as they are.
     evaluate(model) -> more figures for the record.
-    run: a folder; the same call on the same folder goes on after the last round that was recorded.
+    run: a folder; the same call on the same folder goes on after the last round that has its file (round_files.py).
 
     A record: {"event": "round", "round", "labelled", "accuracy/target" (all target samples, asked for or not),
     "accuracy/unqueried" (the never-queried ones: what labels bought cannot flatter), what `evaluate` says, "asked" (the
@@ -52,22 +56,18 @@ def rounds(
     The round's generator depends on (seed, round) alone. Raises UserError for a budget or number of rounds that is not
     positive, or that asks for more labels than the pool has.
     """
-    if budget < 1 or rounds < 1:
-        raise UserError(f"budget and rounds must be at least 1, not {budget} and {rounds}")
-    if budget * rounds > len(pool.unlabelled_ids):
-        raise UserError(
-            f"{rounds} rounds of {budget} need {budget * rounds} unlabelled samples, and the pool has "
-            f"{len(pool.unlabelled_ids)}: lower the budget or the rounds"
-        )
+    budget = labels_a_round(budget, len(pool.ids))
+    check_rounds(budget, rounds, len(pool.unlabelled_ids))
     settings = {**(about or {}), "budget": budget, "rounds": rounds, "seed": seed}
     folder = None if run is None else Run(run, settings)
     first = 0
     if folder is not None:
-        for record in folder.records:
-            if record["event"] == "round":
-                _label(pool, record["asked"], record["round"] + 1)
-                first = record["round"] + 1
-                yield record
+        files = read_rounds(folder.folder)
+        agree(folder.folder, folder.records[0], files)
+        folder = Run(run or "", settings)  # with the records that the files told
+        restore(pool, files, folder.folder)
+        first = len(files)
+        yield from (file.record for file in files)
 
     for number in range(first, rounds + 1):
         began = time.perf_counter()
@@ -77,20 +77,75 @@ def rounds(
         record |= _accuracies(pool, seen["probs"])
         record |= evaluate(model) if evaluate is not None else {}
         asked = torch.empty(0, dtype=torch.long)
+        before = after = None
         if number < rounds:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            asked = strategy(_query(pool, seen), budget, generator=generator)
+            generator = generator_of(seed, number)
+            before = state_of(generator)
+            asked = strategy(query_of(pool, seen), budget, generator=generator)
+            after = state_of(generator)
             _check_picks(pool, asked, budget)
         record |= {"asked": asked.tolist(), "seconds": time.perf_counter() - began}
+        answers = pool.oracle(asked)
         if folder is not None:
+            file = RoundFile(
+                settings=folder.records[0],
+                record=record,
+                answers=tuple(answers.tolist()),
+                labelled=labelled_in(pool),
+                before=before,
+                after=after,
+            )
+            write_round(folder.folder, file)
             folder.append(record)
         # On the disk first, then in memory: a kill between the two loses nothing.
-        _label(pool, record["asked"], number + 1)
+        pool.label(asked, answers, round=number + 1)
         yield record
 
 
-def _query(pool: Pool, seen: Mapping[str, Any]) -> Query:
-    """What was predicted for the whole pool, split into the unlabelled (the candidates) and the labelled side."""
+def labels_a_round(budget: int | str, pool: int) -> int:
+    """How many labels a budget is: a number, or a share of the pool's samples, such as "5%" or "0.5%", rounded up.
+
+    Exact: 7 % of 100 is 7, whatever binary fractions make of 0.07. Raises UserError, with what it should look like, for
+    anything else, for less than one label, and for more than the whole pool.
+    """
+    told = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(budget).strip())
+    amount = Fraction(told[1]) if told else Fraction(0)
+    if not told or (not told[2] and amount.denominator > 1):
+        raise UserError(
+            f'a budget is a number of labels of at least 1, as 30, or a share of the pool, as 5%, and not "{budget}"'
+        )
+    if amount == 0:
+        raise UserError(f"the budget must be at least 1, not {budget}")
+    if not told[2]:
+        return int(amount)
+    if amount > 100:
+        raise UserError(f"a budget of {budget} is more than the pool: name a share of 100% or less")
+    return int(-(-amount * pool // 100))
+
+
+def check_rounds(budget: int, rounds: int, unlabelled: int) -> None:
+    """Raises UserError for a budget or number of rounds that is not positive, or that needs more samples than there
+    are."""
+    if budget < 1 or rounds < 1:
+        raise UserError(f"budget and rounds must be at least 1, not {budget} and {rounds}")
+    if budget * rounds > unlabelled:
+        raise UserError(
+            f"{rounds} rounds of {budget} need {budget * rounds} unlabelled samples, and the pool has {unlabelled}: "
+            "lower the budget or the rounds"
+        )
+
+
+def generator_of(seed: int, number: int) -> torch.Generator:
+    """The generator that the strategy gets in that round: a function of the two numbers alone."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def query_of(pool: Pool, seen: Mapping[str, Any]) -> Query:
+    """What was predicted for the whole pool, split into the unlabelled (the candidates) and the labelled side.
+
+    seen: fields of a `Query`, those per sample over all of `pool.ids`, in their (ascending) order. With the pool as
+    `active.round_files.pool_at` gives it, and seen of the round's model, it is the query that the round's strategy got.
+    """
     unlabelled = _rows(pool, pool.unlabelled_ids)
     fields = {
         name: value.index_select(PER_SAMPLE[name], unlabelled) if name in PER_SAMPLE else value
@@ -103,7 +158,8 @@ def _query(pool: Pool, seen: Mapping[str, Any]) -> Query:
 
 
 def _rows(pool: Pool, ids: Tensor) -> Tensor:
-    """Rows of these ids in a tensor over the whole pool (whose ids ascend). Used here only, and never kept."""
+    """Rows of these ids in a tensor over the whole pool (whose ids ascend). Used here only, and never kept: a row is no
+    id."""
     return torch.searchsorted(pool.ids, ids)
 
 
@@ -123,7 +179,3 @@ def _check_picks(pool: Pool, asked: Tensor, budget: int) -> None:
             f"the strategy returned {len(ids)} ids, {len(set(ids))} of them different, {len(free.intersection(ids))} "
             f"unlabelled ids of the pool: it must return {budget} different unlabelled global ids"
         )
-
-
-def _label(pool: Pool, ids: list[int], number: int) -> None:
-    pool.label(ids, pool.oracle(torch.tensor(ids, dtype=torch.long)), round=number)

@@ -12,7 +12,9 @@ class Recipe:
     """How to train. The defaults suit a small network from scratch."""
 
     method: str = "dan"
-    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e or mcc."""
+    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e, mcc or mme."""
+    optimizer: Literal["sgd", "adam", "adadelta"] = "sgd"
+    """How steps are made of gradients: SGD with momentum, Adam, or Adadelta (whose rate is near 1)."""
     batch_size: int = 32
     """Samples a step of each domain."""
     rate: float = 0.01
@@ -87,6 +89,7 @@ def check_recipe(recipe: Recipe, fewest: int) -> None:
     if not 0 <= recipe.bandwidth_decay < 1:
         raise UserError(f"bandwidth_decay must be from 0 to below 1, not {recipe.bandwidth_decay}")
     choices = {
+        "optimizer": ("sgd", "adam", "adadelta"),
         "estimator": ("unbiased", "biased", "linear"),
         "kernel_weights": ("uniform", "qp"),
         "bandwidth": ("median", "mean"),

@@ -2,7 +2,7 @@
 in their arguments only.
 
     each step:  L = CE(source batch) + CE(labelled target batch, if any) + lambda(step) * sum of the method's terms
-    SGD with momentum; every rate decays as (1 + gamma * step)^-power; the task-specific layers learn faster.
+    SGD with momentum, or Adam; every rate decays as (1 + gamma * step)^-power; the task-specific layers learn faster.
 
 A batch depends on (seed, step) alone, and dropout's generator is in the checkpoint: a run that is killed and started
 again ends with the same bits on the CPU.
@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from dan.networks.dan import DAN, Output, layer_named
 from dan.objectives import METHODS, Objective, build_objective, comparable, inverse_decay, ramp
 from dan.progress import Progress
 from dan.recipes import Recipe, check_recipe
-from dan.run_folder import Record, Run
+from dan.run_folder import Record, Run, read_tensors
 from dan.trunk_cache import cached
 from dan.watch import Watch
 
@@ -47,11 +47,14 @@ def fit(
     steps: int,
     seed: int,
     labelled: Dataset | None = None,
+    labelled_side: Literal["target", "source"] = "target",
     source_weights: Tensor | None = None,
     tests: Mapping[str, Dataset] | None = None,
     recipe: Recipe | None = None,
     objective: Objective | None = None,
     run: Path | str | None = None,
+    earlier: Path | str | None = None,
+    of_steps: int | None = None,
     about: Mapping[str, Any] | None = None,
     cache: Path | str | bool = False,
     device: str = "cpu",
@@ -61,22 +64,29 @@ def fit(
 
     source: labelled samples (x, y); with an attribute `after_stages` = k they are outputs of the trunk's first k
     stages, which must be frozen (see `dan.source_free`). target: samples (x, y) whose labels are never read. labelled:
-    target samples whose labels were bought, (x, y), learned by cross-entropy beside the source. source_weights: a
+    target samples whose labels were bought, (x, y), learned by cross-entropy beside the source. labelled_side: on which
+    side the method's terms see them. "target": they are part of `target` like all others, and the labelled batch itself
+    is not aligned. "source": the source side is a sample of source u labelled, each of their samples as likely as any
+    other; then `target` is to be what is left without them, which the caller sees to. source_weights: a
     weight >= 0 of each source sample's cross-entropy (N,), as `dan.instance_weights` gives them. trade_off: lambda >=
     0, the weight of the method's terms; 0 is source-only training, which never looks at the target. tests: data sets
     to evaluate on, named.
     objective: what aligns the domains, if it is not a method of `recipe`: any callable from what the network says of
     the source and of the target batch (two `Output`) to a dict of scalar terms; a module's parameters train as well.
     run: folder for checkpoints, records and TensorBoard events; the same call on the same folder goes on where it was
-    killed, and returns at once if it was done. about: JSON-able settings of the caller's, kept in the records.
+    killed, and returns at once if it was done. earlier: the folder of a finished run that this one continues as if it
+    were one training: weights, optimiser, the method's state, dropout and the count of steps go on, and `steps` counts
+    from that training's first; data and labels may be others. of_steps: the steps of the whole training that this is a
+    part of, which the trade-off's ramp is over; default: `steps`.
+    about: JSON-able settings of the caller's, kept in the records.
     cache: compute the outputs of the frozen first stages once, and train on them: True keeps them in memory, a folder
     on the disk. The same numbers up to rounding, many times faster; it is an error where no stage is frozen.
 
     A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" in [0, 1], "label_free/information" and, with
     tests["source_test"], "label_free/two_sample" (see `dan.model_selection`), what `dan.watch.Watch` says of a fixed
     held sample, "seconds"}.
-    Raises UserError for impossible settings and for a folder that holds another run, `Diverged` when the loss leaves
-    what is finite.
+    Raises UserError for impossible settings, for an earlier run that cannot be continued so, and for a folder that
+    holds another run, `Diverged` when the loss leaves what is finite.
     Source: Long et al., "Learning Transferable Features with Deep Adaptation Networks", ICML 2015, section 3.
     """
     recipe = recipe or Recipe()
@@ -89,11 +99,23 @@ def fit(
         raise UserError(
             f'unknown method "{recipe.method}"{nearest(recipe.method, METHODS)}: one of {", ".join(METHODS)}'
         )
+    if labelled_side not in ("target", "source"):
+        raise UserError(f'unknown labelled_side "{labelled_side}": one of target, source')
+    if labelled_side == "source" and (labelled is None or not trade_off):
+        raise UserError("labelled samples join the source's side of the alignment only where there are both of them")
+    if of_steps is not None and of_steps < steps:
+        raise UserError(f"a training of {of_steps} steps has no part that ends at step {steps}")
     check_recipe(recipe, METHODS[recipe.method].fewest if trade_off and objective is None else 1)
     if source_weights is not None and source_weights.shape != (size(source),):
         raise ValueError(f"source_weights must be ({size(source)},), one a source sample, not {source_weights.shape}")
     settings = {**(about or {}), "trade_off": trade_off, "steps": steps, "seed": seed, **asdict(recipe)}
     settings["labelled"] = 0 if labelled is None else size(labelled)
+    # Said only where they are not the defaults, so that runs from before these were options are still the same runs.
+    said_of_parts = {"earlier": earlier and Path(earlier).name, "of_steps": of_steps}
+    settings |= {name: value for name, value in said_of_parts.items() if value is not None}
+    settings |= {} if labelled_side == "target" else {"labelled_side": labelled_side}
+    if recipe.optimizer == Recipe().optimizer:
+        del settings["optimizer"]
     place = choose_device(device)
     model.to(place)
     align = _aligned(recipe, model)
@@ -128,7 +150,7 @@ def fit(
 
     groups, factors = _groups(model, learned, recipe)
     parameters = [{"params": group, "name": name} for name, group in groups.items()]
-    optimizer = torch.optim.SGD(parameters, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimizer = _optimizer(parameters, recipe)
     try:
         folder = None if run is None else Run(run, settings)
     except OSError as error:
@@ -138,11 +160,26 @@ def fit(
     if folder is not None:
         state = folder.load(place)
         if state is not None:
+            records = folder.evaluations
+    resumed = state is not None
+    if state is None and earlier is not None:
+        state = _state_of(Path(earlier), optimizer, place, steps)
+    if state is not None:
+        try:
             model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
             learned.load_state_dict(state["objective"])
-            watch.load_state_dict(state["watch"])
-            start, records = state["step"], folder.evaluations
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            first_line = str(error).splitlines()[0]
+            raise UserError(
+                f"{earlier or run} was trained with another network or method, and cannot be gone on with: {first_line}"
+            ) from None
+        watch.load_state_dict(state["watch"])
+        start = state["step"]
+        for group in optimizer.param_groups:  # what the recipe says now, not what it said in an earlier run
+            group |= {"weight_decay": recipe.weight_decay} | (
+                {"momentum": recipe.momentum} if "momentum" in group else {}
+            )
     if start >= steps:
         model.eval()
         return records
@@ -151,6 +188,9 @@ def fit(
     source_batches = Batches(size(source), recipe.batch_size, derived_seed(seed, 0))
     target_batches = Batches(size(target), recipe.batch_size, derived_seed(seed, 1))
     labelled_batches = Batches(size(labelled), recipe.batch_size, derived_seed(seed, 2)) if labelled else None
+    united_batches = None
+    if labelled is not None and labelled_side == "source":
+        united_batches = Batches(size(source) + size(labelled), recipe.batch_size, derived_seed(seed, 8))
 
     def batch(data: Dataset, batches: Batches, stream: int, step: int) -> tuple[Tensor, Tensor]:
         views = torch.Generator().manual_seed(derived_seed(seed, 5, stream, step))  # of augmented data
@@ -178,7 +218,7 @@ def fit(
         torch.manual_seed(derived_seed(seed, 3))  # dropout
         if state is not None:
             torch.set_rng_state(state["generator"].cpu())
-        elif folder is not None:
+        if folder is not None and not resumed:
             monitor.settings(settings)
             monitor.charts(watch.charts())
 
@@ -213,8 +253,12 @@ def fit(
             _refuse_divergence(loss + 0 * whole.logits.detach().sum(), step, recipe)
             if term is not None and trade_off:
                 _refuse_explosion({name: whole.layers[name] for name in align}, step, recipe)
-                terms = term(outputs[0], outputs[1])
-                now = trade_off * (ramp(step / steps) if recipe.schedule == "ramp" else 1.0)
+                of_source = outputs[0]
+                if united_batches is not None and labelled_batches is not None:
+                    joining = int((united_batches.indices(step) >= size(source)).sum())
+                    of_source = _joined(of_source, outputs[-1], labelled_batches.indices(step), joining)
+                terms = term(of_source, outputs[1])
+                now = trade_off * (ramp(step / (of_steps or steps)) if recipe.schedule == "ramp" else 1.0)
                 losses |= {f"term/{name}": value for name, value in terms.items()}
                 losses["alignment"] = now * torch.stack(list(terms.values())).sum()
                 loss = loss + losses["alignment"]
@@ -283,6 +327,44 @@ def _entry(model: DAN, source: Dataset, cache: Path | str | bool) -> int:
     if cache and not model.cached_stages:
         raise UserError("there is nothing to cache: freeze the first stages of the network, or train without cache")
     return done or (model.cached_stages if cache else 0)
+
+
+def _optimizer(parameters: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    rate, decay = recipe.rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+    if recipe.optimizer == "adadelta":
+        return torch.optim.Adadelta(parameters, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(parameters, lr=rate, momentum=recipe.momentum, weight_decay=decay)
+
+
+def _state_of(earlier: Path, optimizer: torch.optim.Optimizer, place: torch.device, steps: int) -> dict[str, Any]:
+    """What the finished run left to go on from."""
+    path = earlier / "resume.pt"
+    if not path.exists():
+        raise UserError(f"{path} does not exist: only a run that kept it can be continued; fine-tune or start afresh")
+    state = read_tensors(path, place)
+    if not (earlier / "model.pt").exists() or state["step"] >= steps:
+        raise UserError(
+            f"{earlier} stands at step {state['step']}: a training that continues it needs it finished, and steps "
+            f"beyond that one, not {steps}"
+        )
+    before, now = (set(of["param_groups"][0]) for of in (state["optimizer"], optimizer.state_dict()))
+    if before != now:
+        raise UserError(f"{earlier} was trained with another optimizer: continue it with its own, or fine-tune")
+    return state
+
+
+def _joined(source: Output, labelled: Output, drawn: Tensor, count: int) -> Output:
+    """`count` labelled samples of the batch in place of as many of the source's, which has as many rows as before.
+
+    drawn: which labelled sample each row of the labelled batch is: the same one never comes twice (a pair of equal ones
+    is no draw from a domain), so where the batch has fewer than `count` different ones it is as many as there are.
+    """
+    first = [row for row, sample in enumerate(drawn.tolist()) if sample not in drawn[:row].tolist()][:count]
+    kept = len(source.logits) - len(first)
+    layers = {name: torch.cat([layer[:kept], labelled.layers[name][first]]) for name, layer in source.layers.items()}
+    return Output(torch.cat([source.logits[:kept], labelled.logits[first]]), layers)
 
 
 def _source_loss(output: Output, y: Tensor, weights: Tensor | None, rows: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from dan.batches import in_order, size
+from dan.domains.transfer import Transfer
 from dan.errors import UserError
 from dan.networks.dan import DAN
 from dan.networks.trunk import Trunk, stage_index
@@ -93,6 +95,29 @@ def cached(
     if written is None:
         raise UserError(f"{path} reads back otherwise than it was written: is the disk full, or failing?")
     return CachedOutputs(*written, fingerprint=key, path=path, after_stages=stop)
+
+
+def cached_transfer(
+    task: Transfer,
+    model: DAN,
+    folder: Path | str | None = None,
+    *,
+    device: torch.device | str | None = None,
+    quiet: bool = True,
+) -> Transfer:
+    """The same transfer as outputs of the network's frozen first stages: `cached` of each of its splits.
+
+    Raises UserError where no first stage is frozen, and what `cached` raises.
+    """
+    if not model.cached_stages:
+        raise UserError("there is nothing to cache: no first stage of this network is frozen")
+
+    def outputs(data: Dataset[Any] | None) -> Dataset[Any] | None:
+        return None if data is None else cached(data, model, model.cached_stages, folder, device=device, quiet=quiet)
+
+    names = ("source", "source_test", "target", "target_test")
+    new: dict[str, Any] = {name: outputs(getattr(task, name)) for name in names}
+    return replace(task, **new)
 
 
 def fingerprint(data: Dataset) -> str | None:

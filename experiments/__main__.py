@@ -21,6 +21,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "dan_table2": ("experiments.dan_table2", "Office-10 + Caltech-10, 12 transfers: DAN beside the paper's Table 2"),
     "digits": ("experiments.digits", "MNIST <-> USPS and rendered -> MNIST on LeNet, every loss in one table"),
     "approaches": ("experiments.approaches", "rendered -> scanned digits: each way to transfer, one command"),
+    "clue_digits": ("experiments.clue_digits", "MNIST <-> USPS: nine strategies in rounds, from a source model"),
     "lambda_sensitivity": ("experiments.lambda_sensitivity", "Figure 3b, 10-class: accuracy against lambda"),
     "a_distance": ("experiments.a_distance", "Figure 3a, 10-class: A-distance of raw, source-only and DAN features"),
     "mmd_during_training": ("experiments.mmd_during_training", "10-class: MMD^2 of each layer against steps"),

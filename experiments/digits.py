@@ -143,7 +143,8 @@ def command_of(config: Digits, **only: str) -> str:
 
 
 def rows() -> dict[str, Row]:
-    """Every row that is trained: source-only, those of MMD, then each further method that `dan.objectives` has.
+    """Every row that is trained: source-only, those of MMD, then each further method that `dan.objectives` has, but for
+    mme, which is made for a few target labels.
 
     All are given the same layers; those that compare a single one (ddc, dann, cdan) take the last hidden one.
     """
@@ -155,7 +156,7 @@ def rows() -> dict[str, Row]:
         DAN: Row("dan", ALIGN),
         "DAN, QP weights": Row("dan", ALIGN, (("kernel_weights", "qp"),)),
     }
-    return of_mmd | {name: Row(name, ALIGN, searched=name) for name in METHODS if name not in ("dan", "ddc")}
+    return of_mmd | {name: Row(name, ALIGN, searched=name) for name in METHODS if name not in ("dan", "ddc", "mme")}
 
 
 def rows_of(config: Digits) -> list[str]:

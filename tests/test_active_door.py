@@ -10,6 +10,8 @@ from active.__main__ import COMMANDS
 from active.doors.run import defaults
 from active.with_dan import run_rounds
 from dan import DAN, fit
+from dan.build import build_network
+from dan.checkpoint import load_model
 from dan.cli import run
 from dan.domains.tasks import load_task
 from dan.errors import UserError
@@ -60,6 +62,22 @@ def test_a_start_is_trained_once_and_another_run_takes_all_from_it(tmp_path: Pat
         (["--budget", "0"], "at least 1"),
         (["--start", "nowhere"], "nowhere does not exist"),
         (["--cache-trunk", "--steps", "1"], "nothing to cache"),
+        (["--budget", "5.5"], "or a share of the pool, as 5%"),
+        (["--budget", "30%"], "lower the budget or the rounds"),
+        (["--rounds", "0"], "at least 1"),
+        (["--round-steps", "0"], "at least 1"),
+        (["--between", "scracth"], 'did you mean "scratch"'),
+        (["--optimizer", "adm"], 'did you mean "adam"'),
+        (["--epochs", "3"], "name both, or neither"),
+        (["--query-at", "2", "1", "--epochs", "3"], "rising epochs"),
+        (["--query-at", "2", "--epochs", "2"], "epochs must be more than 2"),
+        (["--query-at", "1", "--epochs", "2", "--rounds", "1"], "--rounds is not of --query-at"),
+        (["--query-at", "1", "--epochs", "2", "--round-steps", "1"], "--round-steps is not of --query-at"),
+        (["--query-at", "1", "--epochs", "2", "--steps", "9"], "--steps is not of --query-at"),
+        (["--query-at", "1", "--epochs", "2", "--between", "scratch"], "between cannot be scratch"),
+        (["--labelled-side", "source", "--trade-off", "0"], "nothing is aligned"),
+        (["--query-at", "1", "--epochs", "2", "--run", "/dev/null/run"], "cannot be written"),
+        (["--method", "mme", "--layers", "--steps", "1", "--batch-size", "8"], "needs a hidden layer"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -69,6 +87,38 @@ def test_a_mistake_is_one_line(
     assert active("run", *argv, "--quiet") == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_a_share_of_the_pool_and_a_way_to_train_between(tmp_path: Path) -> None:
+    """1 % of 1,197 scans is 12, rounded up; what the flags say is what the rounds are trained with."""
+    flags = ["--budget", "1%", "--between", "continue", "--labelled-side", "source", "--method", "mme"]
+    small = [word for word in SMALL if word not in ("--budget", "3")]
+    assert active("run", *small, *flags, "--optimizer", "adam", "--run", str(tmp_path)) == 0
+    settings, *records = read_records(tmp_path / "records.jsonl")
+    assert (settings["budget"], settings["between"], settings["labelled_side"]) == (12, "continue", "source")
+    assert [record["labelled"] for record in records] == [0, 12]
+    of_round = read_records(tmp_path / "round_01" / "records.jsonl")[0]
+    assert (of_round["optimizer"], of_round["method"], of_round["labelled_side"]) == ("adam", "mme", "source")
+    assert (of_round["steps"], of_round["earlier"]) == (10, "start")  # 4 more than the start's 6
+
+
+def test_one_training_that_asks_at_epochs(tmp_path: Path) -> None:
+    """Batches of 600 make an epoch of two steps. The start is the network as built, and asks nothing itself."""
+    flags = ["--query-at", "1", "2", "--epochs", "3", "--budget", "3", "--batch-size", "600", "--quiet"]
+    assert active("run", *flags, "--layers", "16", "--run", str(tmp_path)) == 0
+    settings, *records = read_records(tmp_path / "records.jsonl")
+    assert (settings["query_at"], settings["epochs"]) == ([1, 2], 3) and "round_steps" not in settings
+    assert [record["labelled"] for record in records] == [0, 3, 6]
+    steps = [read_records(tmp_path / f"round_0{number}" / "records.jsonl")[0]["steps"] for number in range(3)]
+    assert steps == [2, 4, 6]
+    start = read_records(tmp_path / "start" / "records.jsonl")[0]
+    assert start["steps"] == 0 and start["task"] == "rendered2digits" and start["layers"] == [16]
+    built = build_network(load_task("rendered2digits"), seed=0, layers=(16,)).state_dict()
+    kept = load_model(tmp_path / "start").state_dict()
+    assert all(torch.equal(kept[name], built[name]) for name in built)
+    before = read_records(tmp_path / "records.jsonl")
+    assert active("run", *flags, "--layers", "16", "--run", str(tmp_path)) == 0  # done: nothing is made again
+    assert read_records(tmp_path / "records.jsonl") == before
 
 
 def start_of(folder: Path, frozen: tuple[str, ...]) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from active.label_log import Label, LabelLog, agreement, decide
+from active.people.label_log import Label, LabelLog, agreement, decide
 from dan.errors import UserError
 
 

@@ -6,10 +6,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import active.strategies.patches as patches
 from active import Query
-from active.strategies.patches import EPS, ask_aift, candidate_scores, score_matrix
+from active.strategies import needs_of, strategy_named
+from active.strategies.patches import (
+    CODES,
+    EPS,
+    aift_strategy,
+    ask_aift,
+    candidate_scores,
+    drawn_from_top,
+    score_matrix,
+)
+from dan.errors import UserError
 
 # Seven candidates of 11 patches, and what the formulas of the authors' demo give for them, with all patches and with a
 # quarter: entropy, diversity, sum.
@@ -224,3 +235,201 @@ def test_what_cannot_be_scored_is_refused(probs, options, message):
 def test_no_candidates_have_no_scores():
     assert candidate_scores(torch.zeros(0, 4)).shape == (0,)
     assert candidate_scores(torch.zeros(0, 4, 3)).shape == (0,)
+
+
+# --- a million candidates ---------------------------------------------------------------------------------------------
+
+
+def test_memory_beside_the_probabilities_does_not_grow_with_the_candidates():
+    """No tensor that is made on the way has more than a few blocks' numbers, and R, (N, M, M), is never there."""
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            for each in made if isinstance(made, tuple | list) else (made,):
+                if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() != given:
+                    self.numbers = max(self.numbers, each.numel())
+            return made
+
+    # Many classes, so that the result, (N,), is small beside a block.
+    probs = torch.full((60_000, 16, 8), 1 / 8)
+    given = probs.untyped_storage().data_ptr()
+    for majority in (True, False):
+        with Largest() as largest:
+            candidate_scores(probs, majority=majority)
+        assert probs.numel() > 7 * patches.BLOCK >= 7 * largest.numbers > 0
+
+
+# --- selection codes --------------------------------------------------------------------------------------------------
+
+
+def test_the_codes_are_the_papers_eight_and_both_parts_at_once():
+    assert CODES[:8] == ("D", "D+M", "D+R", "D+M+R", "E", "E+M", "E+R", "E+M+R")
+    assert CODES[8:] == ("D+E", "D+E+M", "D+E+R", "D+E+M+R")
+
+
+def a_query(n=40, m=8, classes=3, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    probs = (2 * torch.randn(n, m, classes, generator=generator)).softmax(2)
+    return Query(ids=100 + torch.randperm(n, generator=generator), patch_probs=probs)
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if "R" not in code])
+def test_a_code_without_r_is_the_order_of_its_score(code):
+    query = a_query()
+    weights = float("E" in code), float("D" in code)
+    scores = candidate_scores(query.patch_probs, 0.25, *weights, "M" in code)
+    order = query.ids[scores.argsort(descending=True)].tolist()
+    assert len(set(scores.tolist())) == 40  # no ties: the order is one
+    before = torch.Generator().manual_seed(0)
+    asked = strategy_named(f"aift:{code}")(query, 12, generator=before)
+    assert asked.tolist() == order[:12]
+    assert torch.equal(before.get_state(), torch.Generator().manual_seed(0).get_state())  # nothing was drawn
+    if code == "D+E+M":
+        assert asked.tolist() == ask_aift(query, 12, generator=before).tolist()
+
+
+def test_each_addition_changes_what_is_asked():
+    query = a_query(n=200)
+    asked = {
+        code: strategy_named(f"aift:{code}")(query, 9, generator=torch.Generator().manual_seed(1)) for code in CODES
+    }
+    assert len({tuple(ids.tolist()) for ids in asked.values()}) == len(CODES)
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if "R" in code])
+def test_a_code_with_r_draws_from_the_top_and_the_pools_order_decides_nothing(code):
+    query = a_query()
+    weights = float("E" in code), float("D" in code)
+    scores = candidate_scores(query.patch_probs, 0.25, *weights, "M" in code)
+    top = set(query.ids[scores.argsort(descending=True)[:20]].tolist())  # 5 batches of 4
+    ask = aift_strategy(code)
+    one, again, other = (ask(query, 4, generator=torch.Generator().manual_seed(seed)).tolist() for seed in (1, 1, 2))
+    assert one == again != other and set(one + other) <= top and len(set(one)) == 4
+    turned = Query(ids=query.ids.flip(0), patch_probs=query.patch_probs.flip(0))
+    assert ask(turned, 4, generator=torch.Generator().manual_seed(1)).tolist() == one
+    everything = ask(query, 99, generator=torch.Generator().manual_seed(3))
+    assert sorted(everything.tolist()) == sorted(query.ids.tolist())
+
+
+def test_options_reach_the_scores():
+    query = a_query()
+    generator = torch.Generator()
+    for options, scored in (
+        ({"alpha": 0.5}, {"alpha": 0.5}),
+        ({"entropy_weight": 300.0}, {"entropy_weight": 300.0}),
+        ({"diversity_weight": 0.01}, {"diversity_weight": 0.01}),
+        ({"eps": 1e-2}, {"eps": 1e-2}),
+    ):
+        asked = aift_strategy("D+E+M", **options)(query, 40, generator=generator)
+        assert (
+            asked.tolist() == query.ids[candidate_scores(query.patch_probs, **scored).argsort(descending=True)].tolist()
+        )
+        assert asked.tolist() != ask_aift(query, 40, generator=generator).tolist()
+    narrow = aift_strategy("E+R", extension=1.0)(query, 5, generator=generator)
+    assert set(narrow.tolist()) == set(aift_strategy("E")(query, 5, generator=generator).tolist())
+
+
+def test_draws_are_in_proportion_to_the_height_above_the_last_of_the_top():
+    """The first and the second draw against their exact chances, by 8,000 draws."""
+    scores = torch.tensor([0.0, 7.0, 4.0, 5.0, 1.0, 2.0], dtype=torch.float64)  # top of 4: 7, 5, 4, 2 -> 5, 3, 2, 0
+    weights = {1: 5.0, 3: 3.0, 2: 2.0}
+    generator = torch.Generator().manual_seed(0)
+    draws = [tuple(drawn_from_top(scores, 2, extension=2.0, generator=generator).tolist()) for _ in range(8000)]
+    for first, a in weights.items():
+        for second, b in weights.items():
+            if first != second:
+                chance = a / 10 * b / (10 - a)
+                share = draws.count((first, second)) / len(draws)
+                assert abs(share - chance) < 4 * math.sqrt(chance * (1 - chance) / len(draws))
+    assert all(set(pair) <= set(weights) for pair in draws)
+
+
+def test_equal_scores_have_equal_chances_and_the_last_comes_last():
+    generator = torch.Generator().manual_seed(1)
+    firsts = [int(drawn_from_top(torch.ones(4), 2, extension=2.0, generator=generator)[0]) for _ in range(8000)]
+    assert all(abs(firsts.count(row) / 8000 - 0.25) < 0.02 for row in range(4))
+    # Of 3 with a weight and 2 without, all five are asked for: those without come last, the lowest row first.
+    five = torch.tensor([1.0, 3.0, 1.0, 2.0, 5.0])
+    assert drawn_from_top(five, 5, generator=generator).tolist()[3:] == [0, 2]
+    assert drawn_from_top(five, 0, generator=generator).tolist() == []
+    assert drawn_from_top(torch.zeros(0), 3, generator=generator).tolist() == []
+    # The top is rounded up: 1.4 batches of 2 are 3 rows.
+    drawn = {int(i) for _ in range(60) for i in drawn_from_top(five, 2, extension=1.4, generator=generator)}
+    assert drawn == {4, 1}  # the third, row 3, has no weight, being the last of the top
+    with pytest.raises(ValueError, match="1 or more, not 0.9"):
+        drawn_from_top(five, 2, extension=0.9, generator=generator)
+
+
+def test_codes_by_name_say_what_they_need_and_mix():
+    for name in ("aift:E+M+R", "aift:D@0.5"):
+        assert needs_of(name) == {"patch_probs"}
+    asked = strategy_named("aift:D@0.5")(a_query(), 6, generator=torch.Generator().manual_seed(0))
+    assert asked[:3].tolist() == strategy_named("aift:D")(a_query(), 3, generator=torch.Generator()).tolist()
+    with pytest.raises(UserError, match=r'"E\+N" is no code of aift \(did you mean "E.*: one of D, D\+M'):
+        strategy_named("aift:E+N")
+    with pytest.raises(UserError, match="no code of aift"):
+        strategy_named("aift:")
+    with pytest.raises(ValueError, match="alpha"):
+        aift_strategy("E+M", alpha=0.0)
+    with pytest.raises(ValueError, match="extension"):
+        aift_strategy("E+R", extension=0.0)
+
+
+# --- the edges --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_hard_patches_equal_the_matrix(data):
+    """Probabilities of 0 and 1 only, where eps alone decides; the sum over R is the score to 1e-10 of the terms."""
+    m = data.draw(st.integers(1, 12))
+    p = torch.tensor(data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=m, max_size=m)), dtype=torch.float64)
+    score = candidate_scores(p[None], majority=False).item()
+    matrix = score_matrix(p)
+    assert abs(score - matrix.sum().item()) <= 1e-10 * matrix.abs().sum().item() + 1e-12
+    ones = int(p.sum())
+    apart = -2 * math.log(EPS)  # of each ordered pair of a 0 and a 1, by both classes
+    assert score == pytest.approx(2 * ones * (m - ones) * apart, rel=1e-12, abs=1e-12)
+
+
+def test_one_patch_has_entropy_alone():
+    p = torch.tensor([[0.3]], dtype=torch.float64)
+    entropy = -(0.3 * math.log(0.3) + 0.7 * math.log(0.7))
+    for alpha in (0.01, 0.25, 1.0):
+        assert candidate_scores(p, alpha).item() == pytest.approx(entropy, rel=1e-12)
+    assert candidate_scores(p, entropy_weight=0.0).item() == 0.0
+    assert score_matrix(p[0]).tolist() == [[pytest.approx(entropy, rel=1e-12)]]
+
+
+def test_alpha_of_one_keeps_all_and_alpha_of_zero_is_refused():
+    p = torch.tensor([[0.2, 0.9, 0.6, 0.1, 0.5]], dtype=torch.float64)
+    assert torch.equal(candidate_scores(p, 1.0), candidate_scores(p, majority=False))
+    with pytest.raises(ValueError, match="above 0 and at most 1, not 0"):
+        candidate_scores(p, 0)
+    # As small as can be, one patch is left, the surest of the majority class.
+    assert candidate_scores(p, 1e-300).item() == candidate_scores(torch.tensor([[0.1]], dtype=torch.float64)).item()
+
+
+def test_ties_at_the_cut_keep_the_earlier_patch_and_tied_candidates_the_lower_id():
+    """Both patches give class 0, the majority, 0.6; of the rest they differ, and the first of them is kept."""
+    flat, sharp = [0.6, 0.2, 0.2], [0.6, 0.4, 0.0]
+    for kept, other in ((flat, sharp), (sharp, flat)):
+        score = candidate_scores(torch.tensor([[kept, other]], dtype=torch.float64), 0.5).item()
+        assert score == pytest.approx(-sum(x * math.log(x) for x in kept if x), rel=1e-12)
+    same = torch.full((4, 3), 0.3)
+    query = Query(ids=torch.tensor([8, 2, 6, 4]), patch_probs=same)
+    assert ask_aift(query, 3, generator=torch.Generator()).tolist() == [2, 4, 6]
+
+
+def test_nan_is_refused_with_its_sample():
+    probs = torch.full((3, 2, 2), 0.5)
+    probs[1, 0] = float("nan")
+    query = Query(ids=torch.tensor([7, 5, 9]), patch_probs=probs)
+    for code in ("D+E+M", "E+R"):
+        with pytest.raises(ValueError, match="patch_probs of sample 5 is NaN"):
+            aift_strategy(code)(query, 1, generator=torch.Generator())
+    with pytest.raises(ValueError, match="patch 0 of row 1"):
+        candidate_scores(probs)

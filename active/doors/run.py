@@ -1,14 +1,16 @@
-"""python -m active run TASK: train a start if none is given, then rounds of asking and training on."""
+"""python -m active run TASK: train a start if none is given, then rounds of asking and training on; or one training
+that asks at given epochs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from dan.doors.run_settings import recipe_of, required, settings_of
+from dan.doors.run_settings import described, recipe_of, required, settings_of
 from dan.doors.train import Data, Network, Train, preset, recipe_from, train
 from dan.errors import UserError
-from dan.recipes import Recipe
+from dan.recipes import Recipe, recipe_named
+from dan.run_folder import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +20,22 @@ class Rounds(Recipe, Network, Data):
     strategy: str = "margin"
     """Which samples to ask for: a name that `python -m active strategies` lists, module:function, or NAME@SHARE: a
     share of each batch by that strategy and the rest at random."""
-    budget: int = 15
-    """Labels a round."""
+    budget: str = "15"
+    """Labels a round: a number, or a share of the target as 5%, rounded up."""
     rounds: int = 4
     """Rounds of asking."""
     round_steps: int = 150
     """Training steps after each round."""
+    between: Literal["scratch", "fine-tune", "continue"] | None = None
+    """Each round's training: scratch, the starting weights again; fine-tune (default), the last round's weights, a new
+    optimiser; continue: weights, optimiser and schedule go on."""
+    query_at: tuple[int, ...] = ()
+    """In place of rounds: one training, which asks at the end of these epochs, such as: 10 12 14 16 18. It starts from
+    the network as it is built, or from --start."""
+    epochs: int | None = None
+    """Of --query-at: epochs of that training; one is one pass over the target."""
+    labelled_side: Literal["target", "source"] = "target"
+    """Where the alignment counts labelled target samples: as part of the target, or with the source."""
     start: Path | None = None
     """Folder of a finished `python -m dan train` run to start from, with its task, network and recipe; default: train
     one inside the run's folder."""
@@ -69,22 +81,25 @@ def defaults(argv: Sequence[str]) -> Rounds:
 def run_active(config: Rounds) -> None:
     """Train a start if none is given, then print one line a round."""
     from active.strategies import strategy_named
-    from active.with_dan import run_rounds
+    from active.with_dan import check_plan, run_rounds
     from dan.domains.places import cache_folder
 
     strategy_named(config.strategy)  # a misspelt name must not cost a training first
-    if config.budget < 1 or config.rounds < 1:
-        raise UserError(f"budget and rounds must be at least 1, not {config.budget} and {config.rounds}")
+    plan = _plan(config)
     if config.start is not None:
         for entry in fields(Network):
             if getattr(config, entry.name) != entry.default:
                 flag = f"--{entry.name.replace('_', '-')}"
                 raise UserError(f"{flag} is of a new network, and --start brings its own: leave one of them out")
     task = config.load(config.quiet)
+    check_plan(task, **plan, trade_off=config.trade_off, recipe=recipe_from(config))
     name = config.strategy.replace(":", ".")
     folder = config.run or Path("runs") / task.name / f"{name}-seed{config.seed}"
     start = config.start
-    if start is None:
+    if start is None and config.query_at:
+        start = folder / "start"
+        _as_built(config, task, start)
+    elif start is None:
         start = folder / "start"
         shared = {entry.name for entry in fields(Train)} & {entry.name for entry in fields(config)}
         train(Train(**{name: getattr(config, name) for name in shared} | {"run": start}))
@@ -92,9 +107,7 @@ def run_active(config: Rounds) -> None:
         task,
         config.strategy,
         start=start,
-        budget=config.budget,
-        rounds=config.rounds,
-        round_steps=config.round_steps,
+        **plan,
         trade_off=config.trade_off,
         seed=config.seed,
         run=folder,
@@ -111,3 +124,37 @@ def run_active(config: Rounds) -> None:
             print(f"round {record['round']}  {record['labelled']:5d} labels  {'  '.join(figures)}", flush=True)
     if not config.quiet:
         print(f"run: {folder}  (tensorboard --logdir {folder})")
+
+
+def _plan(config: Rounds) -> dict[str, Any]:
+    """What `active.with_dan.run_rounds` takes of when to ask. Raises UserError for flags that would do nothing."""
+    plan: dict[str, Any] = {"budget": config.budget, "between": config.between, "labelled_side": config.labelled_side}
+    if not config.query_at:
+        plan |= {"rounds": config.rounds, "round_steps": config.round_steps}
+        return plan | ({} if config.epochs is None else {"epochs": config.epochs})
+    for name, unsaid in (
+        ("rounds", Rounds.rounds),
+        ("round_steps", Rounds.round_steps),
+        ("steps", Rounds.steps if config.start else recipe_named(config.recipe).steps),
+    ):
+        if getattr(config, name) != unsaid:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is not of --query-at, which is one training of --epochs: leave one of them out")
+    return plan | {"query_at": config.query_at, "epochs": config.epochs}
+
+
+def _as_built(config: Rounds, task: Any, folder: Path) -> None:
+    """A run folder with the network before any training, for rounds to start from."""
+    from dan.checkpoint import save_model
+
+    chosen = {entry.name: getattr(config, entry.name) for entry in fields(Network)}
+    recipe = recipe_from(config)
+    model = config.build(task, config.seed, config.align)
+    about = {"task": task.name, "options": dict(task.options), **described(task), **chosen}
+    about |= {"backbone": model.settings["backbone"], "trade_off": config.trade_off, "steps": 0, "seed": config.seed}
+    try:
+        Run(folder, {**about, **asdict(recipe), "labelled": 0})
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another --run") from None
+    if not (folder / "model.pt").exists():
+        save_model(folder / "model.pt", model)

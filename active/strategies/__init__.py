@@ -28,7 +28,7 @@ from active.strategies.hybrid import ask_hybrid
 from active.strategies.mixture import mixture, parse_mixture
 from active.strategies.mmd_reduction import ask_mmd_reduction
 from active.strategies.outliers import ask_outliers
-from active.strategies.patches import ask_aift
+from active.strategies.patches import aift_strategy, ask_aift
 from active.strategies.representative import (
     ask_representative,
     ask_representative_adaptive,
@@ -90,10 +90,11 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def strategy_named(name: str) -> Strategy:
-    """A name of STRATEGIES, the user's own function as "module:function", or a mixture of either as "NAME@SHARE".
+    """A name of STRATEGIES, a code of AIFT as "aift:E+M+R", the user's own function as "module:function", or a mixture
+    of any as "NAME@SHARE".
 
     Raises UserError, in one line, for an unknown name (with the nearest known one), for a share that is not in [0, 1],
-    for a module that cannot be imported, and for a module without that function.
+    for a code that is none, for a module that cannot be imported, and for a module without that function.
     """
     mixed = parse_mixture(name)
     if mixed is not None:
@@ -101,6 +102,8 @@ def strategy_named(name: str) -> Strategy:
     if name in STRATEGIES:
         return STRATEGIES[name]
     module_name, colon, function_name = name.partition(":")
+    if colon and module_name == "aift":
+        return aift_strategy(function_name)
     if not colon:
         known = ", ".join(STRATEGIES)
         raise UserError(

@@ -134,7 +134,7 @@ CARDS: dict[str, Card] = {
         ),
         Card(
             "aift",
-            "candidates whose patches are unsure or disagree, by the most certain quarter (patented in the US)",
+            "candidates whose patches are unsure or disagree (patented in the US); the paper's codes as aift:E+M+R",
             "Zhou et al., CVPR 2017",
             "O(N P (C + log P))",
             ("patch_probs",),

@@ -11,8 +11,13 @@ The pair sum needs no pairs. With l_jc = log x_jc and means over the m patches t
     sum_jl (x_j - x_l)(l_j - l_l) = 2 (m sum_j x_j l_j - sum_j x_j sum_j l_j) = 2 m sum_j (x_j - mean x)(l_j - mean l),
 O(m) in place of O(m^2); the centred form loses nothing to cancellation.
 
+A code such as "E+M+R" says which of it is used: D diversity, E entropy, M majority selection, R a batch that is drawn
+at random, in proportion to the scores, from the top of the sorted list. "aift:E+M+R" is that strategy's name.
+
 Source: Zhou et al., Fine-tuning Convolutional Neural Networks for Biomedical Image Analysis: Actively and
-Incrementally, CVPR 2017, equations 1-3 and section 3.5. The method is patented: see docs/aift.md.
+Incrementally, CVPR 2017, equations 1-3 and section 3.5; the codes: Zhou et al., Active, continual fine tuning of
+convolutional neural networks for reducing annotation efforts, Medical Image Analysis 71:101997, 2021. The method is
+patented: see docs/aift.md.
 
 Shapes: N candidates, M patches, C classes.
 """
@@ -20,19 +25,25 @@ Shapes: N candidates, M patches, C classes.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from active.strategies.chance import how_many
 from active.strategies.uncertainty import SUM_TOLERANCE, check_probabilities, highest_first
+from dan.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from active.pool import Query
 
 EPS = 2.0**-52  # 2.2e-16, inside the logarithm of the authors' demo; between hard 0 and 1 it decides the divergence
 BLOCK = 2**20  # numbers of a block of candidates, in float64
+EXTENSION = 5.0  # batches that the top of the sorted list holds, for R to draw from
+
+# What can be scored, each plain and with either addition or both: the paper's eight, and both parts at once.
+CODES = tuple(part + extra for part in ("D", "E", "D+E") for extra in ("", "+M", "+R", "+M+R"))
 
 
 @torch.no_grad()
@@ -126,14 +137,84 @@ def ask_aift(query: Query, budget: int, *, generator: torch.Generator) -> Tensor
     return query.ids[highest_first(patch_scores(query), count)]
 
 
-def patch_scores(query: Query) -> Tensor:
+def aift_strategy(
+    code: str,
+    *,
+    alpha: float = 0.25,
+    entropy_weight: float = 1.0,
+    diversity_weight: float = 1.0,
+    eps: float = EPS,
+    extension: float = EXTENSION,
+) -> Callable[..., Tensor]:
+    """The strategy of a selection code, one of CODES: "D+E+M" is `ask_aift`.
+
+    A part that the code doesn't name weighs nothing; without M every patch is scored, and without R nothing is drawn at
+    random. The options are those of `candidate_scores` and of `drawn_from_top`.
+    Raises UserError for another code, with the nearest one; ValueError for options out of their range, here and not
+    when it is asked.
+    """
+    if code not in CODES:
+        raise UserError(f'"{code}" is no code of aift{nearest(code, CODES)}: one of {", ".join(CODES)}')
+    parts = code.split("+")
+    options: dict[str, Any] = {
+        "alpha": alpha,
+        "entropy_weight": entropy_weight if "E" in parts else 0.0,
+        "diversity_weight": diversity_weight if "D" in parts else 0.0,
+        "majority": "M" in parts,
+        "eps": eps,
+    }
+    candidate_scores(torch.zeros(0, 1), **options)  # the options are checked here
+    _check_extension(extension)
+
+    def ask(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+        query = query.by_id()
+        count = how_many(budget, len(query.ids))
+        scores = patch_scores(query, **options)
+        if "R" in parts:
+            return query.ids[drawn_from_top(scores, count, extension=extension, generator=generator)]
+        return query.ids[highest_first(scores, count)]
+
+    ask.__name__ = ask.__qualname__ = f"aift:{code}"
+    ask.__doc__ = f"Ask for candidates by the code {code} of AIFT."
+    ask.needs = ("patch_probs",)  # type: ignore[attr-defined]
+    return ask
+
+
+def drawn_from_top(scores: Tensor, budget: int, *, extension: float = EXTENSION, generator: torch.Generator) -> Tensor:
+    """Rows of `budget` scores (N,), drawn without replacement from the top of the sorted list: (min(budget, N),).
+
+    Of the K = extension * budget highest, rounded up and at most N, s_1 >= ... >= s_K, each draw takes i with
+        p_i = (s_i - s_K) / sum_j (s_j - s_K)        over those that are left,
+    so the K-th itself comes only when nothing else is left; equal scores have equal chances. extension: >= 1; at 1 the
+    batch is that of the highest scores. Raises ValueError for another extension.
+    Source: Zhou et al. 2021, the randomness of "+R". How far the top reaches is this project's choice.
+    """
+    count = how_many(budget, len(scores))
+    _check_extension(extension)
+    top = highest_first(scores, math.ceil(extension * count - 1e-9))
+    if not count:
+        return top
+    above = (scores[top] - scores[top[-1]]).double()
+    weights = above if bool(above[0] > 0) else torch.ones_like(above)
+    # The first of independent exponential waiting times of rates w_i is i with probability w_i / sum w, and so on.
+    draws = torch.empty(len(top), dtype=torch.float64, device=generator.device).exponential_(generator=generator)
+    waits = torch.where(weights > 0, draws.to(weights.device) / weights, math.inf)
+    return top[waits.sort(stable=True).indices[:count]]
+
+
+def _check_extension(extension: float) -> None:
+    if not 1 <= extension < math.inf:
+        raise ValueError(f"extension is how many batches the top of the list holds: 1 or more, not {extension}")
+
+
+def patch_scores(query: Query, **options: Any) -> Tensor:
     """`candidate_scores` of a query's patch_probs: (N,). A patch that is no distribution is named by its sample."""
     (probs,) = query.need("patch_probs")
     if probs.ndim == 3 and probs.shape[1]:
         rows = max(1, BLOCK // probs.shape[1:].numel())
         for ids, block in zip(query.ids.split(rows), probs.split(rows), strict=True):
             check_probabilities(block.flatten(0, 1), ids=ids.repeat_interleave(probs.shape[1]))
-    return candidate_scores(probs)
+    return candidate_scores(probs, **options)
 
 
 def _distributions(probs: Tensor, first: int) -> Tensor:

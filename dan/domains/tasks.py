@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 
 from dan.domains import digits, folders, rendered
 from dan.domains.benchmarks import BENCHMARKS, domain_of
+from dan.domains.colon import PARTS, colon_transfer
 from dan.domains.digit_sets import COUNTS, DIGITS, SIZE, digit_set
 from dan.domains.places import default_data
 from dan.domains.surf import CLASSES, FILES, surf
@@ -161,6 +162,11 @@ def _all_tasks() -> dict[str, Task]:
             if source != target:
                 load = functools.partial(_surf, source, target)
                 tasks[f"office_caltech10_surf_{source}2{target}"] = Task(load, frozenset({"source_holdout"}))
+    for source in PARTS:
+        for target in PARTS:
+            if source != target:
+                load = functools.partial(colon_transfer, source, target)
+                tasks[f"colon_{source}2{target}"] = Task(load, frozenset({"source_holdout"}))
     tasks["folders"] = Task(_folders, _PICTURES | {"source", "target"})
     return tasks
 

@@ -20,6 +20,7 @@ from dan.objectives.alignment import Alignment, alignment, comparable
 from dan.objectives.confusion import ClassConfusion
 from dan.objectives.coral import Coral
 from dan.objectives.joint import JointAlignment
+from dan.objectives.minimax_entropy import MinimaxEntropy
 from dan.objectives.schedules import inverse_decay, ramp
 
 __all__ = [
@@ -90,6 +91,13 @@ def _mcc(model: DAN, align: Sequence[str], **options: Any) -> ClassConfusion:
     return ClassConfusion(**options)
 
 
+def _mme(model: DAN, align: Sequence[str], **options: Any) -> MinimaxEntropy:
+    """No layer is aligned: the classifier is the last layer, the features are what it is fed."""
+    if not len(model.hidden):
+        raise UserError("the method mme needs a hidden layer before the logits: --layers 64, or another width")
+    return MinimaxEntropy(model.output, f"hidden{len(model.hidden)}")
+
+
 _KERNEL = frozenset({"estimator", "bandwidth", "bandwidth_decay", "compare"})
 METHODS: dict[str, Method] = {
     "dan": Method(
@@ -133,6 +141,11 @@ METHODS: dict[str, Method] = {
         _mcc,
         "Jin et al., ECCV 2020",
         frozenset({"temperature"}),
+    ),
+    "mme": Method(
+        "minimax entropy of the target's predictions: the classifier climbs it, the features descend it",
+        _mme,
+        "Saito et al., ICCV 2019",
     ),
 }
 

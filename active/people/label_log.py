@@ -81,7 +81,7 @@ class LabelLog:
         if not labels:
             return 0
         batch = 1 + max((e if isinstance(e, int) else e[0] for e in self._events), default=0)
-        self._write({"event": "label", "batch": batch, **asdict(label)} for label in labels)
+        append_records(self.path, ({"event": "label", "batch": batch, **asdict(label)} for label in labels))
         self._events += [(batch, label) for label in labels]
         return batch
 
@@ -91,15 +91,21 @@ class LabelLog:
         if not batches:
             raise UserError(f"{self.path} holds no labels to take back")
         batch = batches[-1]
-        self._write([{"event": "undo", "batch": batch, "when": when}])
+        append_records(self.path, [{"event": "undo", "batch": batch, "when": when}])
         labels = [e[1] for e in self._events if not isinstance(e, int) and e[0] == batch]
         self._events.append(batch)
         return batch, labels
 
-    def _write(self, records: Iterable[Mapping[str, object]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = b"".join(json.dumps(dict(record)).encode() + b"\n" for record in records)
-        with open(self.path, "a+b") as file:
+
+def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Add lines to a JSON-lines file, on the disk when this returns; a line torn by a kill is cut off before.
+
+    Raises UserError where the file cannot be written.
+    """
+    lines = b"".join(json.dumps(dict(record)).encode() + b"\n" for record in records)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as file:
             file.seek(0)
             whole = file.read()
             if whole and not whole.endswith(b"\n"):
@@ -107,6 +113,8 @@ class LabelLog:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): nothing was taken") from None
 
 
 def decide(labels: Iterable[Label], rule: str = "majority") -> tuple[dict[str, str], dict[str, list[Label]]]:

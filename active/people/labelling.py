@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from active.label_log import Label
+from active.people.label_log import Label
 from dan.csv_file import plain_text, write_csv
 from dan.errors import UserError, nearest
 from dan.run_folder import write_atomically
@@ -119,18 +119,19 @@ def judge(
     known: Mapping[str, str],
     classes: Sequence[str],
     labelled: Iterable[Label] = (),
-) -> tuple[list[Label], list[str], dict[str, int]]:
-    """(what can be taken, what is wrong in a line each, how many lines asked for nothing).
+) -> tuple[list[Label], list[str], dict[str, list[str]]]:
+    """(what can be taken, what is wrong in a line each, the rows of what asked for nothing or is to be told).
 
     known: sample -> path, of every sample that may be labelled. labelled: what counts already; the same answer again
     is passed over, another answer of the same person is taken, and told. Wrong are: a sample that is not known, a class
     that is not among the classes, and two answers of one person about one sample that contradict each other.
-    The counts: "skipped" and "empty" lines, "repeated" answers, and answers that "changed".
+    The rows, as `Answer.where`: "skipped" and "empty" lines, "repeated" answers, and answers that "changed".
     """
     before = {(label.sample, label.annotator): label.label for label in labelled}
-    taken: dict[tuple[str, str], Label] = {}
+    said: dict[tuple[str, str], Answer] = {}  # in this file, whether it is new or not
+    taken: list[Label] = []
     problems: list[str] = []
-    counts = dict.fromkeys(("skipped", "empty", "repeated", "changed"), 0)
+    rows: dict[str, list[str]] = {name: [] for name in ("skipped", "empty", "repeated", "changed")}
     for answer in answers:
         key = (answer.sample, answer.annotator)
         if answer.sample not in known:
@@ -139,29 +140,34 @@ def judge(
         elif answer.problem:
             problems.append(f"{answer.where}: {answer.problem}")
         elif answer.skipped:
-            counts["skipped"] += 1
+            rows["skipped"].append(answer.where)
         elif not answer.label:
-            counts["empty"] += 1
+            rows["empty"].append(answer.where)
         elif answer.label not in classes:
             problems.append(f'{answer.where}: there is no class "{answer.label}"{nearest(answer.label, classes)}')
-        elif key in taken and taken[key].label != answer.label:
+        elif key in said and said[key].label != answer.label:
             problems.append(
                 f'{answer.where}: {answer.annotator} says "{answer.label}" of {answer.path}, and '
-                f'"{taken[key].label}" in {taken[key].origin}'
+                f'"{said[key].label}" in {said[key].where}'
             )
-        elif key in taken or before.get(key) == answer.label:
-            counts["repeated"] += 1
+        elif key in said or before.get(key) == answer.label:
+            said.setdefault(key, answer)
+            rows["repeated"].append(answer.where)
         else:
-            counts["changed"] += key in before
-            taken[key] = Label(
-                sample=answer.sample,
-                path=known[answer.sample],
-                label=answer.label,
-                annotator=answer.annotator,
-                when=answer.when,
-                origin=answer.where,
+            if key in before:
+                rows["changed"].append(answer.where)
+            said[key] = answer
+            taken.append(
+                Label(
+                    sample=answer.sample,
+                    path=known[answer.sample],
+                    label=answer.label,
+                    annotator=answer.annotator,
+                    when=answer.when,
+                    origin=answer.where,
+                )
             )
-    return list(taken.values()), problems, counts
+    return taken, problems, rows
 
 
 def _choice(label: str) -> dict[str, Any]:
@@ -186,6 +192,8 @@ def _from_csv(path: Path, annotator: str, when: str) -> list[Answer]:
     try:
         for row in rows:
             cell = {name: (row.get(name) or "").strip() for name in names}
+            if not any(cell.values()):
+                continue  # a spreadsheet ends its sheet with these
             answers.append(
                 Answer(
                     where=f"{path.name}, row {rows.line_num}",
@@ -193,7 +201,7 @@ def _from_csv(path: Path, annotator: str, when: str) -> list[Answer]:
                     path=cell.get("path", ""),
                     label=_as_written(cell["label"]),
                     annotator=cell.get("annotator", "") or annotator,
-                    when=cell.get("when", "") or when,
+                    when=cell.get("when", "") or cell.get("updated_at", "") or when,
                 )
             )
     except csv.Error as error:

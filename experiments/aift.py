@@ -1,0 +1,256 @@
+"""AIFT and continual fine-tuning on nuclei of colon tissue, in the layout of the paper's Table 4: which nucleus next?
+
+    a curve: M_0, then `rounds` times: ask for `budget` nuclei, train on their patches, AUC on other patients
+
+Rows are training codes, columns selection codes, and random beside them. All curves of a seed share the patients, the
+pool, the views and M_0, so differences are taken seed by seed.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+if __package__ in (None, ""):  # python experiments/aift.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from active.continual import TRAINING_CODES
+from active.strategies.patches import CODES
+from dan.cli import Command, run
+from dan.domains.colon import PARTS, SIZE, nuclei
+from dan.domains.places import cache_folder, data_folder
+from dan.errors import UserError
+from experiments.aift_trials import ENLARGED
+from experiments.records import Record
+from experiments.running import check_names, check_runs, reduced, run_experiment
+from experiments.transfers import weights_file
+from experiments.trials import Trial
+
+NAME = "aift"
+TRIALS = "experiments.aift_trials"
+RANDOM, RFT = "random", "RFT"
+PAPER_CODES = CODES[:8]  # D and E; the last four are both at once
+TRAININGS = tuple(code for code in TRAINING_CODES if code != RFT)  # RFT is random with AFT(LQ)
+TRADE_OFF, START_STEPS = 1.0, 500  # of a transfer
+
+
+@dataclass(frozen=True)
+class Aift:
+    """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        "selections": (RANDOM, "E+M+R"),
+        "trainings": ("AFT(LQ)", "ACFT(HQ)"),
+        "seeds": (0,),
+        "pool": 60,
+        "test": 60,
+        "views": 3,
+        "budget": 5,
+        "rounds": 2,
+        "steps": 5,
+    }
+
+    out: Path = Path(f"runs/{NAME}")
+    """folder of the trials, records and report"""
+    data: Path | None = None
+    """folder of data sets (also: ACTIVE_DAN_DATA)"""
+    setting: Literal["scratch", "transfer"] = "scratch"
+    """scratch: the first part's patients, from a network that has learned nothing; transfer: from one that has learned
+    them, to the second part's"""
+    network: Literal["lenet", "squeezenet1_1"] = "lenet"
+    """lenet: two convolutions from scratch; squeezenet1_1: ImageNet's weights, the first half frozen"""
+    weights: str | None = None
+    """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
+    selections: tuple[str, ...] = (RANDOM, *PAPER_CODES)
+    """these columns only; D+E, D+E+M, D+E+R and D+E+M+R are there too"""
+    trainings: tuple[str, ...] = TRAININGS
+    """these rows only"""
+    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """one curve of everything for each; seed 0 was looked at while the sizes were settled"""
+    pool: int = 800
+    """nuclei that can be asked for"""
+    test: int = 600
+    """nuclei of other patients"""
+    views: int = 8
+    """patches of each nucleus"""
+    budget: int = 20
+    """nuclei asked for at a time"""
+    rounds: int = 8
+    """purchases"""
+    steps: int = 80
+    """training steps after each purchase, for every code"""
+    start_steps: int | None = None
+    """training steps of M_0 on the source, in a transfer (default: 500)"""
+    trade_off: float | None = None
+    """lambda of the alignment with the source, in a transfer (default: 1)"""
+    quick: bool = False
+    """see whether it works: seed 0, two columns and rows, a few nuclei and steps, into runs/aift_quick"""
+    workers: int = 2
+    """trials at a time, one thread each"""
+    image_cache: Path | None = None
+    """folder for decoded images (default: in the user's cache folder)"""
+    quiet: bool = False
+    """no progress bar"""
+
+
+def command_of(config: Aift, **only: str) -> str:
+    """The command that makes these records again, or with `only` (selections, trainings) one cell of them."""
+    words = ["python", "-m", "experiments", "run", NAME, *(["--quick"] if config.quick else [])]
+    like = reduced(Aift(quick=config.quick))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("out", "data", "quick", "workers", "image_cache", "quiet", *only):
+            continue
+        if value != getattr(like, field.name):
+            listed = value if isinstance(value, tuple) else [value]
+            words += ["--" + field.name.replace("_", "-"), *map(str, listed)]
+    for name, value in only.items():
+        words += [f"--{name}", value]
+    return shlex.join(words)  # the parentheses of a code mean something to a shell
+
+
+def method_of(selection: str, training: str) -> str:
+    """What a cell is called in records."""
+    return RFT if (selection, training) == (RANDOM, "AFT(LQ)") else f"{selection}, {training}"
+
+
+def cells_of(config: Aift) -> list[tuple[str, str]]:
+    """(selection, training) of every cell that is asked for, in the order of the table."""
+    listed = [RANDOM, *CODES]
+    return [(s, t) for t in TRAININGS if t in config.trainings for s in listed if s in config.selections]
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def trial_of(selection: str, training: str, config: Aift, seed: int) -> Trial:
+    """One curve."""
+    arguments = _shared(config, seed) | {"setting": config.setting, "selection": selection}
+    arguments |= {"training": RFT if method_of(selection, training) == RFT else training}
+    arguments |= {"budget": config.budget, "rounds": config.rounds, "steps": config.steps}
+    after: tuple[str, ...] = ()
+    if config.setting == "transfer":
+        after = (start_of(config, seed).name,)
+        arguments |= {"start": after[0], "trade_off": trade_off_of(config)}
+    return Trial(_name(f"{selection}-{training}", seed), f"{TRIALS}:curve", arguments, after)
+
+
+def start_of(config: Aift, seed: int) -> Trial:
+    """M_0 of a transfer."""
+    steps = START_STEPS if config.start_steps is None else config.start_steps
+    arguments = _shared(config, seed) | {"trade_off": trade_off_of(config), "steps": steps}
+    return Trial(_name("start", seed), f"{TRIALS}:start", arguments)
+
+
+def trade_off_of(config: Aift) -> float:
+    """lambda of a transfer."""
+    return TRADE_OFF if config.trade_off is None else config.trade_off
+
+
+def parts_of(config: Aift) -> list[list[Trial]]:
+    """A part a seed: if time runs out, the seeds that are done have all their cells."""
+    parts = []
+    for seed in config.seeds:
+        trials = [start_of(config, seed)] if config.setting == "transfer" else []
+        parts.append(trials + [trial_of(*cell, config, seed) for cell in cells_of(config)])
+    return parts
+
+
+def _shared(config: Aift, seed: int) -> dict[str, Any]:
+    data = data_folder(config.data)
+    place = {"data": str(data.absolute()), "images": str(cache_folder(config.image_cache).absolute())}
+    if config.network != "lenet":
+        place["weights"] = weights_file(config.weights or "DEFAULT", data)
+    sizes = {"pool": config.pool, "test": config.test, "views": config.views}
+    return {"place": place, "backbone": config.network, "sizes": sizes, "seed": seed}
+
+
+def _name(what: str, seed: int) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", what.lower()).strip("_") + f"-seed{seed}"
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def curve_records(config: Aift, results: Mapping[str, Any]) -> list[Record]:
+    """One record a point of every finished curve."""
+    records = []
+    task = "colon_first" if config.setting == "scratch" else "colon_first2second"
+    kept = ("pool", "test", "views", "budget", "rounds", "steps", "setting")
+    shared = {name: getattr(config, name) for name in kept} | {"command_of_all": command_of(config)}
+    if config.setting == "transfer":
+        start = start_of(config, 0).arguments
+        shared |= {"trade_off": start["trade_off"], "start_steps": start["steps"]}
+    for seed in config.seeds:
+        for selection, training in cells_of(config):
+            result = results.get(trial_of(selection, training, config, seed).name)
+            if result is None:
+                continue
+            about: Record = {"experiment": NAME, "task": task, "network": config.network}
+            about |= {"method": method_of(selection, training), "asks": selection, "training": training}
+            about |= {"seed": seed, "selection": "last", "paper": None, "provenance": ""}
+            about |= {"command": command_of(config, selections=selection, trainings=training)}
+            about |= shared | {"weights": result["weights"]}
+            for point in result["points"]:
+                records.append(about | {"labels": point["labelled"], **point} | result["measured_on"])
+    return records
+
+
+def run_aift(config: Aift) -> int:
+    """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
+    config = reduced(config)
+    _check(config)
+    return run_experiment(config, parts_of(config), lambda results: curve_records(config, results), report)
+
+
+def _check(config: Aift) -> None:
+    """The mistakes that would otherwise show only after minutes; the data are decoded here, once."""
+    check_names("selections", config.selections, [RANDOM, *CODES])
+    check_names("trainings", config.trainings, TRAININGS)
+    check_runs(config.seeds, config.steps)
+    for flag in ("selections", "trainings"):
+        if not getattr(config, flag):
+            raise UserError(f"--{flag} needs at least one")
+    for flag in ("pool", "test", "views", "budget", "rounds"):
+        if getattr(config, flag) < 1:
+            raise UserError(f"--{flag} must be 1 or more, not {getattr(config, flag)}")
+    if config.budget * config.rounds > config.pool:
+        raise UserError(f"{config.rounds} rounds of {config.budget} are more than the pool's {config.pool} nuclei")
+    if config.setting == "scratch" and (config.start_steps, config.trade_off) != (None, None):
+        raise UserError("--start-steps and --trade-off are of --setting transfer: from scratch there is no source")
+    if config.start_steps is not None and config.start_steps < 1:
+        raise UserError(f"--start-steps must be 1 or more, not {config.start_steps}")
+    if config.trade_off is not None and not 0 <= config.trade_off < float("inf"):
+        raise UserError(f"--trade-off must be 0 or more, not {config.trade_off}")
+    if config.network == "lenet" and config.weights is not None:
+        raise UserError("--weights are of --network squeezenet1_1: lenet is trained from scratch")
+    data, images = data_folder(config.data), cache_folder(config.image_cache)
+    if config.network != "lenet":
+        weights_file(config.weights or "DEFAULT", data)
+    size = SIZE if config.network == "lenet" else ENLARGED
+    for part in PARTS if config.setting == "transfer" else ("first",):
+        nuclei(part, data, size=size, cache=images)
+
+
+def report(folder: Path) -> Path:
+    """Make the tables, the figure and the page again from the folder's records; the path of the page."""
+    from experiments.aift_page import report as made
+
+    return made(folder)
+
+
+COMMAND = Command(
+    Aift, run_aift, "AIFT and continual fine-tuning on colon nuclei, in the layout of the paper's Table 4"
+)
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.aift import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "AIFT.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

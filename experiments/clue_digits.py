@@ -1,0 +1,195 @@
+"""Active adaptation on digits as CLUE's authors measure it: rounds of a few labels from a source model.
+
+    start        LeNet on the source alone
+    each round   ask for `budget` target labels; train on, with source and bought labels (Adam at 2e-4, batches of 128)
+
+Protocol: Prabhu, Chandrasekaran, Saenko & Hoffman, "Active Domain Adaptation via Clustering Uncertainty-weighted
+Embeddings", ICCV 2021, on MNIST <-> USPS in place of SVHN -> MNIST.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+if __package__ in (None, ""):  # python experiments/clue_digits.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from dan.domains.places import cache_folder, data_folder
+from dan.errors import UserError
+from experiments.digits_trials import SET
+from experiments.records import Record, read
+from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
+from experiments.trials import Trial
+
+NAME = "clue_digits"
+TRIALS = "experiments.clue_digits_trials"
+NETWORK = "lenet"
+TASKS = ("mnist2usps", "usps2mnist")
+STRATEGIES = ("random", "margin", "entropy", "k_center", "badge", "clue", "aada", "mmd_reduction", "hybrid")
+
+
+@dataclass(frozen=True)
+class ClueDigits:
+    """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        "tasks": ("mnist2usps",),
+        "strategies": ("random", "margin"),
+        "seeds": (0,),
+        "steps": 20,
+        "rounds": 2,
+        "round_steps": 5,
+        "samples": 500,
+    }
+
+    out: Path = Path(f"runs/{NAME}")
+    """folder of the trials, records and report"""
+    data: Path | None = None
+    """folder of data sets (also: ACTIVE_DAN_DATA)"""
+    tasks: tuple[str, ...] = TASKS
+    """these transfers only"""
+    strategies: tuple[str, ...] = STRATEGIES
+    """these ways to ask only (python -m active strategies)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """one run of everything for each"""
+    steps: int = 500
+    """training steps of the source model"""
+    budget: str = "30"
+    """labels a round: a number, or a share of the pool as 1%"""
+    rounds: int = 5
+    """rounds of asking"""
+    round_steps: int = 150
+    """training steps after each round's answers"""
+    epochs: int = 0
+    """passes over the pool after each round's answers, in place of --round-steps (published: 60)"""
+    method: str = "mme"
+    """what adapts besides, where --trade-off is above 0"""
+    trade_off: float = 0.0
+    """its weight; 0: labels alone"""
+    samples: int = 10_000
+    """at most so many images of each split, evenly spaced (0: all)"""
+    quick: bool = False
+    """see whether it works: mnist2usps, seed 0, 2 rounds, 500 images, random and margin, into runs/clue_digits_quick"""
+    workers: int = 2
+    """trials at a time, one thread each"""
+    image_cache: Path | None = None
+    """folder for decoded images (default: in the user's cache folder)"""
+    quiet: bool = False
+    """no progress bar"""
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def place_of(config: ClueDigits) -> dict[str, Any]:
+    """Where the data lie, as `experiments.digits_trials.Place` has it."""
+    folders = {"data": data_folder(config.data), "images": cache_folder(config.image_cache)}
+    return {name: str(folder.absolute()) for name, folder in folders.items()} | {"samples": config.samples}
+
+
+def start_of(task: str, seed: int, config: ClueDigits) -> Trial:
+    """The trial of the source model that all strategies of the seed start from."""
+    arguments = {"place": place_of(config), "task": task, "steps": config.steps, "seed": seed}
+    return Trial(f"{task}-start-seed{seed}", f"{TRIALS}:start", arguments)
+
+
+def trial_of(task: str, strategy: str, seed: int, config: ClueDigits) -> Trial:
+    """The trial of one strategy and seed."""
+    start = start_of(task, seed, config).name
+    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start, "strategy": strategy}
+    for name in ("method", "trade_off", "budget", "rounds", "round_steps", "epochs"):
+        arguments[name] = getattr(config, name)
+    name = f"{task}-{re.sub(r'[^A-Za-z0-9_.]+', '.', strategy)}-seed{seed}"
+    return Trial(name, f"{TRIALS}:ask", {**arguments, "seed": seed}, (start,))
+
+
+def parts_of(config: ClueDigits) -> list[list[Trial]]:
+    """A part a seed and transfer: if time runs out, the seeds that are done have all their strategies."""
+    parts = []
+    for seed in config.seeds:
+        for task in config.tasks:
+            asked = [trial_of(task, strategy, seed, config) for strategy in config.strategies]
+            parts.append([start_of(task, seed, config), *asked])
+    return parts
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def cell_records(config: ClueDigits, results: Mapping[str, Any]) -> list[Record]:
+    """One record a round of every finished trial: the model after its last step."""
+    records = []
+    for task in config.tasks:
+        for strategy in config.strategies:
+            for seed in config.seeds:
+                trial = trial_of(task, strategy, seed, config)
+                if trial.name not in results:
+                    continue
+                result = results[trial.name]
+                for evaluation in result["evaluations"]:
+                    record: Record = {"experiment": NAME, "task": SET + task, "network": NETWORK, "method": strategy}
+                    record |= {"labels": evaluation["labelled"], "seed": seed, "selection": "last"}
+                    record |= {"paper": None, "provenance": "", "command_of_all": command_of(config)}
+                    record |= {"command": command_of(config, tasks=task, strategies=strategy)}
+                    record |= {"steps": config.steps, "round_steps": result["round_steps"], "pool": result["pool"]}
+                    record |= {"trade_off": config.trade_off, "adapts": config.method, "samples": config.samples}
+                    record |= {k: v for k, v in evaluation.items() if k not in ("event", "labelled")}
+                    records.append(record | result["measured_on"])
+    return records
+
+
+def run_clue_digits(config: ClueDigits) -> int:
+    """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
+    config = reduced(config)
+    _check(config)
+    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
+
+
+def _check(config: ClueDigits) -> None:
+    """The mistakes that would otherwise show only after minutes of training; the data are decoded here, once."""
+    from active.rounds import check_rounds, labels_a_round
+    from active.strategies import strategy_named
+    from dan.batches import size
+    from dan.objectives import METHODS
+    from experiments.digits_trials import Place
+
+    check_names("tasks", config.tasks, TASKS)
+    check_names("method", (config.method,), list(METHODS))
+    check_runs(config.seeds, config.steps)
+    for strategy in config.strategies:
+        strategy_named(strategy)
+    if not config.strategies or not config.tasks or len(set(config.strategies)) < len(config.strategies):
+        raise UserError("--tasks and --strategies need one or more different names each")
+    if config.round_steps < 1 or config.epochs < 0 or config.trade_off < 0:
+        raise UserError("--round-steps must be 1 or more, --epochs and --trade-off 0 or more")
+    if config.samples and config.samples < 200:
+        raise UserError(f"--samples must be 200 or more, or 0 for all, not {config.samples}")
+    labels_a_round(config.budget, 1)  # before the data are read
+    for task in config.tasks:
+        pool = size(Place(**place_of(config)).task(task).target)
+        check_rounds(labels_a_round(config.budget, pool), config.rounds, pool)
+
+
+def report(folder: Path) -> Path:
+    """Make the tables, the figures and the page again from the folder's records; the path of the page."""
+    from experiments.clue_digits_page import write_page
+
+    return write_page(folder, read(folder / "records.jsonl"))
+
+
+COMMAND = Command(
+    ClueDigits, run_clue_digits, "MNIST <-> USPS in rounds of labels from a source model: nine strategies"
+)
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.clue_digits import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "Active adaptation on digits.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

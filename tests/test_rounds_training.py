@@ -1,0 +1,354 @@
+"""What is trained between rounds, on what, and that one training in parts is that training."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from active.round_files import read_rounds
+from active.with_dan import folder_of, run_rounds
+from dan import DAN, fit
+from dan.batches import Batches, derived_seed, gather
+from dan.checkpoint import load_model
+from dan.domains.tasks import Transfer, load_task
+from dan.errors import UserError
+from dan.networks.dan import Output
+from dan.run_folder import read_records
+from dan.training import Recipe, _joined
+
+SMALL = Recipe(batch_size=8, evaluate_every=100, checkpoint_every=3, feature_map=False)
+
+
+def same(a: Any, b: Any) -> bool:
+    first, second = (load_model(each).state_dict() if isinstance(each, Path) else each.state_dict() for each in (a, b))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def task() -> Transfer:
+    whole = load_task("rendered2digits")
+
+    def few(data: Any, count: int) -> TensorDataset:
+        return TensorDataset(*gather(data, torch.arange(0, 10 * count, 10)))
+
+    return replace(
+        whole,
+        source=few(whole.source, 40),
+        target=few(whole.target, 44),
+        source_test=None,
+        target_test=few(whole.target_test, 20),
+    )
+
+
+@pytest.fixture(scope="module")
+def start(task: Transfer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "start"
+    torch.manual_seed(0)
+    fit(
+        DAN("lenet", 10, dropout=0.3),
+        task.source,
+        task.target,
+        trade_off=1.0,
+        steps=7,
+        seed=0,
+        recipe=SMALL,
+        run=folder,
+    )
+    return folder
+
+
+def asked(task: Transfer, start: Path, run: Path, **options: Any) -> Iterator[dict[str, Any]]:
+    plan: dict[str, Any] = {"budget": 3, "trade_off": 1.0, "seed": 1, "recipe": SMALL}
+    if "query_at" not in options:
+        plan |= {"rounds": 2, "round_steps": 4}
+    return run_rounds(task, "margin", start=start, run=run, **plan | options)
+
+
+# --- one training in parts --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adadelta"])
+def test_a_training_in_parts_is_the_whole(task: Transfer, tmp_path: Path, optimizer: str) -> None:
+    recipe = replace(SMALL, optimizer=optimizer, rate=0.5 if optimizer == "adadelta" else 0.001, method="dann")
+
+    def model() -> DAN:
+        torch.manual_seed(0)
+        return DAN("lenet", 10, dropout=0.5)
+
+    common: dict[str, Any] = {"trade_off": 1.0, "seed": 3, "recipe": recipe}
+    whole, parts = model(), model()
+    fit(whole, task.source, task.target, steps=12, **common)
+    common["of_steps"] = 12
+    fit(parts, task.source, task.target, steps=5, run=tmp_path / "1", **common)
+    fit(parts, task.source, task.target, steps=6, run=tmp_path / "2", earlier=tmp_path / "1", **common)
+    torch.rand(9)  # whatever came between
+    # A network of other weights: those of the earlier run are taken.
+    last = model()
+    nn.init.zeros_(last.output.weight)
+    fit(last, task.source, task.target, steps=12, run=tmp_path / "3", earlier=tmp_path / "2", **common)
+    assert same(whole, last) and not same(parts, last)
+    alone = model()  # without of_steps the ramp would be over the part, which is another training
+    fit(alone, task.source, task.target, steps=5, **common | {"of_steps": None})
+    assert not same(alone, tmp_path / "1")
+
+
+def test_what_cannot_be_continued_is_one_line(task: Transfer, start: Path, tmp_path: Path) -> None:
+    def go_on(steps: int = 9, earlier: Path = start, trade_off: float = 1.0, **how: Any) -> None:
+        recipe, model = replace(SMALL, **how), load_model(start)
+        common: dict[str, Any] = {"steps": steps, "seed": 0, "recipe": recipe, "earlier": earlier}
+        fit(model, task.source, task.target, trade_off=trade_off, **common)
+
+    go_on()
+    for words, options in (
+        ("does not exist", {"earlier": tmp_path}),
+        ("stands at step 7", {"steps": 7}),
+        ("another optimizer", {"optimizer": "adam"}),
+        ("another network or method", {"method": "dann"}),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            go_on(**options)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no part that ends at step 9"):
+        fit(load_model(start), task.source, task.target, trade_off=0.0, steps=9, seed=0, recipe=SMALL, of_steps=8)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adadelta"])
+def test_the_first_step_of_each_optimizer_is_its_formula(task: Transfer, optimizer: str) -> None:
+    """Adam: rate * g / (|g| + eps). Adadelta: rate * sqrt(eps) / sqrt((1 - rho) g^2 + eps) * g."""
+    recipe = replace(SMALL, optimizer=optimizer, rate=0.01, new_rate_factor=3.0, weight_decay=0.0)
+    torch.manual_seed(0)
+    model = DAN("lenet", 10)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    x, y = gather(task.source, Batches(40, 8, derived_seed(0, 0)).indices(0))
+    cross_entropy(model.train()(x).logits, y).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    fit(model, task.source, task.target, trade_off=0.0, steps=1, seed=0, recipe=recipe)
+    for name, value in model.named_parameters():
+        g, rate = gradients[name].double(), 0.01 * (1 if name.startswith("trunk") else 3)
+        step = g / (g.abs() + 1e-8) if optimizer == "adam" else math.sqrt(1e-6) / (0.1 * g**2 + 1e-6).sqrt() * g
+        torch.testing.assert_close(before[name].double() - value.double(), rate * step, rtol=1e-3, atol=1e-6)
+
+
+def test_an_unknown_optimizer() -> None:
+    with pytest.raises(UserError, match='did you mean "adam"'):
+        fit(nn.Module(), None, None, trade_off=0.0, steps=1, seed=0, recipe=replace(SMALL, optimizer="adma"))  # type: ignore[arg-type]
+
+
+# --- between rounds ---------------------------------------------------------------------------------------------------
+
+
+def by_hand(task: Transfer, run: Path, number: int, **options: Any) -> DAN:
+    """The training of one round, from the round files alone."""
+    ids = [entry[0] for entry in read_rounds(run)[number].labelled]
+    x, y = gather(task.target, torch.tensor(ids))
+    model = load_model(options.pop("weights"))
+    recipe = replace(SMALL, schedule="constant")
+    common: dict[str, Any] = {"trade_off": 1.0, "recipe": recipe, "labelled": TensorDataset(x, y)} | options
+    fit(model, task.source, task.target, **common)
+    return model
+
+
+def test_scratch_fine_tune_and_continue(task: Transfer, start: Path, tmp_path: Path) -> None:
+    runs = {between: tmp_path / between for between in ("scratch", "fine-tune", "continue")}
+    for between, run in runs.items():
+        records = list(asked(task, start, run, between=between))
+        assert [record["labelled"] for record in records] == [0, 3, 6]
+        assert all("accuracy/target_test" in record and "accuracy/unqueried" in record for record in records)
+    for number in (1, 2):
+        seed = {"seed": derived_seed(1, number)}
+        run = runs["scratch"]
+        assert same(by_hand(task, run, number, weights=start, steps=4, **seed), run / f"round_{number:02d}")
+        run = runs["fine-tune"]
+        before = folder_of(run, start, number - 1)
+        assert same(by_hand(task, run, number, weights=before, steps=4, **seed), run / f"round_{number:02d}")
+        run = runs["continue"]
+        before = folder_of(run, start, number - 1)
+        goes_on = {"steps": 7 + 4 * number, "seed": derived_seed(1, 0), "earlier": before}
+        assert same(by_hand(task, run, number, weights=before, **goes_on), run / f"round_{number:02d}")
+    assert folder_of(runs["continue"], start, 0) == start
+    assert not same(*(run / "round_02" for run in list(runs.values())[:2]))
+    # Fine-tuning is what it is without being named, and the same run.
+    assert [r["round"] for r in asked(task, start, runs["fine-tune"])] == [0, 1, 2]
+
+
+def test_queries_at_epochs_are_one_training(task: Transfer, start: Path, tmp_path: Path) -> None:
+    """44 target samples in batches of 8: an epoch is 6 steps."""
+    run = tmp_path / "run"
+    records = list(asked(task, start, run, query_at=(1, 2), epochs=4, budget="5%"))
+    assert [(record["round"], record["labelled"]) for record in records] == [(0, 0), (1, 3), (2, 6)]
+    told = [read_records(run / f"round_{number:02d}" / "records.jsonl") for number in range(3)]
+    assert [each[0]["steps"] for each in told] == [6, 12, 24] and {each[0]["of_steps"] for each in told} == {24}
+    assert folder_of(run, start, 0) == run / "round_00"
+    # Its first part, by hand: from the start's weights, no labels, the recipe's own schedule over all 24 steps.
+    first = load_model(start)
+    common: dict[str, Any] = {"trade_off": 1.0, "seed": derived_seed(1, 0), "recipe": SMALL}
+    fit(first, task.source, task.target, steps=6, of_steps=24, **common)
+    assert same(first, run / "round_00")
+    # And its last, which goes on from the second with all six labels.
+    goes_on = {"steps": 24, "of_steps": 24, "earlier": run / "round_01", "weights": run / "round_01"}
+    assert same(by_hand(task, run, 2, **goes_on, **common), run / "round_02")
+    list(resumed := asked(task, start, tmp_path / "again", query_at=(1, 2), epochs=4, budget=3))
+    assert same(run / "round_02", tmp_path / "again" / "round_02")
+    resumed.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"between": "scracth"}, 'did you mean "scratch"'),
+        ({"round_steps": 0}, "round_steps must be at least 1"),
+        ({"budget": 23}, "lower the budget"),
+        ({"budget": "60%"}, "lower the budget"),
+        ({"epochs": 3}, "name both, or neither"),
+        ({"query_at": (2, 2), "epochs": 3}, "rising epochs"),
+        ({"query_at": (0, 2), "epochs": 3}, "rising epochs"),
+        ({"query_at": (1, 3), "epochs": 3}, "epochs must be more than 3"),
+        ({"query_at": (1,)}, "epochs must be more than 1"),
+        ({"query_at": (1,), "epochs": 2, "between": "scratch"}, "one training"),
+        ({"query_at": (1,), "epochs": 2, "rounds": 2}, "leave out rounds"),
+        ({"recipe": replace(SMALL, batch_size=41)}, "larger than the source's 40"),
+        ({"labelled_side": "sauce"}, 'did you mean "source"'),
+        ({"labelled_side": "source", "trade_off": 0.0}, "nothing is aligned"),
+        ({"labelled_side": "source", "budget": 19}, "fewer than a batch of 8"),
+    ],
+)
+def test_plans_that_cannot_be(task: Transfer, start: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        list(asked(task, start, tmp_path / "run", **options))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(task: Transfer, start: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        list(asked(task, start, tmp_path / "file" / "run"))
+
+
+def test_a_start_that_kept_no_optimiser_cannot_continue(task: Transfer, start: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(start, bare, ignore=shutil.ignore_patterns("resume.pt"))
+    with pytest.raises(UserError, match="nothing can continue"):
+        list(asked(task, bare, tmp_path / "run", between="continue"))
+
+
+# --- on which side of the alignment -----------------------------------------------------------------------------------
+
+
+class Numbered(nn.Module):
+    """A trunk that shows which samples went through: its output is the sample's number (and trains nothing)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def seen_by_the_alignment(side: str) -> tuple[list[list[int]], list[list[int]]]:
+    """Per step the numbers of the samples on the source's and on the target's side: source 0-39, target 100-139, of
+    which 100-105 are labelled."""
+    numbers = torch.arange(40.0)[:, None]
+    source, whole = TensorDataset(numbers, torch.arange(40) % 2), 100 + numbers
+    labelled = TensorDataset(whole[:6], torch.arange(6) % 2)
+    target = whole[6:] if side == "source" else whole
+    sides: tuple[list[list[int]], list[list[int]]] = ([], [])
+
+    def spy(of_source: Output, of_target: Output) -> dict[str, Tensor]:
+        for seen, of in zip(sides, (of_source, of_target), strict=True):
+            seen.append(of.layers["trunk"][:, 0].round().long().tolist())
+        return {"none": 0 * of_source.logits.sum()}
+
+    torch.manual_seed(0)
+    model = DAN(Numbered(), 2, layers=(), capture=("trunk",))
+    common: dict[str, Any] = {"trade_off": 1.0, "steps": 230, "seed": 0, "objective": spy}
+    recipe = Recipe(batch_size=8, rate=1e-6, evaluate_every=1000)
+    unlabelled = TensorDataset(target, torch.full((len(target),), -1))
+    fit(model, source, unlabelled, labelled=labelled, labelled_side=side, recipe=recipe, **common)  # type: ignore[arg-type]
+    return sides
+
+
+def test_the_labelled_are_part_of_the_target_unless_they_join_the_source() -> None:
+    of_source, of_target = seen_by_the_alignment("target")
+    assert all(max(step) < 40 for step in of_source) and all(min(step) >= 100 for step in of_target)
+    assert {sample for step in of_target for sample in step} == set(range(100, 140))
+
+    of_source, of_target = seen_by_the_alignment("source")
+    assert all(len(step) == len(set(step)) == 8 for step in of_source)  # no sample twice
+    assert {sample for step in of_target for sample in step} == set(range(106, 140))
+    counts = torch.tensor([sample for step in of_source for sample in step]).bincount(minlength=140)
+    assert counts[40:100].sum() == counts[106:].sum() == 0
+    # 230 batches of 8 are 40 epochs of the 46 that the source's side is drawn from: each should come 40 times.
+    assert int(counts[100:106].sum()) == pytest.approx(6 * 40, abs=3)
+    assert int(counts[:40].sum()) == pytest.approx(40 * 40, abs=3)
+    assert float(counts[:40].double().std()) < 6 and int(counts[100:106].min()) > 20
+
+
+def test_joining_takes_different_samples_and_keeps_the_size() -> None:
+    def numbered(first: int, count: int) -> Output:
+        values = torch.arange(first, first + count, dtype=torch.float64)[:, None].repeat(1, 2)
+        return Output(values, {"hidden1": values, "output": values})
+
+    drawn = torch.tensor([4, 4, 2, 4, 0])
+    for count, rows in ((0, []), (1, [0]), (2, [0, 2]), (3, [0, 2, 4]), (5, [0, 2, 4])):
+        joined = _joined(numbered(0, 5), numbered(10, 5), drawn, count)
+        expected = [*range(5 - len(rows)), *(10 + row for row in rows)]
+        assert joined.logits[:, 0].tolist() == joined.layers["hidden1"][:, 1].tolist() == expected
+
+
+def test_rounds_take_what_joins_the_source_out_of_the_target(
+    task: Transfer, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every sample is known by its pixels: what fit is given is what the ids of the round files name."""
+    import active.with_dan as with_dan
+
+    given: list[dict[str, Any]] = []
+
+    def spy(model: DAN, source: Any, target: Any, **options: Any) -> Any:
+        given.append({"target": target, **options})
+        return fit(model, source, target, **options)
+
+    monkeypatch.setattr(with_dan, "fit", spy)
+    number_of = {image.numpy().tobytes(): i for i, image in enumerate(task.target.tensors[0])}  # type: ignore[attr-defined]
+    assert len(number_of) == 44
+
+    def ids(data: Any) -> list[int]:
+        return [number_of[image.numpy().tobytes()] for image in gather(data, torch.arange(len(data)))[0]]
+
+    for side in ("target", "source"):
+        given.clear()
+        run = tmp_path / side
+        list(asked(task, start, run, labelled_side=side))
+        for number, options in enumerate(given, start=1):
+            known = [entry[0] for entry in read_rounds(run)[number].labelled]
+            assert ids(options["labelled"]) == known and len(known) == 3 * number
+            answers = [entry[1] for entry in read_rounds(run)[number].labelled]
+            assert options["labelled"].tensors[1].tolist() == task.target.tensors[1][known].tolist() == answers  # type: ignore[attr-defined]
+            gone = set(known) if side == "source" else set()
+            assert set(ids(options["target"])) == set(range(44)) - gone
+            assert options["labelled_side"] == side
+    assert not same(tmp_path / "target" / "round_02", tmp_path / "source" / "round_02")
+    settings = read_records(tmp_path / "source" / "records.jsonl")[0]
+    assert settings["labelled_side"] == "source"
+
+
+def test_labels_that_join_nothing_are_refused(task: Transfer, start: Path) -> None:
+    few = TensorDataset(*gather(task.target, torch.arange(3)))
+    for labelled, trade_off in ((None, 1.0), (few, 0.0)):
+        with pytest.raises(UserError, match="only where there are both"):
+            fit(
+                load_model(start),
+                task.source,
+                task.target,
+                labelled=labelled,
+                labelled_side="source",
+                trade_off=trade_off,
+                steps=1,
+                seed=0,
+                recipe=SMALL,
+            )
