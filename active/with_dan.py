@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from active.pool import Pool
+from active.pool import Pool, Query
 from active.rounds import check_rounds, labels_a_round
 from active.rounds import rounds as each_round
 from active.seen import seen_of
@@ -32,6 +32,7 @@ from dan.errors import UserError, nearest
 from dan.evaluation import evaluate
 from dan.monitor import Monitor
 from dan.networks.dan import DAN
+from dan.progress import showing
 from dan.recipes import check_recipe
 from dan.run_folder import Record, read_records, read_tensors
 from dan.training import Recipe, fit
@@ -239,6 +240,10 @@ def run_rounds(
     def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
         return seen_of(model, task, ids, needs=wanted, kernels=kernels, seed=seed, images=whole.target)
 
+    def asking_aloud(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+        with showing(quiet=quiet):
+            return ask(query, budget, generator=generator)
+
     def on_test(model: DAN) -> Mapping[str, float]:
         if task.target_test is None:
             return {}
@@ -253,7 +258,7 @@ def run_rounds(
     with Monitor(run, step=shown) as monitor:
         loop = each_round(
             pool,
-            ask,
+            asking_aloud,
             fit=trained,
             predict=seen,
             evaluate=on_test,

@@ -1,14 +1,23 @@
-"""A progress bar on stderr for work that lasts, and nothing at all for quick work, pipes and log files."""
+"""A progress bar on stderr for work that lasts, and nothing at all for quick work, pipes and log files.
+
+Whoever has a `quiet` of its own makes a Progress. Functions that have none, since they are mathematics, run their long
+loops through `watched`: it shows nothing, unless somebody above them said `with showing():`.
+"""
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+Item = TypeVar("Item")
+_SHOWN = ContextVar("_SHOWN", default=False)  # whether loops of `watched` show
 APPEARS_AFTER = 2.0  # seconds of work before the bar is shown: a flash of a bar tells nobody anything
 REDRAWS_EVERY = 0.2  # seconds: a step of training takes milliseconds, and drawing must not be what it waits for
 
@@ -86,3 +95,29 @@ class Progress:
             redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._bar.add_task(self._description, total=self._total, completed=self._done, note="")
+
+
+@contextmanager
+def showing(*, quiet: bool = False) -> Iterator[None]:
+    """Within it, the loops of `watched` show their bars (unless `quiet`)."""
+    token = _SHOWN.set(not quiet)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
+def watched(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
+    """The items, one after the other; within `showing`, with a bar of how many of `total` are done.
+
+    Of loops inside each other the outermost shows.
+    """
+    shown = _SHOWN.get()
+    _SHOWN.set(False)
+    try:
+        with Progress(description, total, quiet=not shown) as bar:
+            for item in items:
+                yield item
+                bar.advance()
+    finally:
+        _SHOWN.set(shown)

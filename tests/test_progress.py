@@ -5,9 +5,10 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+import torch
 
 import dan.progress
-from dan.progress import Progress
+from dan.progress import Progress, showing, watched
 
 
 class Terminal(io.StringIO):
@@ -97,3 +98,33 @@ def test_an_exception_passes_and_leaves_the_terminal_usable(terminal: Terminal) 
         assert sys.stderr is terminal
     hides_cursor, shows_cursor = "\x1b[?25l", "\x1b[?25h"
     assert terminal.getvalue().count(hides_cursor) == terminal.getvalue().count(shows_cursor) == 1
+
+
+def test_watched_loops_show_where_somebody_wants_them(terminal: Terminal) -> None:
+    """The items and their order are those of the loop; of two loops, one inside the other, the outer one shows."""
+    with redirect_stderr(terminal):
+        assert list(watched(range(3), "alone", 3)) == [0, 1, 2]
+        with showing(quiet=True):
+            assert list(watched(range(3), "quiet", 3)) == [0, 1, 2]
+        assert terminal.getvalue() == ""
+        with showing():
+            pairs = [(a, b) for a in watched("xy", "outer", 2) for b in watched("pq", "inner", 2)]
+            for _ in watched(range(9), "left early", 9):
+                break
+            assert list(watched(range(2), "after", 2)) == [0, 1]
+        written = len(terminal.getvalue())
+        list(watched(range(3), "over", 3))
+    assert pairs == [("x", "p"), ("x", "q"), ("y", "p"), ("y", "q")]
+    shown = terminal.getvalue()
+    assert "outer" in shown and "1/2" in shown and "after" in shown and "inner" not in shown
+    assert len(shown) == written
+
+
+def test_a_strategy_on_a_large_pool_shows_how_far_it_is(terminal: Terminal) -> None:
+    from active.strategies.coreset import k_center_greedy
+
+    pool = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    with redirect_stderr(terminal), showing():
+        picks = k_center_greedy(pool, None, 7)
+    assert "k-center" in terminal.getvalue() and "1/6" in terminal.getvalue()
+    assert torch.equal(picks, k_center_greedy(pool, None, 7))

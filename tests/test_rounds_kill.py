@@ -11,29 +11,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from active.__main__ import COMMANDS
 from dan.checkpoint import load_model
-from dan.cli import run
 from dan.run_folder import read_records
 
 FLAGS = ["rendered2digits", "--quiet", "--device", "cpu", "--strategy", "badge", "--seed", "4", "--budget", "3"]
 FLAGS += ["--batch-size", "8", "--evaluate-every", "10", "--checkpoint-every", "3", "--no-feature-map"]
 ROUNDS = [*FLAGS, "--steps", "8", "--rounds", "3", "--round-steps", "8", "--between", "continue"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ONCE = ["--quiet", "--device", "cpu", "--strategy", "badge", "--budget", "3", "--rounds", "2", "--round-steps", "8"]
 EPOCHS = [*FLAGS, "--query-at", "1", "2", "--epochs", "3", "--batch-size", "200"]
 
 
+def command(flags: list[str], folder: Path) -> list[str]:
+    return [sys.executable, "-m", "active", "run", *flags, "--run", str(folder)]
+
+
 def undisturbed(flags: list[str], folder: Path) -> None:
-    assert run("python -m active", "", COMMANDS, ["run", *flags, "--run", str(folder)]) == 0
+    """In a process of its own too: what other tests loaded into this one may change the last bits of a product."""
+    subprocess.run(command(flags, folder), env=ENVIRONMENT, check=True)
 
 
 def killed(flags: list[str], folder: Path, sign: str, delay: float) -> bool:
     """Start the command, and kill it `delay` seconds after the file `sign` is written; whether it was still running."""
     before = stamp(folder / sign)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-m", "active", "run", *flags, "--run", str(folder)], env=environment)
+    process = subprocess.Popen(command(flags, folder), env=ENVIRONMENT)
     try:
         while process.poll() is None and stamp(folder / sign) == before:
             time.sleep(0.002)

@@ -36,6 +36,7 @@ from dan.batches import derived_seed
 from dan.checkpoint import load_kernels
 from dan.domains.decoding import decode
 from dan.errors import UserError
+from dan.progress import showing
 from dan.trunk_cache import cached_transfer
 
 BATCHES = 20  # the stream of seeds that batches of tasks are drawn with
@@ -115,7 +116,8 @@ def choose_tasks(
     seen = seen_of(model, task, everyone.ids, needs=wanted, kernels=load_kernels(network), seed=seed, images=whole)
     query = query_of(everyone, seen)
     generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, asked.batches))
-    chosen = ask(query, count, generator=generator).tolist()
+    with showing(quiet=quiet):
+        chosen = ask(query, count, generator=generator).tolist()
     if len(chosen) != count or len(set(chosen)) != count or not set(candidates).issuperset(chosen):
         raise ValueError(f"the strategy {strategy} must return {count} different ids of the query, and did not")
 

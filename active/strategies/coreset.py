@@ -26,6 +26,7 @@ from torch import Tensor
 
 from active.strategies.chance import how_many
 from active.strategies.robust import robust_k_center as robust_k_center  # the other core-set, Algorithm 2
+from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -59,7 +60,7 @@ def k_center_greedy(pool: Tensor, centres: Tensor | None, budget: int) -> Tensor
     farthest = Farthest(pool, centres, mean, room=budget)
     if cold:
         farthest.take(picks[0])
-    for t in range(cold, budget):
+    for t in watched(range(cold, budget), "k-center", budget - cold):
         picks[t], _ = farthest.top()
         farthest.take(picks[t])
         farthest.add(pool[picks[t]])
@@ -111,7 +112,7 @@ class Farthest:
         c, c_sq = self.c[:first], self.c_sq[:first]
         x_sq = self.c.new_empty(n)
         bound = torch.empty(n, dtype=torch.float64, device=pool.device)
-        for low in range(0, n, CHUNK):
+        for low in watched(range(0, n, CHUNK), "first distances", -(-n // CHUNK)):
             block = slice(low, low + CHUNK)
             x = self._about_mean(pool[block])
             x_sq[block] = x.square().sum(dim=1)

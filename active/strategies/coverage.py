@@ -27,6 +27,7 @@ from active.strategies.chance import how_many
 from active.strategies.uncertainty import check_probabilities, margin_of_confidence
 from active.strategies.witness import NUMBERS, kernel_rows, mean_row, unit_sum
 from dan.mmd.kernels import MultiKernel, median_bandwidth
+from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -81,7 +82,7 @@ def greedy_coverage(
 
     bound = _first_gains(features, weights, now, kernel, centre, block)  # (N,) >= g_i; -inf once picked
     fresh = torch.ones(count, dtype=torch.bool, device=features.device)  # whether it is g_i itself
-    for t in range(budget):
+    for t in watched(range(budget), "coverage", budget):
         refreshed = min(REFRESHED, block)
         best, row_of_best = -1, now
         while True:
@@ -221,7 +222,7 @@ def _first_gains(
 ) -> Tensor:
     """g (N,): every pair of samples is met once, a block of rows against itself and what comes after it."""
     gains = torch.zeros_like(weights)
-    for first in range(0, len(features), block):
+    for first in watched(range(0, len(features), block), "first gains", -(-len(features) // block)):
         rows = slice(first, min(first + block, len(features)))
         k = kernel_rows(features[rows], features[first:], kernel, centre)  # (B, N - first)
         k.fill_diagonal_(1)

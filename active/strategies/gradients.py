@@ -30,6 +30,7 @@ from torch import Tensor
 from active.strategies.chance import how_many
 from active.strategies.coreset import CHUNK, full_precision
 from active.strategies.uncertainty import check_probabilities
+from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -58,7 +59,7 @@ def badge(probs: Tensor, features: Tensor, budget: int, generator: torch.Generat
     squares = gradients.squares
     picks[0] = squares.argmax()
     nearest = torch.full_like(squares, torch.inf)  # (N,) squared distance to the nearest pick
-    for t in range(1, budget):
+    for t in watched(range(1, budget), "k-means++", budget - 1):
         gradients.come_nearer(nearest, picks[t - 1])
         nearest[picks[t - 1]] = 0
         if not bool((nearest > 0).any()):

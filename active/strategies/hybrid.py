@@ -28,6 +28,7 @@ from active.strategies.patches import candidate_scores, patch_scores
 from active.strategies.uncertainty import check_probabilities, highest_first
 from active.strategies.witness import TIE, kernel_sums, mean_row, unit_sum
 from dan.mmd.kernels import MultiKernel, median_bandwidth
+from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -97,7 +98,7 @@ def hybrid_picks(
     a = scores.double()
     left = torch.ones(len(features), dtype=torch.bool, device=features.device)
 
-    for t in range(budget):
+    for t in watched(range(budget), "hybrid", budget):
         total = torch.zeros_like(nearest)
         if diversity:
             total += diversity * _scaled(-nearest if cold and t == 0 else nearest, left, noise)

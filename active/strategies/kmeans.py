@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dan.progress import watched
+
 BLOCK = 2**20  # entries of the largest tensor that a block of rows makes
 
 
@@ -87,7 +89,7 @@ def kmeans(
         centres = rows.like(start)
     labels, d2 = _assign(rows, centres)
     moved_enough = tolerance * rows.variance
-    for _ in range(max_steps):
+    for _ in watched(range(max_steps), "k-means, at most", max_steps):
         before, old = labels, centres
         centres = _means(rows, labels, d2, old)
         labels, d2 = _assign(rows, centres)

@@ -22,6 +22,7 @@ from active.strategies.chance import how_many
 from active.strategies.clusters import in_turns
 from active.strategies.kmeans import kmeans
 from active.strategies.uncertainty import highest_first
+from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -56,7 +57,7 @@ def adaptive_representatives(target: Tensor, training: Tensor | Sequence[Tensor]
     length = _lengths(target)  # (N,)
     products = _products(target, sums)  # (N, 2)
     left = torch.ones(len(target), dtype=torch.bool, device=target.device)
-    for t in range(budget):
+    for t in watched(range(budget), "representatives", budget):
         score = _cosine_gap(products, length, sums).masked_fill(~left, -torch.inf)
         pick = (score >= score.max() - TIE).nonzero()[0, 0]  # the lowest row of those that tie
         picks[t] = pick

@@ -27,6 +27,7 @@ from torch.nn.functional import normalize
 from active.strategies.chance import how_many
 from active.strategies.coreset import k_center_greedy
 from active.strategies.kmeans import kmeans
+from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -79,7 +80,7 @@ def typiclust(features: Tensor, labelled: Tensor | None, budget: int, *, generat
     free = list(by_cluster.split(labels[given:].bincount(minlength=len(size)).tolist()))
     queue = [(size[k] <= SMALL_CLUSTER, covered[k], -size[k], k) for k in range(len(size)) if len(free[k])]
     heapq.heapify(queue)
-    for t in range(budget):
+    for t in watched(range(budget), "typical samples", budget):
         small, have, minus_size, k = heapq.heappop(queue)
         members = free[k]
         best = int(neighbour_distance(features[members], max(1, min(NEIGHBOURS, len(members) // 2))).argmin())

@@ -23,12 +23,14 @@ from dan.mmd.kernels import MultiKernel
 from dan.mmd.pairwise import kernel_row_sums
 from dan.mmd.powers import kernels, scale_of
 from dan.mmd.tiled import kernel_blocks
+from dan.progress import watched
 
 TIE = 1e-12  # values of w that differ by less are equal: they are differences of kernel means, in [0, 1], in float64
 ROUNDING = 2e-5  # a kernel mean in float32 is assumed to be this near to the true one, or nearer
 CAUTION = 8.0  # and if one is seen to be off by more than ROUNDING / CAUTION, the bound becomes CAUTION times as much
 BATCH = 64  # candidates whose rows of the kernel are computed in one product
 NUMBERS = 2**22  # of float64 in a batch of rows: of very large pools fewer candidates meet in one product
+ROWS = 1024  # of a tile of pairs
 COLUMNS = 4096  # samples read at a time, and converted to float64
 NEAR = 0.01  # pairs nearer than this share of their norms are measured by differences
 
@@ -95,7 +97,9 @@ def kernel_sums(target: Tensor, source: Tensor, kernel: MultiKernel, *, shard: i
     if shards == 1:
         if len(source):
             sums[0] = kernel_row_sums(target, source.to(target.device), kernel).double()
-        for rows, columns, k in kernel_blocks(target, kernel):  # every pair once: half of what row sums would compute
+        blocks = -(-len(target) // ROWS)
+        tiles = kernel_blocks(target, kernel, tile=ROWS)  # every pair once: half of what row sums would compute
+        for rows, columns, k in watched(tiles, "kernel sums", blocks * (blocks + 1) // 2):
             sums[1, rows] += k.sum(dim=1).double()
             if rows != columns:
                 sums[1, columns] += k.sum(dim=0).double()
@@ -173,7 +177,7 @@ def lowest_witness(
         values[torch.arange(len(at), device=at.device), at] = 1
         return values
 
-    for t in range(budget):
+    for t in watched(range(budget), "MMD", budget):
         while True:
             if leaves and m == 1:
                 pick = int(left.nonzero()[0, 0])
