@@ -127,6 +127,14 @@ RECIPES: dict[str, NamedRecipe] = {
         trade_off=3.0,
         steps=1000,
     ),
+    # At the rate of "small" a trunk's features, large as they are, kill the new layers. This rate is what a label-free
+    # search chose for a frozen SqueezeNet on photographs (docs/dan_table2.md), the lower of the two networks'.
+    "pretrained": NamedRecipe(
+        line="a trunk with published weights, frozen or not: the default with published --weights",
+        recipe=Recipe(rate=3e-4),
+        trade_off=1.0,
+        steps=500,
+    ),
     "dan-2015": NamedRecipe(
         line="the paper: AlexNet, fc6-8, 33 kernels weighed by the quadratic program, linear-time estimate",
         recipe=Recipe(

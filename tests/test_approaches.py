@@ -64,11 +64,12 @@ def test_every_machine_and_commit_is_told_once() -> None:
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_row_is_a_command_line_of_its_own() -> None:
+def test_every_row_is_a_command_line_of_its_own(tmp_path: Path) -> None:
     seen = set()
     for row, made in APPROACHES.items():
         words = ["rendered2digits", *made.options.split(), *made.keep.split()]
-        config = tyro.cli(Train, args=words, default=preset(words))
+        typed = [str(tmp_path) if word == SOURCE else word for word in words]  # a run is a folder
+        config = tyro.cli(Train, args=typed, default=preset(typed))
         seen.add(tuple(words))
         assert config.trade_off == (0.0 if row == SOURCE_ONLY else 3.0)
         assert made.starts == (SOURCE in words or KEPT in words)

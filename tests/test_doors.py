@@ -1,5 +1,6 @@
 """The command lines as a person types them: train, evaluate, rounds, the list of strategies, and mistakes."""
 
+import math
 import re
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dan.doors.train import learned_little, preset
+from dan.recipes import RECIPES
 from dan.run_folder import read_records
 
 TINY = ["--steps", "12", "--device", "cpu", "--quiet"]
@@ -91,3 +94,39 @@ def test_every_strategy_is_listed(tmp_path: Path) -> None:
     said = door("active", "strategies", cwd=tmp_path)
     assert said.returncode == 0
     assert all(name in said.stdout for name in STRATEGIES)
+
+
+def test_a_runs_own_weights_keep_the_defaults_it_was_trained_with(tmp_path: Path) -> None:
+    assert preset(["--weights", str(tmp_path)]).recipe == "small"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "small"),
+        (["--weights", "none"], "small"),
+        (["--weights", "DEFAULT"], "pretrained"),
+        (["--weights=trunk.pth"], "pretrained"),
+        (["--weights", "trunk.pth", "--recipe", "small"], "small"),
+        (["--recipe=dan-resnet", "--weights", "trunk.pth"], "dan-resnet"),
+    ],
+)
+def test_published_weights_have_defaults_of_their_own(words: list[str], name: str) -> None:
+    """Where --recipe says nothing: the rate of a small network from scratch kills new layers on such features."""
+    given, named = preset(words), RECIPES[name]
+    assert (given.recipe, given.rate, given.trade_off, given.steps) == (
+        name,
+        named.recipe.rate,
+        named.trade_off,
+        named.steps,
+    )
+    assert RECIPES["pretrained"].recipe.rate < RECIPES["small"].recipe.rate
+
+
+def test_a_network_that_learned_nothing_is_told_of() -> None:
+    """Whatever its accuracy: by what its predictions say of the target, of at most log C."""
+    little = 0.2 * math.log(10)
+    assert learned_little({"label_free/information": little + 1e-6}, 10, 0.01) == ""
+    assert learned_little({}, 10, 0.01) == ""
+    told = learned_little({"label_free/information": -1e-9, "accuracy/target": 0.9}, 10, 0.01)
+    assert "information 0.00 of 2.30" in told and "lower --rate than 0.01" in told and "\n" not in told

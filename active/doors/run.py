@@ -40,7 +40,8 @@ class Rounds(Recipe, Network, Data):
     """Folder of a finished `python -m dan train` run to start from, with its task, network and recipe; default: train
     one inside the run's folder."""
     recipe: str = "small"
-    """Whose defaults to take: small, dan-2015, dan-caffe or dan-resnet. Other flags change what it says."""
+    """Whose defaults to take: small, pretrained (the default with published --weights), dan-2015, dan-caffe or
+    dan-resnet. Other flags change what it says."""
     trade_off: float = 3.0
     """lambda, the weight of the method's terms; 0 aligns nothing."""
     steps: int = 1000

@@ -3,7 +3,10 @@
 Here are all the ways in which a training may be asked for; each is one argument of `fit`, or one step before it.
 """
 
+import itertools
+import math
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dan.errors import UserError
-from dan.recipes import RECIPES, Recipe, recipe_named
+from dan.recipes import Recipe, recipe_named
 
 if TYPE_CHECKING:
     from dan.run_folder import Record
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+LITTLE = 0.2  # of the largest possible information: what a network that has learned is well above
 LOOKED_AT = 2000  # target samples at most, evenly spread, that the first look at a kept source is with
 
 
@@ -128,7 +132,8 @@ class Train(Recipe, Network, Data, Ways):
     """Train a network on a transfer: labelled source, unlabelled target."""
 
     recipe: str = "small"
-    """Whose defaults to take: small, dan-2015, dan-caffe or dan-resnet. Other flags change what it says."""
+    """Whose defaults to take: small, pretrained (the default with published --weights), dan-2015, dan-caffe or
+    dan-resnet. Other flags change what it says."""
     trade_off: float = 3.0
     """lambda, the weight of the method's terms; 0 trains on the source only."""
     steps: int = 1000
@@ -148,12 +153,16 @@ class Train(Recipe, Network, Data, Ways):
 def preset(argv: Sequence[str]) -> Train:
     """The defaults that the named recipe gives, which all other flags may change."""
     words = [part for word in argv for part in word.split("=", 1)]
-    places = [i for i, word in enumerate(words[:-1]) if word == "--recipe"]
-    named = recipe_named(words[places[-1] + 1]) if places else RECIPES["small"]
+    said = {flag: word for flag, word in itertools.pairwise(words) if flag in ("--recipe", "--weights")}
+    weights = said.get("--weights", "none")
+    # A run is of this project: what suits its network was chosen when it was trained.
+    own = weights == "none" or Path(weights).is_dir()
+    name = said.get("--recipe", "small" if own else "pretrained")
+    named = recipe_named(name)
     network = dict(named.network)
     renamed = {"pretrained": "weights", "frozen": "freeze"}
     return Train(
-        recipe=words[places[-1] + 1] if places else "small",
+        recipe=name,
         trade_off=named.trade_off,
         steps=named.steps,
         **asdict(named.recipe),
@@ -209,6 +218,8 @@ def train(config: Train) -> None:
         _keep(model, task.source, config, folder)
     if not config.quiet:
         _say(records[-1], folder)
+        if line := learned_little(records[-1], len(task.classes), config.rate):
+            print(f"warning: {line}", file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,6 +459,18 @@ def _say_trial(record: "Record") -> None:
     value = "diverged" if record["value"] is None else f"{record['value']:.4f}"
     print(
         f"trial {record['trial']:3d}  trade-off {record['trade_off']:<8g} rate {record['rate']:<8g} {value}", flush=True
+    )
+
+
+def learned_little(last: "Record", classes: int, rate: float) -> str:
+    """A warning, if the target's predictions tell next to nothing: their mutual information with the sample is below
+    LITTLE log C, as after a training that died or diverged. "" otherwise. No label is looked at."""
+    information = last.get("label_free/information")
+    if information is None or information >= LITTLE * math.log(classes):
+        return ""
+    return (
+        f"the network hardly tells the target's samples apart (information {max(information, 0):.2f} of "
+        f"{math.log(classes):.2f}): if it should, train again with a lower --rate than {rate:g}, or for more --steps"
     )
 
 
