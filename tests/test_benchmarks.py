@@ -55,7 +55,14 @@ def built(method: Method, kernel: MultiKernel) -> measure.Step:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # peers speak of their own dependencies
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.equals])
+@pytest.mark.parametrize(
+    "name",
+    [  # KeOps compiles half a minute for each of its two rows; the backend itself has its own tests
+        pytest.param(name, marks=pytest.mark.long if "keops" in name.lower() else ())
+        for name, method in METHODS.items()
+        if method.equals
+    ],
+)
 def test_a_method_is_the_estimate_that_it_says(name: str) -> None:
     method = METHODS[name]
     assert method.equals is not None
