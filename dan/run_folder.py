@@ -5,8 +5,10 @@ is appended to; a line torn by a kill is dropped when it is read, and a run that
 records that its checkpoint knew, so that no evaluation stands twice.
 """
 
+import glob
 import json
 import os
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,9 +21,14 @@ Record = dict[str, Any]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to the disk, then put it in the place of `path`."""
+    """Call `write` on a temporary file beside `path`, flush it to the disk, then put it in the place of `path`.
+
+    What a process of this machine that is no more was writing to the same file is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    begins = f".{path.name}.{platform.node()}."
+    _sweep(path.parent, begins)
+    temporary = path.with_name(f"{begins}{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -30,6 +37,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, begins: str) -> None:
+    """Remove temporary files whose process was killed; those of processes that live are theirs."""
+    if os.name != "posix":  # elsewhere there is no harmless way to ask after a process
+        return
+    for left in folder.glob(f"{glob.escape(begins)}*.tmp"):
+        process = left.name[len(begins) : -len(".tmp")]
+        if process.isdecimal() and not _lives(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_records(path: Path) -> list[Record]:
