@@ -9,10 +9,9 @@ pool, the views and M_0, so differences are taken seed by seed.
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +26,7 @@ from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.aift_trials import ENLARGED
 from experiments.records import Record
-from experiments.running import check_names, check_runs, reduced, run_experiment
+from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
 from experiments.transfers import weights_file
 from experiments.trials import Trial
 
@@ -97,22 +96,6 @@ class Aift:
     """folder for decoded images (default: in the user's cache folder)"""
     quiet: bool = False
     """no progress bar"""
-
-
-def command_of(config: Aift, **only: str) -> str:
-    """The command that makes these records again, or with `only` (selections, trainings) one cell of them."""
-    words = ["python", "-m", "experiments", "run", NAME, *(["--quick"] if config.quick else [])]
-    like = reduced(Aift(quick=config.quick))
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("out", "data", "quick", "workers", "image_cache", "quiet", *only):
-            continue
-        if value != getattr(like, field.name):
-            listed = value if isinstance(value, tuple) else [value]
-            words += ["--" + field.name.replace("_", "-"), *map(str, listed)]
-    for name, value in only.items():
-        words += [f"--{name}", value]
-    return shlex.join(words)  # the parentheses of a code mean something to a shell
 
 
 def method_of(selection: str, training: str) -> str:

@@ -3,6 +3,7 @@ missing."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,10 @@ def command_of(config: Settings, **only: Any) -> str:
     for name, value in {**changed, **only}.items():
         listed = value if isinstance(value, tuple) else [value]
         flag = "--" + name.replace("_", "-")
-        words.append(" ".join([flag, *(f'"{part}"' if " " in str(part) else str(part) for part in listed)]))
+        # A shell reads each as one word: a space, or the parentheses of a code, would mean something to it.
+        words.append(
+            " ".join([flag, *(f'"{part}"' if " " in str(part) else shlex.quote(str(part)) for part in listed)])
+        )
     return " ".join(words)
 
 

@@ -21,6 +21,7 @@ from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
 from experiments.aift_page import area, best_of_random, curves_of, findings, labels_to, mean_curve, share
 from experiments.aift_trials import Place, Sizes, made, network, roc_auc
 from experiments.records import read, to_lines, write_text
+from experiments.running import command_of
 from experiments.transfers import paper_table
 from experiments.trials import _work
 
@@ -200,13 +201,13 @@ def test_the_plan_is_every_cell_of_every_seed(somewhere: Path) -> None:
 @pytest.mark.parametrize("cell", [("E+M+R", "ACFT(HQ)"), (RANDOM, "AFT(LQ)")])
 def test_the_command_of_a_cell_reads_back_as_that_cell(cell: tuple[str, str]) -> None:
     config = Aift(steps=7, trainings=("ACFT(Q)", "AFT(LQ)"), setting="transfer")
-    words = shlex.split(aift.command_of(config, selections=cell[0], trainings=cell[1]))
+    words = shlex.split(command_of(config, selections=cell[0], trainings=cell[1]))
     assert words[:5] == ["python", "-m", "experiments", "run", "aift"]
     assert tyro.cli(Aift, args=words[5:]) == replace(config, selections=cell[:1], trainings=cell[1:])
-    assert "'ACFT(Q)'" in aift.command_of(config)  # a shell would stumble over the parentheses
+    assert "'ACFT(Q)'" in command_of(config)  # a shell would stumble over the parentheses
     quick = running.reduced(Aift(quick=True, rounds=3))
     assert (quick.seeds, quick.rounds, quick.out) == ((0,), 3, Path("runs/aift_quick"))
-    assert aift.command_of(quick) == "python -m experiments run aift --quick --rounds 3"
+    assert command_of(quick) == "python -m experiments run aift --quick --rounds 3"
 
 
 @pytest.mark.parametrize(
