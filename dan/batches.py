@@ -75,7 +75,7 @@ def gather(data: Dataset, indices: Tensor, generator: torch.Generator | None = N
     return x, y
 
 
-def in_order(data: Dataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All samples once, in the data set's order."""
-    for indices in torch.arange(size(data)).split(batch_size):
+def in_order(data: Dataset, batch_size: int, which: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+    """All samples once, in the data set's order. which: of these batches only, counted from 0."""
+    for indices in torch.arange(size(data)).split(batch_size)[which]:
         yield gather(data, indices)

@@ -4,13 +4,15 @@ Shapes: N samples; F features; C classes; T passes; P views.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from dan.batches import derived_seed, in_order
+from dan.batches import derived_seed, in_order, size
+from dan.distributed import ALONE, World
 from dan.errors import UserError
 from dan.networks.dan import Output
 from dan.views import Views
@@ -28,22 +30,36 @@ class Evaluation:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0) -> tuple[Output, Tensor]:
+def predict(
+    model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0, world: World = ALONE
+) -> tuple[Output, Tensor]:
     """The network's output on all of `data`, in its order and in evaluation mode, on the CPU, with the labels (N,).
 
-    start: how many stages of a DAN's trunk have been run already: see `DAN.forward`.
+    start: how many stages of a DAN's trunk have been run already: see `DAN.forward`. world: the processes that share
+    the work; each runs some of the same batches, and all get all: the same bits as from one process.
     Raises UserError for an empty data set.
     """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    batches = -(-size(data) // batch_size)
+    if batches < world.size:  # not one for each: they all run all
+        world = ALONE
+    counts = world.counts(batches)
+    ends = [min(batch_size * end, size(data)) for end in accumulate([0, *counts])]
+    samples = [end - begin for begin, end in pairwise(ends)]  # of each process
+    begin = sum(counts[: world.rank])
     outputs, labels = [], []
-    for x, y in in_order(data, batch_size):
+    for x, y in in_order(data, batch_size, slice(begin, begin + counts[world.rank])):
         outputs.append(model(x.to(device), start=start) if start else model(x.to(device)))
         labels.append(y)
     model.train(was_training)
-    layers = {name: torch.cat([o.layers[name] for o in outputs]).cpu() for name in outputs[0].layers}
-    return Output(torch.cat([o.logits for o in outputs]).cpu(), layers), torch.cat(labels)
+
+    def everyones(parts: list[Tensor]) -> Tensor:
+        return world.rows(torch.cat(parts), samples).cpu()
+
+    layers = {name: everyones([o.layers[name] for o in outputs]) for name in outputs[0].layers}
+    return Output(everyones([o.logits for o in outputs]), layers), everyones(labels)
 
 
 @torch.no_grad()
@@ -91,9 +107,14 @@ def view_probabilities(model: nn.Module, data: Dataset, views: Views, *, batch_s
     return torch.cat(probs)
 
 
-def evaluate(model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0) -> Evaluation:
-    """Accuracy and cross-entropy of `model` on a data set of (x, y). Raises UserError for an empty one."""
-    output, labels = predict(model, data, batch_size=batch_size, start=start)
+def evaluate(
+    model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0, world: World = ALONE
+) -> Evaluation:
+    """Accuracy and cross-entropy of `model` on a data set of (x, y); the options are those of `predict`.
+
+    Raises UserError for an empty data set.
+    """
+    output, labels = predict(model, data, batch_size=batch_size, start=start, world=world)
     accuracy = (output.logits.argmax(1) == labels).double().mean()
     return Evaluation(float(accuracy), float(cross_entropy(output.logits, labels)), len(labels))
 

@@ -5,7 +5,8 @@ in their arguments only.
     SGD with momentum, or Adam; every rate decays as (1 + gamma * step)^-power; the task-specific layers learn faster.
 
 A batch depends on (seed, step) alone, and dropout's generator is in the checkpoint: a run that is killed and started
-again ends with the same bits on the CPU.
+again ends with the same bits on the CPU. Several processes share each batch: what the loss sees is the whole of it, in
+all of them (see `dan.distributed`), so that the loop is the same for one and for many.
 """
 
 import time
@@ -23,8 +24,10 @@ from torch.utils.data import Dataset, Subset
 from dan.batches import Batches, derived_seed, gather, size
 from dan.checkpoint import save_model
 from dan.devices import choose_device
+from dan.distributed import ALONE, World
 from dan.errors import UserError, nearest
 from dan.evaluation import evaluate, predict
+from dan.mmd.dense import at_least_float32
 from dan.model_selection import information, label_free_score, two_sample_error
 from dan.monitor import Monitor
 from dan.networks.dan import DAN, Output, layer_named
@@ -36,6 +39,8 @@ from dan.trunk_cache import cached
 from dan.watch import Watch
 
 __all__ = ["Diverged", "Recipe", "fit"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit(
@@ -57,6 +62,8 @@ def fit(
     of_steps: int | None = None,
     about: Mapping[str, Any] | None = None,
     cache: Path | str | bool = False,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    world: World = ALONE,
     device: str = "cpu",
     quiet: bool = True,
 ) -> list[Record]:
@@ -81,6 +88,9 @@ def fit(
     about: JSON-able settings of the caller's, kept in the records.
     cache: compute the outputs of the frozen first stages once, and train on them: True keeps them in memory, a folder
     on the disk. The same numbers up to rounding, many times faster; it is an error where no stage is frozen.
+    precision: of the network's products in training; the loss, MMD and all, is of its outputs in float32, and so are
+    weights and evaluations. fp16 scales the loss, and leaves out a step whose gradients overflow.
+    world: the processes that make this call together, each with its share of every batch; the first one writes.
 
     A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" in [0, 1], "label_free/information" and, with
     tests["source_test"], "label_free/two_sample" (see `dan.model_selection`), what `dan.watch.Watch` says of a fixed
@@ -106,6 +116,11 @@ def fit(
     if of_steps is not None and of_steps < steps:
         raise UserError(f"a training of {of_steps} steps has no part that ends at step {steps}")
     check_recipe(recipe, METHODS[recipe.method].fewest if trade_off and objective is None else 1)
+    if recipe.batch_size < world.size:
+        raise UserError(
+            f"a batch of {recipe.batch_size} has no share for each of {world.size} processes: raise batch_size, or "
+            "start fewer"
+        )
     if source_weights is not None and source_weights.shape != (size(source),):
         raise ValueError(f"source_weights must be ({size(source)},), one a source sample, not {source_weights.shape}")
     settings = {**(about or {}), "trade_off": trade_off, "steps": steps, "seed": seed, **asdict(recipe)}
@@ -117,6 +132,9 @@ def fit(
     if recipe.optimizer == Recipe().optimizer:
         del settings["optimizer"]
     place = choose_device(device)
+    if precision != "fp32":
+        _check_precision(precision, place)
+        settings["precision"] = precision
     model.to(place)
     align = _aligned(recipe, model)
     entry = _entry(model, source, cache)
@@ -126,7 +144,11 @@ def fit(
         def outputs_of(data: Dataset) -> Dataset:
             if getattr(data, "after_stages", 0) == entry:
                 return data
-            return cached(data, model, entry, folder_of_cache, device=place, quiet=quiet)
+
+            def ran() -> Dataset:
+                return cached(data, model, entry, folder_of_cache, device=place, quiet=quiet or not world.first)
+
+            return ran() if folder_of_cache is None else world.first_then_all(ran)
 
         source, target = outputs_of(source), outputs_of(target)
         labelled = None if labelled is None else outputs_of(labelled)
@@ -151,19 +173,19 @@ def fit(
     groups, factors = _groups(model, learned, recipe)
     parameters = [{"params": group, "name": name} for name, group in groups.items()]
     optimizer = _optimizer(parameters, recipe)
-    try:
-        folder = None if run is None else Run(run, settings)
-    except OSError as error:
-        raise UserError(f"{run} cannot be written ({error.strerror or error}): name another --run") from None
-    records: list[Record] = []
-    start, state = 0, None
-    if folder is not None:
-        state = folder.load(place)
-        if state is not None:
-            records = folder.evaluations
-    resumed = state is not None
-    if state is None and earlier is not None:
-        state = _state_of(Path(earlier), optimizer, place, steps)
+    scaler = torch.amp.GradScaler(place.type, enabled=precision == "fp16")
+    # Of several processes the first one alone has a folder, and tells the others what is in it.
+    folder = None if run is None else world.alone(lambda: _opened(run, settings))
+
+    def known() -> tuple[dict[str, Any] | None, list[Record], bool]:
+        """What there is to go on from, and whether it is this run's own."""
+        where = place if world.size == 1 else torch.device("cpu")
+        if folder is not None and (state := folder.load(where)) is not None:
+            return state, folder.evaluations, True
+        return None if earlier is None else _state_of(Path(earlier), optimizer, where, steps), [], False
+
+    state, records, resumed = world.of_first(known)
+    start = 0
     if state is not None:
         try:
             model.load_state_dict(state["model"])
@@ -175,6 +197,8 @@ def fit(
                 f"{earlier or run} was trained with another network or method, and cannot be gone on with: {first_line}"
             ) from None
         watch.load_state_dict(state["watch"])
+        if scaler.is_enabled() and "scaler" in state:
+            scaler.load_state_dict(state["scaler"])
         start = state["step"]
         for group in optimizer.param_groups:  # what the recipe says now, not what it said in an earlier run
             group |= {"weight_decay": recipe.weight_decay} | (
@@ -193,12 +217,18 @@ def fit(
         united_batches = Batches(size(source) + size(labelled), recipe.batch_size, derived_seed(seed, 8))
 
     def batch(data: Dataset, batches: Batches, stream: int, step: int) -> tuple[Tensor, Tensor]:
-        views = torch.Generator().manual_seed(derived_seed(seed, 5, stream, step))  # of augmented data
-        return gather(data, batches.indices(step), views)
+        """This process's share of the batch."""
+        views = torch.Generator().manual_seed(derived_seed(seed, 5, stream, step, *world.path))  # of augmented data
+        return gather(data, world.share(batches.indices(step)), views)
+
+    shares = world.counts(recipe.batch_size)
+    network = world.network(model)
 
     def look() -> tuple[tuple[dict[str, float], dict[str, float]], Output, Output]:
         """What is to be said of the held samples, and the network's outputs on those of the source and the target."""
-        of_source, of_target = (predict(model, data, start=entry)[0] for data in (held_source, held_target))
+        of_source, of_target = (
+            predict(model, data, start=entry, world=world)[0] for data in (held_source, held_target)
+        )
         for domain, output in (("source", of_source), ("target", of_target)):
             if not bool(output.logits.isfinite().all()):
                 raise Diverged(f"the network says NaN of {domain} samples: look for NaN in the data or the weights")
@@ -213,7 +243,7 @@ def fit(
     with (
         torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
         Monitor(None if folder is None else folder.folder, step=start + 1 if start else 0) as monitor,
-        Progress("training", steps, quiet=quiet, start=start) as progress,
+        Progress("training", steps, quiet=quiet or not world.first, start=start) as progress,
     ):
         torch.manual_seed(derived_seed(seed, 3))  # dropout
         if state is not None:
@@ -226,28 +256,29 @@ def fit(
             decay = inverse_decay(step, gamma=recipe.decay_gamma, power=recipe.decay_power)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate * factors[group["name"]] * decay
+            if world.size > 1:  # dropout, which one generator in a checkpoint cannot tell for all
+                torch.manual_seed(derived_seed(seed, 3, step, world.rank))
 
             x_source, y_source = batch(source, source_batches, 0, step)
             losses: dict[str, Tensor] = {}
-            inputs, sizes = [x_source], [len(x_source)]
+            inputs = [x_source]
             if trade_off:
                 inputs.append(batch(target, target_batches, 1, step)[0])
-                sizes.append(len(inputs[-1]))
             if labelled is not None and labelled_batches is not None:
                 x_labelled, y_labelled = batch(labelled, labelled_batches, 2, step)
                 inputs.append(x_labelled)
-                sizes.append(len(x_labelled))
-            whole = model(
-                torch.cat(inputs).to(place), start=entry
-            )  # one pass: faster, and the domains share batch norm
-            outputs = whole.split(sizes)
+            # One pass: faster, and the domains share batch norm.
+            with torch.autocast(place.type, PRECISIONS[precision], enabled=precision != "fp32"):
+                share = network(torch.cat(inputs).to(place), start=entry)
+            whole = world.whole(_full(share), recipe.batch_size, layers=term is not None)
+            outputs = whole.split([recipe.batch_size] * len(inputs))
 
             losses["source"] = _source_loss(
-                outputs[0], y_source.to(place), source_weights, source_batches.indices(step)
+                outputs[0], world.rows(y_source.to(place), shares), source_weights, source_batches.indices(step)
             )
             loss = losses["source"]
             if labelled is not None:
-                losses["labelled"] = cross_entropy(outputs[-1].logits, y_labelled.to(place))
+                losses["labelled"] = cross_entropy(outputs[-1].logits, world.rows(y_labelled.to(place), shares))
                 loss = loss + losses["labelled"]
             # Before the alignment, whose bandwidth NaN features do not have.
             _refuse_divergence(loss + 0 * whole.logits.detach().sum(), step, recipe)
@@ -264,10 +295,13 @@ def fit(
                 loss = loss + losses["alignment"]
 
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            scaler.scale(loss).backward()
+            world.average(learned.parameters())
             losses["total"] = loss.detach()
             _refuse_divergence(loss, step, recipe)
-            optimizer.step()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
 
             finished = step + 1
             progress.advance(f"loss {float(loss.detach()):.3f}" if progress.wants_note() else "")
@@ -277,8 +311,11 @@ def fit(
                 monitor.scalars({f"gradient_norm/{name}": _norm(group) for name, group in groups.items()}, finished)
             if finished % recipe.evaluate_every == 0 or finished == steps:
                 record: Record = {"event": "evaluation", "step": finished, "loss": float(losses["total"])}
+                record |= {} if world.size == 1 else {"processes": world.size}
+                world.same_buffers(model)
                 record |= {
-                    f"accuracy/{name}": evaluate(model, data, start=entry).accuracy for name, data in tests.items()
+                    f"accuracy/{name}": evaluate(model, data, start=entry, world=world).accuracy
+                    for name, data in tests.items()
                 }
                 said, of_source, of_target = look()
                 record["label_free/information"] = float(information(of_target.logits.softmax(1)))
@@ -297,22 +334,43 @@ def fit(
                         _map(monitor, model, held_source, held_target, finished, entry)
                     save_model(folder.folder / "model.pt", model, getattr(term, "ladders", None))
                     folder.append({"event": "done", "step": finished})
-                folder.save(
-                    {
-                        "model": model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "objective": learned.state_dict(),
-                        "watch": watch.state_dict(),
-                        "generator": torch.get_rng_state(),
-                        "step": finished,
-                    }
-                )
+                now_known = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "objective": learned.state_dict(),
+                    "watch": watch.state_dict(),
+                    "generator": torch.get_rng_state(),
+                    "step": finished,
+                }
+                folder.save(now_known | ({"scaler": scaler.state_dict()} if scaler.is_enabled() else {}))
     model.eval()
     return records
 
 
 class Diverged(UserError):
     """The loss, or an activation, has left what is finite: a lower rate may help. Another setting may well work."""
+
+
+def _opened(run: Path | str, settings: Mapping[str, Any]) -> Run:
+    try:
+        return Run(run, settings)
+    except OSError as error:
+        raise UserError(f"{run} cannot be written ({error.strerror or error}): name another --run") from None
+
+
+def _check_precision(precision: str, place: torch.device) -> None:
+    if precision not in PRECISIONS:
+        raise UserError(
+            f'unknown precision "{precision}"{nearest(precision, PRECISIONS)}: one of {", ".join(PRECISIONS)}'
+        )
+    if place.type not in ("cpu", "cuda"):
+        raise UserError(f"--precision {precision} is for the devices cpu and cuda, not for {place.type}")
+
+
+def _full(output: Output) -> Output:
+    """The same in float32 where the network gave half of it, which can't hold a loss; anything else as it is."""
+    layers = {name: at_least_float32(layer) for name, layer in output.layers.items()}
+    return Output(layers.get("output", at_least_float32(output.logits)), layers)
 
 
 def _entry(model: DAN, source: Dataset, cache: Path | str | bool) -> int:

@@ -1,10 +1,14 @@
-"""Greedy k-center over processes that each hold a share of the rows: the same picks as one process that holds all.
+"""Selection over processes: the same picks as one process makes.
 
-Each process names the farthest of its own rows with its exact distance; the farthest of all of them, the lowest row on
-ties, is the pick, and its features go to all. So a pick costs one message of F + 1 numbers a process, and a row is met
-by centres as lazily as in `k_center_greedy`, whose source this has.
+Greedy k-center, where each process holds a share of the rows: each names the farthest of its own rows with its
+exact distance; the farthest of all of them, the lowest row on ties, is the pick, and its features go to all. So a pick
+costs one message of F + 2 numbers a process, and a row is met by centres as lazily as in `k_center_greedy`, whose
+source this has.
 
-Shapes: N samples of a share, L given centres, F features, W processes.
+MMD reduction, where each process adds up its share of all pairs; the sums are one message, and the picks that follow
+are made alike in all.
+
+Shapes: N samples (of a share), L given centres, S source samples, F features, W processes.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from torch import Tensor
 
 from active.strategies.chance import how_many
 from active.strategies.coreset import Farthest, checked, nearest_to, total_of
+from active.strategies.mmd_reduction import greedy_mmd_reduction, kernel_sums
+from dan.mmd.kernels import MultiKernel
 
 
 @torch.no_grad()
@@ -79,6 +85,27 @@ def sharded_k_center(
         if farthest is not None and 0 <= picks[t] - first < len(share):
             farthest.take(picks[t] - first)
     return picks
+
+
+@torch.no_grad()
+def sharded_mmd_reduction(
+    target: Tensor,
+    source: Tensor,
+    budget: int,
+    kernel: MultiKernel,
+    *,
+    joins_source: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """`greedy_mmd_reduction`, whose sums over all pairs the processes share: the same picks in every one of them.
+
+    All arguments are to be the same in every process of the group, and all of them must make this call; all that it
+    says of them holds here, its errors too. Time: the pass over all pairs, O(N (N + S) F), falls by the number of
+    processes; what a pick costs does not.
+    """
+    sums = kernel_sums(target, source, kernel, shard=dist.get_rank(group), shards=dist.get_world_size(group))
+    dist.all_reduce(sums, group=group)
+    return greedy_mmd_reduction(target, source, budget, kernel, joins_source=joins_source, sums=sums)
 
 
 def _gather(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -1,5 +1,6 @@
 """What a run says of its own task in its first record, so that its network can be used without training's code.
 
+task, options   what `load_task(task, data, **options)` needs to give the transfer again
 kind            "image" or "vector"
 classes         their names, in the order of the logits
 shape           of one sample: [channels, height, width] or [features]
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
 
 
 def described(task: Any) -> dict[str, Any]:
-    """These of a `dan.domains.transfer.Transfer`, as JSON keeps them: `fit(..., about={..., **described(task)})`."""
+    """These of a `dan.domains.transfer.Transfer`, as JSON keeps them.
+
+    `fit(..., run=RUN, about=described(task))` leaves a run that every door takes: evaluate, predict, select, label.
+    """
     import torch
 
     from dan.batches import gather
 
     sample = gather(task.source, torch.tensor([0]))[0]
     return {
+        "task": task.name,
+        "options": dict(task.options),
         "kind": task.kind,
         "classes": list(task.classes),
         "shape": list(sample.shape[1:]),

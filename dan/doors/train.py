@@ -5,6 +5,7 @@ Here are all the ways in which a training may be asked for; each is one argument
 
 import itertools
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from dan.errors import UserError
 from dan.recipes import Recipe, recipe_named
 
 if TYPE_CHECKING:
+    from dan.distributed import World
     from dan.run_folder import Record
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -144,6 +146,8 @@ class Train(Recipe, Network, Data, Ways):
     """Folder of the run; the same command on the same folder goes on. Default: runs/<task>/<method>-seed<seed>."""
     cache_trunk: bool = False
     """Compute the frozen first stages once, keep their outputs on the disk, and train on them: many times faster."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network's products in training; the loss, MMD and all, and evaluations stay in float32."""
     device: Device = "auto"
     """Where to compute."""
     quiet: bool = False
@@ -171,20 +175,31 @@ def preset(argv: Sequence[str]) -> Train:
 
 
 def train(config: Train) -> None:
-    """Build the task and the network, and fit."""
+    """Build the task and the network, and fit; with others, if torchrun started more than this process."""
     from dan.devices import choose_device
-    from dan.domains.places import cache_folder
-    from dan.training import fit
+    from dan.distributed import joined
 
     choose_device(config.device)
     _check(config)
-    plan = _source_free(config) if config.source_free else _plain(config)
+    with joined(os.environ, config.device) as world:
+        _train(config if world.first else replace(config, quiet=True), world)
+
+
+def _train(config: Train, world: "World") -> None:
+    from dan.domains.places import cache_folder
+    from dan.training import fit
+
+    if config.tune and world.size > 1:
+        raise UserError("--tune is of one process: search without torchrun first, then train with what was found")
+    # The first alone decodes and downloads what the others then find.
+    plan = world.first_then_all(lambda: _source_free(config) if config.source_free else _plain(config))
     task = plan.task
     method = config.method.replace("_", "-") if config.trade_off else "source_only"
     folder = config.run or Path("runs") / task.name / f"{method}-seed{config.seed}"
     options: dict[str, Any] = {
         "cache": cache_folder(config.image_cache).with_name("trunks") if config.cache_trunk else False,
         "device": config.device,
+        "precision": config.precision,
         "quiet": config.quiet,
     }
     about, tests = dict(plan.about), dict(task.splits)
@@ -192,7 +207,7 @@ def train(config: Train) -> None:
         options["labelled"], tests["unqueried"] = _labelled(task, config)
         about["target_labels"] = config.target_labels
     if config.source_weights:
-        options["source_weights"] = _weights(plan, config)
+        options["source_weights"] = world.of_first(lambda: _weights(plan, config).cpu())
         about["source_weights"] = config.source_weights
         option = "source_share" if config.source_weights == "select" else "source_bound"
         about[option] = getattr(config, option)
@@ -210,8 +225,11 @@ def train(config: Train) -> None:
         recipe=recipe_from(config),
         run=folder,
         about=about,
+        world=world,
         **options,
     )
+    if not world.first:
+        return
     if plan.kept is not None:
         plan.kept.under(model).save(folder / "source.pt")
     elif config.keep_source:
@@ -279,7 +297,7 @@ def _plain(config: Train) -> Plan:
 
     model = build()
     chosen = {entry.name: getattr(config, entry.name) for entry in fields(Network)}
-    about = {"task": task.name, "options": dict(task.options), **described(task), **chosen}
+    about = {**described(task), **chosen}
     return Plan(task=task, build=_first(model, build), about={**about, "backbone": model.settings["backbone"]})
 
 
