@@ -1,7 +1,7 @@
 """Train, ask, label, train on: the one rounds loop, for any learner, any strategy, and a simulated oracle.
 
     round 0:        the learner has no target labels
-    round r >= 1:   it has learned r * budget of them
+    round r >= 1:   it has learned those of r purchases
 
 The loop knows nothing of networks. A learner is three functions: `fit` trains, `predict` says what a strategy may see
 of the samples it is asked about, and `evaluate` (if any) adds measures of its own, such as accuracy on a test split.
@@ -9,8 +9,9 @@ of the samples it is asked about, and `evaluate` (if any) adds measures of its o
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,8 +33,8 @@ def rounds(
     *,
     fit: Callable[[Pool, int], Model],
     predict: Callable[[Model, Tensor], Mapping[str, Any]],
-    budget: int | str,
-    rounds: int,
+    budget: int | str | Sequence[int | str],
+    rounds: int | None = None,
     seed: int,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     run: Path | str | None = None,
@@ -41,7 +42,8 @@ def rounds(
 ) -> Iterator[Record]:
     """Run `rounds` rounds of `budget` labels each, and yield one record a training: rounds + 1 of them.
 
-    budget: a number, or a share of the pool as "5%": see `labels_a_round`.
+    budget: a number, or a share of the pool as "5%": see `labels_a_round`; or one of these for each round, as ("1%",
+    "1%", "3%"): see `labels_of_rounds`. rounds: may be left out where the budgets tell how many there are.
     fit(pool, round) -> a trained model: train on `pool.labelled_ids` and `pool.labels` (none in round 0). Any estimator
         will do; go on from the last model or start afresh, as you like.
     predict(model, ids) -> fields of a `Query` for these global ids, in their order: at least "probs" (n, C). Fields
@@ -56,9 +58,11 @@ def rounds(
     The round's generator depends on (seed, round) alone. Raises UserError for a budget or number of rounds that is not
     positive, or that asks for more labels than the pool has.
     """
-    budget = labels_a_round(budget, len(pool.ids))
-    check_rounds(budget, rounds, len(pool.unlabelled_ids))
-    settings = {**(about or {}), "budget": budget, "rounds": rounds, "seed": seed}
+    budgets = labels_of_rounds(budget, rounds, len(pool.ids))
+    check_rounds(budgets, len(budgets), len(pool.unlabelled_ids))
+    # One budget for all is told as the one number that it is, so that runs from before there were others are the same.
+    told = budgets[0] if isinstance(budget, (int, str)) else list(budgets)
+    settings = {**(about or {}), "budget": told, "rounds": len(budgets), "seed": seed}
     folder = None if run is None else Run(run, settings)
     first = 0
     if folder is not None:
@@ -69,7 +73,7 @@ def rounds(
         first = len(files)
         yield from (file.record for file in files)
 
-    for number in range(first, rounds + 1):
+    for number in range(first, len(budgets) + 1):
         began = time.perf_counter()
         model = fit(pool, number)
         seen = dict(predict(model, pool.ids))
@@ -78,12 +82,12 @@ def rounds(
         record |= evaluate(model) if evaluate is not None else {}
         asked = torch.empty(0, dtype=torch.long)
         before = after = None
-        if number < rounds:
+        if number < len(budgets):
             generator = generator_of(seed, number)
             before = state_of(generator)
-            asked = strategy(query_of(pool, seen), budget, generator=generator)
+            asked = strategy(query_of(pool, seen), budgets[number], generator=generator)
             after = state_of(generator)
-            _check_picks(pool, asked, budget)
+            _check_picks(pool, asked, budgets[number])
         record |= {"asked": asked.tolist(), "seconds": time.perf_counter() - began}
         answers = pool.oracle(asked)
         if folder is not None:
@@ -108,6 +112,40 @@ def labels_a_round(budget: int | str, pool: int) -> int:
     Exact: 7 % of 100 is 7, whatever binary fractions make of 0.07. Raises UserError, with what it should look like, for
     anything else, for less than one label, and for more than the whole pool.
     """
+    return _rounded_up(_amount(budget, pool))
+
+
+def labels_of_rounds(budget: int | str | Sequence[int | str], rounds: int | None, pool: int) -> tuple[int, ...]:
+    """How many labels each round buys: b_1 + ... + b_r = ceil(a_1 + ... + a_r) for one budget a_i a round.
+
+    The exact parts of the pool are added up, and only the sums are rounded, upwards: what "1%" five times buys is 5 %
+    of the pool, rounded once. A single budget, though, is that of each round, rounded by itself (`labels_a_round`);
+    then `rounds` says how many there are.
+    Raises UserError for what is no budget, for no rounds or another number of them than there are budgets, and for a
+    round that would buy nothing, since the rounds before it were rounded up.
+    """
+    if isinstance(budget, (int, str)):
+        if rounds is None:
+            raise UserError("one budget does not say how many rounds there are: name rounds, or a budget for each")
+        if rounds < 1:
+            raise UserError(f"budget and rounds must be at least 1, not {budget} and {rounds}")
+        return (labels_a_round(budget, pool),) * rounds
+    if rounds not in (None, len(budget)) or not budget:
+        asked = "no rounds" if rounds is None else f"{rounds} round{'s'[: rounds != 1]}"
+        raise UserError(f"{len(budget)} budgets are not those of {asked}: name one budget for each, or one for all")
+    bought = [0, *map(_rounded_up, accumulate(_amount(each, pool) for each in budget))]
+    labels = tuple(after - before for before, after in pairwise(bought))
+    if 0 in labels:
+        number = labels.index(0) + 1
+        raise UserError(
+            f"round {number} with its budget of {budget[number - 1]} buys nothing, for the sum before was rounded up "
+            f"to {bought[number]} of {pool} samples: raise it"
+        )
+    return labels
+
+
+def _amount(budget: int | str, pool: int) -> Fraction:
+    """The exact number of samples of a budget; see `labels_a_round` for what it raises."""
     told = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(budget).strip())
     amount = Fraction(told[1]) if told else Fraction(0)
     if not told or (not told[2] and amount.denominator > 1):
@@ -117,20 +155,26 @@ def labels_a_round(budget: int | str, pool: int) -> int:
     if amount == 0:
         raise UserError(f"the budget must be at least 1, not {budget}")
     if not told[2]:
-        return int(amount)
+        return amount
     if amount > 100:
         raise UserError(f"a budget of {budget} is more than the pool: name a share of 100% or less")
-    return int(-(-amount * pool // 100))
+    return amount * pool / 100
 
 
-def check_rounds(budget: int, rounds: int, unlabelled: int) -> None:
+def _rounded_up(amount: Fraction) -> int:
+    return int(-(-amount // 1))
+
+
+def check_rounds(budget: int | Sequence[int], rounds: int, unlabelled: int) -> None:
     """Raises UserError for a budget or number of rounds that is not positive, or that needs more samples than there
-    are."""
-    if budget < 1 or rounds < 1:
-        raise UserError(f"budget and rounds must be at least 1, not {budget} and {rounds}")
-    if budget * rounds > unlabelled:
+    are. budget: labels a round, or those of each."""
+    budgets = [budget] * max(rounds, 1) if isinstance(budget, int) else list(budget)
+    if rounds < 1 or min(budgets) < 1:
+        raise UserError(f"budget and rounds must be at least 1, not {min(budgets)} and {rounds}")
+    if sum(budgets) > unlabelled:
+        each = " + ".join(map(str, budgets)) if len(set(budgets)) > 1 else str(budgets[0])
         raise UserError(
-            f"{rounds} rounds of {budget} need {budget * rounds} unlabelled samples, and the pool has {unlabelled}: "
+            f"{rounds} rounds of {each} need {sum(budgets)} unlabelled samples, and the pool has {unlabelled}: "
             "lower the budget or the rounds"
         )
 

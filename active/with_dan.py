@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from active.pool import Pool, Query
-from active.rounds import check_rounds, labels_a_round
+from active.rounds import check_rounds, labels_of_rounds
 from active.rounds import rounds as each_round
 from active.seen import seen_of
 from active.strategies import needs_of, strategy_named
@@ -65,7 +65,7 @@ def folder_of(run: Path, start: Path, number: int) -> Path:
 def check_plan(
     task: Transfer,
     *,
-    budget: int | str,
+    budget: int | str | Sequence[int | str],
     rounds: int | None = None,
     round_steps: int | None = None,
     between: str | None = None,
@@ -102,16 +102,16 @@ def check_plan(
     else:
         if epochs is not None:
             raise UserError("epochs are those of the one training with query_at: name both, or neither")
-        if rounds is None or round_steps is None or round_steps < 1:
+        told = rounds is not None or not isinstance(budget, (int, str))
+        if not told or round_steps is None or round_steps < 1:
             raise UserError(f"rounds and round_steps must be at least 1, not {rounds} and {round_steps}")
-    asking = len(query_at) or rounds or 0
     pool = size(task.target)
-    labels = labels_a_round(budget, pool)
-    check_rounds(labels, asking, pool)
+    budgets = labels_of_rounds(budget, len(query_at) or rounds, pool)
+    check_rounds(budgets, len(budgets), pool)
     if labelled_side == "source":
         if not trade_off:
             raise UserError("labelled_side source is of the alignment, and at trade-off 0 nothing is aligned")
-        left = pool - labels * asking
+        left = pool - sum(budgets)
         if left < recipe.batch_size:
             raise UserError(
                 f"{left} target samples are left in the end, fewer than a batch of {recipe.batch_size}: lower the "
@@ -124,7 +124,7 @@ def run_rounds(
     strategy: str,
     *,
     start: Path,
-    budget: int | str,
+    budget: int | str | Sequence[int | str],
     rounds: int | None = None,
     round_steps: int | None = None,
     between: Between | None = None,
@@ -142,9 +142,10 @@ def run_rounds(
     """Active rounds on a transfer, from the network in the run folder `start`: yields one record more than rounds.
 
     strategy: a name of STRATEGIES, "NAME@SHARE", or "module:function". budget: labels a round, or a share of the target
-    as "5%". run: the folder that everything goes to; the same call on the same folder goes on where it was killed.
-    recipe: default: that of `start`. cache: compute the outputs of the frozen first stages once, as in
-    `dan.training.fit`: True keeps them in memory, a folder on the disk; a round then takes seconds.
+    as "5%"; or one of these for each round (`active.rounds.labels_of_rounds`), and then `rounds` may be left out. run:
+    the folder that everything goes to; the same call on the same folder goes on where it was killed. recipe: default:
+    that of `start`. cache: compute the outputs of the frozen first stages once, as in `dan.training.fit`: True keeps
+    them in memory, a folder on the disk; a round then takes seconds.
 
     rounds, round_steps: the start asks, and after each purchase there are so many steps. between: where they begin:
         "fine-tune" (default): at the last round's weights, with a new optimiser;
@@ -174,7 +175,7 @@ def run_rounds(
         trade_off=trade_off,
         recipe=recipe,
     )
-    asking = len(query_at) or rounds or 0
+    asking = len(labels_of_rounds(budget, len(query_at) or rounds, size(task.target)))
     if not query_at:
         recipe = replace(recipe, schedule="constant")  # the start is aligned already: nothing to ramp up
     pool = Pool(torch.arange(size(task.target)), labels_of(task.target))

@@ -12,6 +12,8 @@ from dan.errors import UserError
 from dan.recipes import Recipe, recipe_named
 from dan.run_folder import Run
 
+ROUNDS = 4  # where one budget is that of every round
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds(Recipe, Network, Data):
@@ -20,10 +22,11 @@ class Rounds(Recipe, Network, Data):
     strategy: str = "margin"
     """Which samples to ask for: a name that `python -m active strategies` lists, module:function, or NAME@SHARE: a
     share of each batch by that strategy and the rest at random."""
-    budget: str = "15"
-    """Labels a round: a number, or a share of the target as 5%, rounded up."""
-    rounds: int = 4
-    """Rounds of asking."""
+    budget: tuple[str, ...] = ("15",)
+    """Labels a round: a number, or a share of the target as 5%, rounded up; or one for each round, such as: 1% 1% 3%,
+    of which the sums are rounded up."""
+    rounds: int | None = None
+    """Rounds of asking (default: 4, or as many as there are budgets)."""
     round_steps: int = 150
     """Training steps after each round."""
     between: Literal["scratch", "fine-tune", "continue"] | None = None
@@ -129,9 +132,11 @@ def run_active(config: Rounds) -> None:
 
 def _plan(config: Rounds) -> dict[str, Any]:
     """What `active.with_dan.run_rounds` takes of when to ask. Raises UserError for flags that would do nothing."""
-    plan: dict[str, Any] = {"budget": config.budget, "between": config.between, "labelled_side": config.labelled_side}
+    budget = config.budget[0] if len(config.budget) == 1 else config.budget
+    plan: dict[str, Any] = {"budget": budget, "between": config.between, "labelled_side": config.labelled_side}
     if not config.query_at:
-        plan |= {"rounds": config.rounds, "round_steps": config.round_steps}
+        rounds = ROUNDS if config.rounds is None and len(config.budget) == 1 else config.rounds
+        plan |= {"rounds": rounds, "round_steps": config.round_steps}
         return plan | ({} if config.epochs is None else {"epochs": config.epochs})
     for name, unsaid in (
         ("rounds", Rounds.rounds),
@@ -151,7 +156,7 @@ def _as_built(config: Rounds, task: Any, folder: Path) -> None:
     chosen = {entry.name: getattr(config, entry.name) for entry in fields(Network)}
     recipe = recipe_from(config)
     model = config.build(task, config.seed, config.align)
-    about = {"task": task.name, "options": dict(task.options), **described(task), **chosen}
+    about = {**described(task), **chosen}
     about |= {"backbone": model.settings["backbone"], "trade_off": config.trade_off, "steps": 0, "seed": config.seed}
     try:
         Run(folder, {**about, **asdict(recipe), "labelled": 0})

@@ -1,0 +1,388 @@
+"""The arena: which way to ask buys most? Fifteen transfers, eighteen strategies, one short protocol, all on a DAN.
+
+    start        a DAN on the source and the unlabelled pool; the trunk is frozen then, so that a run takes seconds
+    five times   ask for 1, 1, 3, 5 and 10 % of the pool; fine-tune with all labels bought so far, still aligned
+    measured     ALC: area under accuracy(labels) on a test split that nobody could ask about, in percent;
+                 labels_to_95: labels until 95 % of the accuracy that all labels give
+
+Transfers that share a target are not independent, so what is chosen is chosen across targets: see HALVES and GROUPS.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+if __package__ in (None, ""):  # python experiments/arena.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from dan.domains.places import cache_folder, data_folder
+from dan.errors import UserError
+from experiments.arena_trials import BACKBONE, TEN_CLASS
+from experiments.dan_table2 import OTHER_SIX, PAPER_SIX, SEARCH_SEED
+from experiments.dan_table2_trials import DOMAINS
+from experiments.digits_trials import ALIGN
+from experiments.records import Record, alc, read
+from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
+from experiments.ten_class_trials import TenClass, resolved
+from experiments.transfers import weights_file
+from experiments.trials import Trial
+
+NAME = "arena"
+TRIALS = "experiments.arena_trials"
+
+DIGITS = ("rendered2digits", "digits_mnist2usps", "digits_usps2mnist")
+# Each transfer is in one group. On the first, ideas may be tried; the others confirm. But the second group's targets
+# were seen in development with another source: only the third has targets that nothing was ever chosen on.
+GROUPS = {
+    "development": tuple(TEN_CLASS + transfer for transfer in PAPER_SIX),
+    "other sources": tuple(TEN_CLASS + transfer for transfer in OTHER_SIX),
+    "digits": DIGITS,
+}
+PARTS = {"development": ("development",), "confirmation": ("other sources", "digits"), "all": tuple(GROUPS)}
+# Which targets hang together: what is chosen for one half is chosen on the other alone. dslr and webcam are photographs
+# of the same things in the same office, so they stay together; amazon and caltech are pictures from the web.
+HALVES = {"web": ("a", "c", "mnist"), "office": ("d", "w", "usps", "digits")}
+TARGETS = {
+    "a": "Amazon",
+    "c": "Caltech",
+    "d": "DSLR",
+    "w": "webcam",
+    "mnist": "MNIST",
+    "usps": "USPS",
+    "digits": "scanned digits",
+}
+
+STRATEGIES = (
+    "random",
+    "random_balanced",
+    "least_confidence",
+    "margin",
+    "entropy",
+    "k_center",
+    "badge",
+    "clue",
+    "aada",
+    "energy",
+    "typiclust",
+    "probcover",
+    "uherding",
+    "kernel_herding",
+    "mmd_reduction",
+    "aift",
+    "representative",
+    "hybrid",
+)
+EVERY = "all labels"  # the method that records call the start fine-tuned with every label of the pool
+BUDGET = ("1%", "1%", "3%", "5%", "10%")  # together 1, 2, 5, 10 and 20 %
+GOAL = 0.95  # of the accuracy that all labels give
+# LeNet's: the constant rate of Caffe's solver for it, and the trade-off of the authors' release of DAN. No search.
+DIGITS_RATE, DIGITS_TRADE_OFF = 0.01, 1.0
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What is run; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        "tasks": ("rendered2digits",),
+        "strategies": ("random", "margin"),
+        "seeds": (0,),
+        "steps": 20,
+        "round_steps": 5,
+        "samples": 300,
+    }
+
+    out: Path = Path(f"runs/{NAME}")
+    """folder of the trials, records and report"""
+    data: Path | None = None
+    """folder of data sets (also: ACTIVE_DAN_DATA)"""
+    squeezenet_weights: str = "DEFAULT"
+    """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
+    parts: Literal["development", "confirmation", "all"] = "all"
+    """these groups of transfers only: development (the paper's six of the ten-class set), confirmation (the others)"""
+    tasks: tuple[str, ...] = ()
+    """these transfers only, such as: rendered2digits office_caltech10_c2w (default: those of --parts)"""
+    strategies: tuple[str, ...] = STRATEGIES
+    """these ways to ask only (python -m active strategies), also your own as module:function"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """one run of everything for each"""
+    budget: tuple[str, ...] = BUDGET
+    """labels of each round: numbers, or shares of the pool"""
+    steps: int = 300
+    """training steps of the start"""
+    round_steps: int = 60
+    """training steps after each round's answers"""
+    trade_off: float | None = None
+    """DAN's, of the starts and the rounds; 0 aligns nothing (default: what dan_table2's search chose; 1 on digits)"""
+    samples: int = 1500
+    """at most so many digits of each split, evenly spaced (0: all)"""
+    image_size: int = 224
+    """pixels a side of the photographs"""
+    search: Path | None = None
+    """records.jsonl of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
+    quick: bool = False
+    """see whether it works: rendered2digits, seed 0, few steps and images, random and margin, into runs/arena_quick"""
+    workers: int = 2
+    """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
+    image_cache: Path | None = None
+    """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
+    quiet: bool = False
+    """no progress bar"""
+
+
+# --- the transfers ----------------------------------------------------------------------------------------------------
+
+
+def tasks_of(config: Arena) -> list[str]:
+    """The transfers that are run, in order."""
+    listed = [task for group in PARTS[config.parts] for task in GROUPS[group]]
+    return list(config.tasks) or listed
+
+
+def target_of(task: str) -> str:
+    """The target domain, as HALVES names it."""
+    return task.rpartition("2")[2]
+
+
+def half_of(task: str) -> str:
+    """The half that the transfer's target belongs to."""
+    return next(half for half, targets in HALVES.items() if target_of(task) in targets)
+
+
+def chosen_on(half: str) -> list[str]:
+    """The development transfers that a setting for this half may be chosen on: those whose target is in the other."""
+    return [task for task in GROUPS["development"] if half_of(task) != half]
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Searched(TenClass):
+    """The ten-class settings that dan_table2's search fills in."""
+
+    trade_off: float | None = None
+
+
+def trained_how(task: str, config: Arena) -> dict[str, Any]:
+    """What the trials of a task say of training: "how" (a recipe's fields) and "trade_off"."""
+    if not task.startswith(TEN_CLASS):
+        how = {"method": "dan", "align": list(ALIGN), "rate": DIGITS_RATE}
+        return {"how": how, "trade_off": DIGITS_TRADE_OFF if config.trade_off is None else config.trade_off}
+    rate, chosen = searched(config.search)
+    how = {"method": "dan", "align": ["hidden1", "output"], "rate": rate}
+    return {"how": how, "trade_off": chosen if config.trade_off is None else config.trade_off}
+
+
+@lru_cache
+def searched(search: Path | None) -> tuple[float | None, float | None]:
+    """(rate, trade-off) of the ten-class tasks: what dan_table2's search chose without a target label."""
+    chosen, _ = resolved(Searched(search=search))
+    return chosen.rate, chosen.trade_off
+
+
+def place_of(task: str, config: Arena) -> dict[str, Any]:
+    """Where the data of a task lie, as `experiments.arena_trials.Place` has it."""
+    data, images = data_folder(config.data).absolute(), cache_folder(config.image_cache).absolute()
+    place: dict[str, Any] = {"data": str(data), "images": str(images)}
+    if not task.startswith(TEN_CLASS):
+        return place | {"samples": config.samples}
+    return place | {"weights": weights_file(config.squeezenet_weights, data), "image_size": config.image_size}
+
+
+def preparing(task: str, config: Arena) -> list[Trial]:
+    """The trials that run the frozen trunk on both domains of a ten-class task: one a domain, whatever else is run."""
+    if not task.startswith(TEN_CLASS):
+        return []
+    place = place_of(task, config) | {"backbone": BACKBONE, "frozen": "pool"}
+    return [
+        Trial(
+            f"trunk-{side}", "experiments.dan_table2_trials:prepare", {"place": place, "sides": [side], "held_out": 0.0}
+        )
+        for side in task.removeprefix(TEN_CLASS).split("2")
+    ]
+
+
+def viewing(task: str, config: Arena) -> list[Trial]:
+    """The trial that runs the frozen trunk on views of a ten-class task's target, whatever the source."""
+    if not task.startswith(TEN_CLASS):
+        return []
+    side = target_of(task)
+    named = TEN_CLASS + next(other for other in DOMAINS if other != side) + "2" + side
+    return [Trial(f"views-{side}", f"{TRIALS}:views_of_domain", {"place": place_of(task, config), "task": named})]
+
+
+def start_of(task: str, seed: int, config: Arena) -> Trial:
+    """The trial of the DAN that all strategies of the seed start from."""
+    arguments = {"place": place_of(task, config), "task": task, **trained_how(task, config)}
+    after = tuple(trial.name for trial in preparing(task, config))
+    return Trial(
+        f"{task}-start-seed{seed}", f"{TRIALS}:start", {**arguments, "steps": config.steps, "seed": seed}, after
+    )
+
+
+def every_of(task: str, seed: int, config: Arena) -> Trial:
+    """The trial with all labels, of as many steps as all rounds together."""
+    start = start_of(task, seed, config)
+    arguments = {**start.arguments, "start": start.name, "steps": config.round_steps * len(config.budget)}
+    return Trial(f"{task}-all-seed{seed}", f"{TRIALS}:every_label", arguments, (start.name,))
+
+
+def trial_of(task: str, strategy: str, seed: int, config: Arena) -> Trial:
+    """The trial of one strategy and seed."""
+    from active.strategies import needs_of
+
+    start = start_of(task, seed, config)
+    arguments = {name: value for name, value in start.arguments.items() if name != "steps"}
+    arguments |= {"start": start.name, "strategy": strategy, "budget": list(config.budget)}
+    arguments |= {"round_steps": config.round_steps}
+    views = viewing(task, config) if "patch_probs" in needs_of(strategy) else []
+    name = f"{task}-{re.sub(r'[^A-Za-z0-9_.]+', '.', strategy)}-seed{seed}"
+    return Trial(name, f"{TRIALS}:ask", arguments, (start.name, *(trial.name for trial in views)))
+
+
+def parts_of(config: Arena) -> list[list[Trial]]:
+    """A part a seed: if time runs out, the seeds that are done have all their transfers and strategies."""
+    from active.strategies import needs_of
+
+    looked_at = any("patch_probs" in needs_of(strategy) for strategy in config.strategies)
+    parts = []
+    for seed in config.seeds:
+        part: list[Trial] = []
+        for task in tasks_of(config):
+            part += [*preparing(task, config), start_of(task, seed, config), every_of(task, seed, config)]
+            part += viewing(task, config) if looked_at else []
+            part += [trial_of(task, strategy, seed, config) for strategy in config.strategies]
+        parts.append(list({trial.name: trial for trial in part}.values()))
+    return parts
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def labels_to(labels: Sequence[float], accuracies: Sequence[float], goal: float) -> float | None:
+    """The number of labels at which the curve first reaches the goal, linear between its points; None if it never does.
+
+    A curve that starts there needs labels[0].
+    """
+    for i, value in enumerate(accuracies):
+        if value >= goal:
+            if i == 0:
+                return float(labels[0])
+            share = (goal - accuracies[i - 1]) / (value - accuracies[i - 1])
+            return labels[i - 1] + share * (labels[i] - labels[i - 1])
+    return None
+
+
+def cell_records(config: Arena, results: Mapping[str, Any]) -> list[Record]:
+    """Of every finished trial one record a round, and one without `selection` that sums it up; one of all labels."""
+    records: list[Record] = []
+    for task in tasks_of(config):
+        for seed in config.seeds:
+            start, every = (results.get(of(task, seed, config).name) for of in (start_of, every_of))
+            if start is None:
+                continue
+            shared: Record = {"experiment": NAME, "task": task, "seed": seed, "paper": None, "provenance": ""}
+            shared |= {
+                "network": BACKBONE if task.startswith(TEN_CLASS) else "lenet",
+                "command_of_all": command_of(config),
+            }
+            if every is not None:
+                about = {**shared, "method": EVERY, "labels": start["sizes"]["target"], "selection": "last", **every}
+                records.append(about | {"command": command_of(config, tasks=task)})
+            for strategy in config.strategies:
+                trial = trial_of(task, strategy, seed, config)
+                if trial.name in results:
+                    command = command_of(config, tasks=task, strategies=strategy)
+                    made = {**shared, "method": strategy, "command": command}
+                    records += told(made, trial, results[trial.name], start, every)
+    return records
+
+
+def told(
+    shared: Record, trial: Trial, result: Mapping[str, Any], start: Mapping[str, Any], every: Mapping[str, Any] | None
+) -> list[Record]:
+    """The records of one trial. every: what all labels give, if that is known; else there is no goal to reach."""
+    records: list[Record] = []
+    for evaluation in result["evaluations"]:
+        kept = {k: v for k, v in evaluation.items() if k not in ("labelled", "asked")}
+        records.append({**shared, "labels": evaluation["labelled"], "selection": "last", **kept})
+    labels = [record["labels"] for record in records]
+    curve = [record["accuracy/target_test"] for record in records]
+    summary: Record = {**shared, "labels": labels[-1], "selection": "", "summary": True}
+    for name in ("target_test", "unqueried", "target"):
+        summary[f"alc/{name}"] = alc(labels, [record[f"accuracy/{name}"] for record in records])
+    goal = None if every is None else GOAL * every["accuracy/target_test"]
+    summary |= {"goal": goal, "labels_to_95": None if goal is None else labels_to(labels, curve, goal)}
+    asked = [record["seconds/query"] for record in records if "seconds/query" in record]
+    summary |= {"seconds_a_query": sum(asked) / len(asked), "cpu_seconds": result["cpu_seconds"]}
+    summary |= {"sizes": start["sizes"], "cpu_seconds_of_start": start["cpu_seconds"], **result["measured_on"]}
+    summary |= {name: trial.arguments[name] for name in ("how", "trade_off", "round_steps")}
+    return [*records, summary | {"budget": " ".join(trial.arguments["budget"])}]
+
+
+def run_arena(config: Arena) -> int:
+    """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
+    config = reduced(config)
+    check(config)
+    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
+
+
+def check(config: Arena) -> None:
+    """The mistakes that would otherwise show only after minutes of training."""
+    from active.rounds import check_rounds, labels_of_rounds
+    from active.strategies import strategy_named
+    from dan.batches import size
+    from experiments.arena_trials import Place, sides_of, unmet
+
+    check_names("tasks", config.tasks, [task for group in GROUPS.values() for task in group])
+    check_runs(config.seeds, config.steps)
+    if SEARCH_SEED in config.seeds:
+        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
+    if config.tasks and config.parts != "all":
+        raise UserError("--parts and --tasks both say which transfers: name one of them")
+    if not config.strategies or len(set(config.strategies)) < len(config.strategies):
+        raise UserError("--strategies needs one or more different names")
+    for strategy in config.strategies:
+        strategy_named(strategy)
+        if why := unmet(strategy, tasks_of(config)):
+            raise UserError(f"{strategy} cannot be shown what it needs, for {why}: leave it out, or name other --tasks")
+    if config.round_steps < 1:
+        raise UserError(f"--round-steps must be 1 or more, not {config.round_steps}")
+    if config.trade_off is not None and not 0 <= config.trade_off < float("inf"):
+        raise UserError(f"--trade-off must be 0 or more, not {config.trade_off}")
+    if config.samples and config.samples < 100:
+        raise UserError(f"--samples must be 100 or more, or 0 for all, not {config.samples}")
+    labels_of_rounds(config.budget, None, 10**9)  # what is no budget, before the data are read
+    for task in tasks_of(config):
+        place_of(task, config)
+    for task in tasks_of(config):
+        pool = size(sides_of(Place(**place_of(task, config)), task, config.seeds[0]).transfer.target)
+        budgets = labels_of_rounds(config.budget, None, pool)
+        check_rounds(budgets, len(budgets), pool)
+
+
+def report(folder: Path) -> Path:
+    """Make the tables, the figures and the page again from the folder's records; the path of the page."""
+    from experiments.arena_page import write_page
+
+    return write_page(folder, read(folder / "records.jsonl"))
+
+
+COMMAND = Command(Arena, run_arena, "fifteen transfers, eighteen strategies: which way to ask buys most?")
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.arena import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "Which way to ask buys most?", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

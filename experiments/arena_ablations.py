@@ -1,0 +1,138 @@
+"""What the parts of the project's own strategy are worth: variants for the arena, each by name.
+
+    python -m experiments run arena --strategies experiments.arena_ablations:margin_power2 ...
+
+Coverage under DAN's own kernel is what is varied (`active.strategies.kernel_coverage`): its weight, the power of it,
+how much of the target the source covers, and the kernel. Beside it stand the sum of three that it replaces, its parts
+alone and in pairs, and other ways to put the three together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from active.strategies.chance import how_many
+from active.strategies.coreset import k_center_greedy
+from active.strategies.hybrid import hybrid
+from active.strategies.kernel_coverage import kernel_coverage
+from active.strategies.uncertainty import highest_first, margin_of_confidence
+from active.strategies.witness import kernel_sums
+from dan.mmd.kernels import MultiKernel, median_bandwidth
+
+if TYPE_CHECKING:
+    from active.pool import Query
+    from active.strategies import Strategy
+
+SHORTLIST = 5  # candidates a pick, where a first stage hands some on to a second
+
+# The sum of three (active/strategies/hybrid.py), its parts in pairs; each alone is k_center, mmd_reduction, entropy.
+sum_of_three = hybrid()
+sum_without_patches = hybrid(patches=0)
+sum_without_transfer = hybrid(transfer=0)
+sum_without_diversity = hybrid(diversity=0)
+
+# Coverage under DAN's kernel.
+margin = kernel_coverage()
+entropy = kernel_coverage(weight="entropy")
+least_confidence = kernel_coverage(weight="least_confidence")
+ones = kernel_coverage(weight="ones")
+margin_half = kernel_coverage(power=0.5)
+margin_power2 = kernel_coverage(power=2)
+source_quarter = kernel_coverage(share=0.25)
+source_half = kernel_coverage(share=0.5)
+source_whole = kernel_coverage(share=1)
+patches = kernel_coverage(weight="patches")
+patches.needs = ("patch_probs",)  # type: ignore[attr-defined]
+
+
+def of_kernel(change: str) -> Strategy:
+    """Coverage under another kernel: "unit" features of length 1 with the ladder at their median; the "narrow" and the
+    "wide" one, all bandwidths a quarter and four times what they are; DAN's bandwidths in "equal" weights."""
+
+    def ask(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+        features, source = query.need("features", "source_features")
+        kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+        if change == "unit":
+            names = ("features", "source_features", "labelled_features")
+            unit = {name: torch.nn.functional.normalize(getattr(query, name), dim=1) for name in names}
+            gamma = median_bandwidth(unit["source_features"], unit["features"])
+            query = replace(query, **unit, kernel=MultiKernel.ladder(gamma))
+        elif change == "equal":
+            query = replace(query, kernel=MultiKernel.of(kernel.bandwidths))
+        else:
+            factor = {"narrow": 0.25, "wide": 4.0}[change]
+            query = replace(query, kernel=MultiKernel(kernel.bandwidths * factor, kernel.weights))
+        return margin(query, budget, generator=generator)
+
+    return ask
+
+
+unit_features = of_kernel("unit")
+equal_weights = of_kernel("equal")
+narrow_kernel = of_kernel("narrow")
+wide_kernel = of_kernel("wide")
+
+
+def annealed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Typical first, uncertain later: the power of the margin is 0 without labels, 1 with 5 % of the pool labelled, and
+    grows on to 2."""
+    labelled = 0 if query.labelled_ids is None else len(query.labelled_ids)
+    share = labelled / (labelled + len(query.ids))
+    return kernel_coverage(power=min(2.0, share / 0.05))(query, budget, generator=generator)
+
+
+def annealed_kernel(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """The kernel narrows as labels are bought: its bandwidths shrink as 1 / (1 + labels per class)."""
+    features, source, probs = query.need("features", "source_features", "probs")
+    labelled = 0 if query.labelled_ids is None else len(query.labelled_ids)
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    kernel = MultiKernel(kernel.bandwidths / (1 + labelled / probs.shape[1]), kernel.weights)
+    return margin(replace(query, kernel=kernel), budget, generator=generator)
+
+
+def _parts(query: Query) -> tuple[Query, Tensor, Tensor, Tensor]:
+    """(query by id, features, margins, how much more target than source there is at each sample)."""
+    query = query.by_id()
+    features, source, probs = query.need("features", "source_features", "probs")
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    p, r = kernel_sums(features, source, kernel)
+    return query, features, margin_of_confidence(probs).double(), r / max(1, len(features) - 1) - p / len(source)
+
+
+def rank_fusion(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """The three as ranks, added: those of the margin, the distance to the nearest label, and the witness of MMD."""
+    query, features, margins, targetness = _parts(query)
+    count = how_many(budget, len(features))
+    centres = features.mean(0, keepdim=True)
+    if query.labelled_features is not None and len(query.labelled_features):
+        centres = query.labelled_features.to(features)
+    far = torch.cdist(features.double(), centres.double()).amin(1)
+    ranks = [values.argsort().argsort().double() for values in (margins, far, targetness)]
+    return query.ids[highest_first(torch.stack(ranks).sum(0), count)]
+
+
+def staged(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Stage by stage: those with the smallest margins, of them what is most the target's, of those a core-set."""
+    query, features, margins, targetness = _parts(query)
+    count = how_many(budget, len(features))
+    first = highest_first(margins, min(len(features), SHORTLIST * count))
+    second = first[highest_first(targetness[first], min(len(first), -(-SHORTLIST * count // 2)))]
+    centres = query.labelled_features if query.labelled_features is not None and len(query.labelled_features) else None
+    return query.ids[second[k_center_greedy(features[second], centres, count)]]
+
+
+def product(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Margin times how much more target than source there is, covered: U_n of the coverage is their product."""
+    query, features, margins, targetness = _parts(query)
+    low, high = targetness.min(), targetness.max()
+    scaled = (targetness - low) / (high - low).clamp_min(1e-300)
+    from active.strategies.coverage import coverage, greedy_coverage
+
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
+    labelled = query.labelled_features if query.labelled_features is not None else features[:0]
+    covered = coverage(features, labelled, kernel)
+    return query.ids[greedy_coverage(features, margins * scaled, kernel, covered, how_many(budget, len(features)))]

@@ -1,0 +1,319 @@
+"""The tables, curves and sentences of the arena, from records alone.
+
+ALC    = area under accuracy(labels) / (last - first number of labels), percent; the mean over a group's transfers
+rank   = mean over target domains of a strategy's place there, by ALC averaged over the target's sources and seeds
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from experiments import plots
+from experiments.arena import GROUPS, HALVES, STRATEGIES, TARGETS, half_of, target_of
+from experiments.comparisons import Family, compare_all
+from experiments.records import Record, Row, aggregate
+from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+BASE, OWN = "random", "hybrid"  # drawn in every plot
+SHOWN = 7  # curves in a plot, those of the largest areas
+BySeed = Mapping[int, float]
+Cells = dict[str, dict[str, dict[int, float]]]  # method -> task -> seed -> value
+ALC, UNQUERIED = "alc/target_test", "alc/unqueried"
+SPLITS = {ALC: "test", UNQUERIED: "unqueried", "alc/target": "target"}
+
+
+# --- from records to cells --------------------------------------------------------------------------------------------
+
+
+def cells_of(records: Iterable[Record], name: str, scale: float = 100.0) -> Cells:
+    """scale * what the summaries say under `name`; strategies in the order of the experiment."""
+    found: Cells = {}
+    for record in records:
+        if record.get("summary") and record.get(name) is not None:
+            found.setdefault(record["method"], {}).setdefault(record["task"], {})[record["seed"]] = scale * record[name]
+    rank = {strategy: place for place, strategy in enumerate(STRATEGIES)}
+    return dict(sorted(found.items(), key=lambda item: rank.get(item[0], len(rank))))
+
+
+def tasks_in(records: Iterable[Record]) -> list[str]:
+    """The transfers that have records, in order."""
+    there = {record["task"] for record in records}
+    return [task for group in GROUPS.values() for task in group if task in there]
+
+
+def sets_of(tasks: Sequence[str]) -> dict[str, list[str]]:
+    """What a column is the mean of: the groups, the halves by target, and all; only those that have transfers."""
+    named = {group: [task for task in own if task in tasks] for group, own in GROUPS.items()}
+    named |= {f"targets: {half}": [task for task in tasks if half_of(task) == half] for half in HALVES}
+    return {name: own for name, own in {**named, "mean": list(tasks)}.items() if own}
+
+
+def over(by_task: Mapping[str, BySeed], tasks: Sequence[str]) -> dict[int, float]:
+    """The mean over these transfers for each seed that has all of them; {} if none has."""
+    seeds = set.intersection(*(set(by_task.get(task, {})) for task in tasks)) if tasks else set()
+    return {seed: statistics.fmean(by_task[task][seed] for task in tasks) for seed in sorted(seeds)}
+
+
+def by_target(cells: Cells, tasks: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """method -> target domain -> {seed: mean over its sources}. DSLR has few images: its sources are taken together."""
+    targets: dict[str, list[str]] = {name: [task for task in tasks if target_of(task) == name] for name in TARGETS}
+    return {m: {name: over(found, own) for name, own in targets.items() if own} for m, found in cells.items()}
+
+
+def mean_ranks(cells: Cells, tasks: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+    """(method -> mean over target domains of its rank, 1 the best, ties share theirs; the methods that miss a cell,
+    which are not ranked)."""
+    found = by_target(cells, tasks)
+    seeds = {seed for by_task in cells.values() for by_seed in by_task.values() for seed in by_seed}
+    whole = {m: t for m, t in found.items() if t and all(set(by_seed) == seeds for by_seed in t.values())}
+    targets = list(next(iter(whole.values()), {}))
+    ranks: dict[str, list[float]] = {method: [] for method in whole}
+    for target in targets:
+        values = {method: round(statistics.fmean(whole[method][target].values()), 9) for method in whole}
+        for method, value in values.items():
+            better, equal = (sum(test(v, value) for v in values.values()) for test in (float.__gt__, float.__eq__))
+            ranks[method].append(better + (equal + 1) / 2)
+    return {m: statistics.fmean(r) for m, r in ranks.items()}, [m for m in cells if m not in whole]
+
+
+def gains(cells: Cells, tasks: Sequence[str]) -> dict[str, dict[int, float]]:
+    """method -> {seed: mean over transfers of its value minus random's}, of the seeds and transfers that both have."""
+    base = cells.get(BASE, {})
+    found = {}
+    for method, by_task in cells.items():
+        shared = [task for task in tasks if set(by_task.get(task, {})) & set(base.get(task, {}))]
+        mine, theirs = over(by_task, shared), over(base, shared)
+        found[method] = {seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs}
+    return found
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table_of(records: Sequence[Record]) -> Table:
+    """One row a strategy, the best mean rank first."""
+    tasks = tasks_in(records)
+    cells, columns = cells_of(records, ALC), sets_of(tasks)
+    ranks, _ = mean_ranks(cells, tasks)
+    gained, seconds = gains(cells, tasks), cells_of(records, "seconds_a_query", 1.0)
+    lines = []
+    for method in sorted(cells, key=lambda m: ranks.get(m, len(cells) + 1.0)):
+        line = [method, *(told(over(cells[method], own), 2) for own in columns.values())]
+        gain = gained[method]
+        line.append("–" if method == BASE or not gain else signed(mean_of(gain)))
+        line += [f"{ranks[method]:.1f}" if method in ranks else "–", _needed(records, method)]
+        line.append(told(dict(enumerate(v for of in seconds[method].values() for v in of.values())), 2).split(" ")[0])
+        lines.append([*line, str(sum(len(by_seed) for by_seed in cells[method].values()))])
+    headers = ["strategy", *columns, "over random", "rank", "% of labels to 95 %", "s a query", "runs"]
+    return headers, lines
+
+
+def _needed(records: Sequence[Record], method: str) -> str:
+    """The mean share of the pool until 95 % of what all labels give, and in how many runs it was reached. A run that
+    did not reach it counts with all that it bought: the mean is then a lower bound."""
+    own = [r for r in records if r.get("summary") and r["method"] == method and r.get("goal") is not None]
+    if not own:
+        return "–"
+    shares = [
+        100 * (r["labels"] if r["labels_to_95"] is None else r["labels_to_95"]) / r["sizes"]["target"] for r in own
+    ]
+    reached = sum(r["labels_to_95"] is not None for r in own)
+    return f"{'≥ ' if reached < len(own) else ''}{statistics.fmean(shares):.1f} ({reached} of {len(own)})"
+
+
+def table_by(records: Sequence[Record], name: str, *, targets: bool) -> Table:
+    """Areas by target domain, or by group of transfers: one row a strategy, in the order of the first table."""
+    tasks = tasks_in(records)
+    cells = cells_of(records, name)
+    found: dict[str, dict[str, dict[int, float]]]
+    if targets:
+        found = by_target(cells, tasks)
+    else:
+        found = {m: {column: over(own, of) for column, of in sets_of(tasks).items()} for m, own in cells.items()}
+    columns = list(next(iter(found.values()), {}))
+    order = [line[0] for line in table_of(records)[1]]
+    headers = ["strategy", *(TARGETS.get(column, column) for column in columns)]
+    return headers, [[method, *(told(found[method][column], 2) for column in columns)] for method in order]
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """The rows of table.csv: accuracies, areas and seconds of each transfer, and the areas' means over sets of them."""
+    rows = aggregate(records)
+    tasks = tasks_in(records)
+    first = {(r["method"], r["task"]): r for r in reversed(records) if r.get("summary")}
+
+    def row(method: str, task: str, like: Record, split: str, metric: str, by_seed: BySeed) -> Row:
+        values = list(by_seed.values())
+        one_task = task == like["task"]
+        return Row(
+            experiment=like["experiment"],
+            task=task,
+            network=like["network"] if one_task else "",
+            method=method,
+            labels=like["labels"] if one_task else 0,
+            split=split,
+            metric=metric,
+            mean=statistics.fmean(values),
+            spread=statistics.stdev(values) if len(values) > 1 else None,
+            n=len(values),
+            selection="last",
+            paper=None,
+            provenance="",
+            command=like["command"] if one_task else like["command_of_all"],
+        )
+
+    for name, metric in (("labels_to_95", "labels_to_95"), ("seconds_a_query", "seconds_a_query")):
+        for method, by_task in cells_of(records, name, 1.0).items():
+            rows += [row(method, task, first[method, task], "test", metric, v) for task, v in by_task.items()]
+    for name, split in SPLITS.items():
+        for method, by_task in cells_of(records, name).items():
+            for column, own in sets_of(tasks).items():
+                if by_seed := over(by_task, own):
+                    rows.append(row(method, column, first[method, next(iter(by_task))], split, "alc", by_seed))
+    return rows
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """Sentences that the records decide: the best of each group and half, what random has, and where hybrid stands."""
+    tasks = tasks_in(records)
+    cells = cells_of(records, ALC)
+    said = []
+    for column, own in sets_of(tasks).items():
+        means = {m: statistics.fmean(v.values()) for m, by_task in cells.items() if (v := over(by_task, own))}
+        if len(means) < 2:
+            continue
+        order = sorted(means, key=lambda m: -means[m])
+        sentence = f"{column}, {len(own)} transfer{'s'[: len(own) > 1]}: best {order[0]}, {means[order[0]]:.2f}"
+        for method in (BASE, OWN):
+            if method in means and method != order[0]:
+                sentence += f"; {method} {means[method]:.2f}, place {order.index(method) + 1} of {len(order)}"
+        said.append(sentence + ".")
+    _, missing = mean_ranks(cells, tasks)
+    if missing:
+        said.append(f"Not ranked, for runs of theirs are missing: {', '.join(missing)}.")
+    return said
+
+
+def captions(records: Sequence[Record]) -> list[str]:
+    """How the numbers were made."""
+    own = [record for record in records if record.get("summary")]
+
+    def each(values: Iterable[object]) -> str:
+        return ", ".join(map(str, sorted(set(values), key=str)))
+
+    rates = each(f"{r['how']['rate']:g} (trade-off {r['trade_off']:g}) on {r['network']}" for r in own)
+    sizes = each(f"{TARGETS[target_of(r['task'])]} {r['sizes']['target']:,}/{r['sizes']['target_test']:,}" for r in own)
+    longest, start = max(r["cpu_seconds"] for r in own), max(r["cpu_seconds_of_start"] for r in own)
+    halves = "; ".join(f"{half}: {', '.join(TARGETS[t] for t in own)}" for half, own in HALVES.items())
+    return [
+        "ALC: area under accuracy(labels), from no label on, in percent, mean ± standard deviation over seeds, on a "
+        "test split of the target that is neither asked for nor aligned with: the set's own on digits, 30 % drawn by "
+        "the seed on the ten-class set. The columns are means over their transfers; mean: over all. rank: mean over "
+        "target domains (a target's sources and seeds taken together), 1 is best. over random: points, on the same "
+        "seeds. % of labels to 95 %: of the pool, until 95 % of the accuracy that all labels give (as many steps as "
+        "all rounds); ≥: runs that did not get there count with all they bought. s a query: CPU seconds of the "
+        "strategy alone.",
+        f"Rounds of {each(r['budget'] for r in own)} of the pool. Each: {each(r['round_steps'] for r in own)} steps "
+        "from the last round's weights with a new optimiser, on source, labels bought so far and DAN's alignment; the "
+        f"trunk frozen since the start. Rates {rates}. Images in the pool/test split: {sizes}. CPU seconds: at most "
+        f"{longest:.1f} a run, {start:.1f} a start.",
+        "Development: the six transfers on which ideas may be tried. Other sources: the same targets from other "
+        f"sources. Digits: targets that nothing was chosen on. Halves by target: {halves}; what is chosen for one half "
+        "is chosen on development transfers of the other.",
+    ]
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def curve(records: Sequence[Record], tasks: Sequence[str], split: str = "accuracy/target_test") -> Figure | None:
+    """Mean accuracy over transfers after each round, a band of one standard deviation over seeds; the strategies with
+    the largest areas, and random and hybrid in any case. None for fewer than two points."""
+    from matplotlib.figure import Figure
+
+    lines: dict[str, dict[int, dict[str, dict[int, float]]]] = {}
+    shares: dict[int, list[float]] = {}
+    pools = {(r["task"]): r["sizes"]["target"] for r in records if r.get("summary")}
+    for record in records:
+        if record.get("selection") and record["task"] in tasks and "round" in record and record.get(split) is not None:
+            of_round = lines.setdefault(record["method"], {}).setdefault(record["round"], {})
+            of_round.setdefault(record["task"], {})[record["seed"]] = 100 * record[split]
+            shares.setdefault(record["round"], []).append(100 * record["labels"] / pools[record["task"]])
+    means = {m: {r: over(found, tasks) for r, found in by_round.items()} for m, by_round in lines.items()}
+    means = {m: by_round for m, by_round in means.items() if by_round and all(by_round.values())}
+    if len(shares) < 2 or not means:
+        return None
+    areas = {
+        m: statistics.fmean(over(by_task, tasks).values())
+        for m, by_task in cells_of(records, ALC).items()
+        if m in means
+    }
+    best = sorted(areas, key=lambda m: -areas[m])[:SHOWN]
+    listed = [*best, *(m for m in (OWN, BASE) if m in means and m not in best)]
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    at = {number: statistics.fmean(values) for number, values in shares.items()}
+    coloured = [method for method in STRATEGIES if method != BASE]
+    for method in listed:
+        place = coloured.index(method) if method in coloured else len(coloured)
+        colour = "#555555" if method == BASE else plots.COLOURS[listed.index(method) % len(plots.COLOURS)]
+        numbers = sorted(means[method])
+        x, y = [at[n] for n in numbers], [statistics.fmean(means[method][n].values()) for n in numbers]
+        spread = [statistics.stdev(v) if len(v := list(means[method][n].values())) > 1 else 0.0 for n in numbers]
+        axes.plot(
+            x, y, ("--" if method == BASE else "-") + plots.MARKERS[place % 8], color=colour, label=method, markersize=4
+        )
+        lows, highs = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, lows, highs, color=colour, alpha=0.1, linewidth=0)
+    axes.set_xlabel("labels, % of the pool")
+    axes.set_ylabel("accuracy on the test split, %")
+    axes.legend(fontsize=8, frameon=False)
+    tidy(axes)
+    return figure
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_page(folder: Path, records: Sequence[Record]) -> Path:
+    """table.csv, table.md, the curves and report.html; the path of the page."""
+    tasks = tasks_in(records)
+    figures = []
+    for column, own in sets_of(tasks).items():
+        if not column.startswith("targets") and (figure := curve(records, own)) is not None:
+            text = f"{column}: mean accuracy on the test split over {len(own)} transfers, with its spread over seeds."
+            figures.append(Drawn(f"{column.replace(' ', '_')}.png", figure, text))
+    tables = [
+        ("Area under accuracy(labels), test split", table_of(records)),
+        ("The same by target domain, its sources taken together", table_by(records, ALC, targets=True)),
+        ("Area under accuracy(labels) on the images never asked for", table_by(records, UNQUERIED, targets=False)),
+    ]
+    return write_report(
+        folder,
+        records,
+        title="The arena: which way to ask buys most?",
+        findings=findings(records),
+        tables=tables,
+        figures=figures,
+        captions=captions(records),
+        rows=rows_of(records),
+        compared=compare_all(records, compared(records)),
+    )
+
+
+def compared(records: Sequence[Record]) -> list[Family]:
+    """All pairs of strategies, and all of them against the project's own, which asks less and so sees more."""
+    area = Family(metric="alc", split="test", unit="target domain", unit_of=target_of)
+    own = any(record["method"] == OWN for record in records)
+    return [area, replace(area, against=OWN)] if own else [area]

@@ -1,0 +1,169 @@
+"""active_adaptation: its plan, its one training against `run_rounds`, the oracle by definition, its page."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+
+from active.with_dan import run_rounds
+from dan.checkpoint import save_model
+from dan.cli import run
+from experiments import active_adaptation, running
+from experiments.active_adaptation import DAN, ActiveAdaptation, counts_of, told
+from experiments.active_adaptation_page import findings, one_training, over, values_of
+from experiments.active_adaptation_trials import ask_at, begin, ends_of
+from experiments.arena_trials import Place, network, recipe_of, sides_of
+from experiments.records import to_lines, write_text
+
+TASK = "rendered2digits"
+HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "rate": 0.01}
+
+
+def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
+    """The same picks and accuracies in every round as `python -m active run --query-at`, though the first part of the
+    training is made once for all strategies."""
+    place = {"data": str(tmp_path), "images": str(tmp_path / "images"), "samples": 130}
+    shared: dict[str, Any] = {"place": place, "task": TASK, "how": HOW, "trade_off": 1.0, "seed": 2}
+    shared |= {"query_at": [1, 2], "epochs": 4}
+    begin(tmp_path / "begin", **shared)
+    trial = tmp_path / "trial"
+    trial.mkdir()
+    mine = ask_at(trial, **shared, begun="begin", strategy="margin", budget="3%")
+    sides = sides_of(Place(**place), TASK, 2)
+    start = tmp_path / "built"
+    start.mkdir()
+    save_model(start / "model.pt", network(Place(**place), TASK, sides.transfer, 2))
+    theirs = run_rounds(
+        sides.transfer,
+        "margin",
+        start=start,
+        budget="3%",
+        query_at=(1, 2),
+        epochs=4,
+        trade_off=1.0,
+        seed=2,
+        run=tmp_path / "run",
+        recipe=recipe_of(TASK, HOW, 100),
+    )
+    names = ("round", "labelled", "asked", "accuracy/target", "accuracy/unqueried")
+    records = list(theirs)
+    assert [{n: r[n] for n in names} for r in mine["rounds"]] == [{n: r[n] for n in names} for r in records]
+    assert [r["labelled"] for r in records] == [0, 4, 8] and mine["labels"] == 8 and mine["pool"] == 130
+    last = mine["evaluations"][-1]
+    for name in ("target", "unqueried", "target_test"):  # evaluated as trained, and as the rounds say
+        assert last[f"accuracy/{name}"] == records[-1][f"accuracy/{name}"]
+    assert [e["step"] for e in mine["evaluations"]] == [9, 12]  # three batches of 64 an epoch: the third and the fourth
+    assert not list(trial.iterdir())
+    alone = ask_at(trial, **shared, begun="begin", strategy=None, budget="3%")
+    assert (alone["labels"], alone["rounds"]) == (0, []) and len(alone["evaluations"]) == 2
+
+
+def test_epochs_are_passes_over_the_pool_and_counts_fit_into_half_of_it() -> None:
+    assert ends_of(130, 64, [1, 2, 4]) == [3, 6, 12] and ends_of(128, 64, [1]) == [2]
+    assert counts_of(110) == (10, 30, 50) and counts_of(206) == (10, 30, 50, 100) and counts_of(600)[-1] == 300
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ActiveAdaptation:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"")
+    folders: dict[str, Any] = {"data": tmp_path, "squeezenet_weights": str(weights), "image_cache": tmp_path / "images"}
+    return ActiveAdaptation(**folders)
+
+
+def test_the_trials_of_a_seed(config: ActiveAdaptation) -> None:
+    tasks = ("office_caltech10_d2w", TASK)
+    config = replace(config, tasks=tasks, strategies=("random", "aift"), seeds=(0, 1))
+    parts = active_adaptation.parts_of(config, {tasks[0]: 206, TASK: 1000})
+    assert [len(part) for part in parts] == [2 + 1 + 2 * (1 + 3 + 1 + 2)] * 2
+    for part in parts:
+        names = {trial.name for trial in part}
+        assert all(set(trial.after) <= names for trial in part)
+    arguments = {trial.name: trial.arguments for trial in parts[0]}
+    assert arguments[f"{tasks[0]}-counts-aift-seed0"]["budget"] == ["10", "20", "20", "50"]
+    assert arguments[f"{TASK}-counts-random-seed0"]["budget"] == ["10", "20", "20", "50", "100", "100"]
+    assert arguments[f"{tasks[0]}-5-aift-seed0"]["place"]["held_out"] == 0.0  # the pool of 5% is the whole target
+    assert "held_out" not in arguments[f"{tasks[0]}-start-seed0"]["place"]
+    assert arguments[f"{TASK}-5-DAN-seed0"]["strategy"] is None
+    pools = {tasks[0]: 206, TASK: 1000}
+    only, rest = (replace(config, protocol=name) for name in ("5%", "counts"))  # type: ignore[arg-type]
+    for one, words in ((only, "-counts-"), (rest, "-5-")):
+        assert not [
+            trial.name for part in active_adaptation.parts_of(one, pools) for trial in part if words in trial.name
+        ]
+
+
+def test_the_command_of_a_cell_reads_back_as_that_cell() -> None:
+    config = ActiveAdaptation(epochs=40, query_at=(10, 12, 14, 16, 18))
+    words = shlex.split(running.command_of(config, tasks=TASK, protocol="5%", strategies="clue"))
+    assert tyro.cli(ActiveAdaptation, args=words[5:]) == replace(
+        config, tasks=(TASK,), protocol="5%", strategies=("clue",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks", "rendered2digit"], 'did you mean "rendered2digits"'),
+        (["--strategies", "cleu"], 'did you mean "clue"'),
+        (["--strategies", "outliers"], "holds out no source"),
+        (["--query-at", "3", "2"], "rising epochs"),
+        (["--epochs", "9"], "more than the last"),
+        (["--seeds", "100"], "hyper-parameters"),
+        (["--samples", "5"], "--samples must be 100"),
+        (["--round-steps", "0"], "--round-steps"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    words = ["active_adaptation", *flags, "--out", str(tmp_path / "run"), "--data", str(tmp_path), "--quiet"]
+    assert run("experiments", "", {"active_adaptation": active_adaptation.COMMAND}, words) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def result(last: float, best: float) -> dict[str, Any]:
+    evaluations = [
+        {"step": i, **dict.fromkeys(("accuracy/target", "accuracy/unqueried"), value)}
+        for i, value in enumerate((best - 0.1, best, last))
+    ]
+    return {"evaluations": evaluations, "labels": 8, "pool": 130, "cpu_seconds": 1.0, "measured_on": {}}
+
+
+def made() -> list[dict[str, Any]]:
+    records = []
+    for method, last in ((DAN, 0.5), ("random", 0.6), ("clue", 0.7)):
+        for seed in (0, 1):
+            shared = {"experiment": "active_adaptation", "task": TASK, "network": "lenet, one training", "seed": seed}
+            shared |= {"method": method, "paper": None, "provenance": "", "protocol": "5%"}
+            shared |= {"command": "one", "command_of_all": "all"}
+            records += told(shared, result(last + 0.02 * seed, 0.8))
+    return records
+
+
+def test_the_oracle_is_the_best_epoch_and_is_told_beside_the_last() -> None:
+    last, oracle = told({"protocol": "5%"}, result(0.6, 0.8))
+    assert (last["selection"], last["step"], last["accuracy/target"]) == ("last", 2, 0.6)
+    assert (oracle["selection"], oracle["step"], oracle["accuracy/target"]) == ("oracle", 1, 0.8)
+    headers, lines = one_training(made(), [TASK])
+    rows = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
+    assert list(rows) == [DAN, "random", "clue"]
+    assert rows["clue"]["target"] == "71.0 ± 1.4" and rows["clue"]["over random"] == "+10.0"
+    assert rows["clue"]["oracle, target"] == "80.0 ± 0.0" and rows["random"]["over random"] == "–"
+    assert over(values_of(made(), "5%", "accuracy/target")["clue"], [TASK, "other"]) == {}  # no mean of a part
+
+
+def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
+    write_text(tmp_path / "records.jsonl", to_lines(made()))
+    assert active_adaptation.report(tmp_path) == tmp_path / "report.html"
+    said = findings(made())
+    where = "digits, 5%, 1 transfer, images never asked for, at the most labels"
+    assert said == [f"{where}: best clue, 71.0; random 61.0, place 2 of 2."]
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith(f"- {said[0]}")

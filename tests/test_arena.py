@@ -1,0 +1,322 @@
+"""The arena: its plan, its draw, its rounds against `run_rounds`, its sums and ranks by definition, its page."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import tyro
+from torch.utils.data import TensorDataset
+
+from active.strategies import STRATEGIES as KNOWN
+from active.with_dan import run_rounds
+from dan.checkpoint import load_model
+from dan.cli import run
+from dan.evaluation import view_probabilities
+from dan.views import Views
+from experiments import arena, running
+from experiments.arena import BUDGET, EVERY, GROUPS, HALVES, STRATEGIES, Arena, half_of, labels_to, target_of
+from experiments.arena_page import by_target, cells_of, findings, gains, mean_ranks, over, sets_of, table_of
+from experiments.arena_trials import VIEW_SEED, VIEWS, Place, Viewed, ask, every_label, recipe_of, sides_of, start
+from experiments.records import alc, read, to_lines, write_text
+from experiments.trials import _work
+
+TASK = "rendered2digits"
+HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "rate": 0.01}
+TEN = "office_caltech10_"
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_groups_and_halves_cover_every_transfer_once() -> None:
+    tasks = [task for group in GROUPS.values() for task in group]
+    assert len(tasks) == len(set(tasks)) == 15 and [len(group) for group in GROUPS.values()] == [6, 6, 3]
+    assert set(arena.PARTS["development"]) | set(arena.PARTS["confirmation"]) == set(arena.PARTS["all"]) == set(GROUPS)
+    assert not set(arena.PARTS["development"]) & set(arena.PARTS["confirmation"])
+    targets = [target for half in HALVES.values() for target in half]
+    assert len(targets) == len(set(targets)) and set(targets) == {target_of(task) for task in tasks}
+    for half in HALVES:  # no setting is chosen on a target that it is reported on
+        chosen = {target_of(task) for task in arena.chosen_on(half)}
+        assert chosen and not chosen & {target_of(task) for task in tasks if half_of(task) == half}
+    assert set(STRATEGIES) <= set(KNOWN) and len(STRATEGIES) == 18
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Any]:
+    """Where nothing has to be."""
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"")
+    return {"data": tmp_path, "squeezenet_weights": str(weights), "image_cache": tmp_path / "images"}
+
+
+def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folders: dict[str, Any]) -> None:
+    config = Arena(**folders, seeds=(0, 1))
+    parts = arena.parts_of(config)
+    assert len(parts) == 2 and [len(part) for part in parts] == [4 + 4 + 15 * (2 + 18)] * 2
+    named: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        names = {trial.name for trial in part}
+        for trial in part:
+            assert set(trial.after) <= names
+            assert named.setdefault(trial.name, trial.made_by()) == trial.made_by()
+    for seed, task in product((0, 1), arena.tasks_of(config)):
+        begin = named[f"{task}-start-seed{seed}"]["arguments"]
+        for strategy in STRATEGIES:
+            asked = named[f"{task}-{strategy}-seed{seed}"]["arguments"]
+            assert asked["start"] == f"{task}-start-seed{seed}" and asked["strategy"] == strategy
+            assert all(asked[name] == begin[name] for name in ("place", "task", "how", "trade_off", "seed"))
+        every = named[f"{task}-all-seed{seed}"]["arguments"]
+        assert every["steps"] == 5 * config.round_steps
+    aligned = {task: named[f"{task}-start-seed0"]["arguments"] for task in arena.tasks_of(config)}
+    assert aligned[TASK]["trade_off"] == 1 and aligned[f"{TEN}a2c"]["trade_off"] > 0
+    apart = arena.start_of(TASK, 0, replace(config, trade_off=0.0)).arguments
+    assert apart == {**aligned[TASK], "trade_off": 0.0}
+    # A trial does not depend on what else is run beside it.
+    fewer = arena.parts_of(replace(config, tasks=(f"{TEN}d2w",), strategies=("aift",), seeds=(1,)))
+    assert {t.name for t in fewer[0]} == {"trunk-d", "trunk-w", "views-w"} | {
+        f"{TEN}d2w-{what}-seed1" for what in ("start", "all", "aift")
+    }
+    assert all(named[trial.name] == trial.made_by() for trial in fewer[0])
+
+
+def test_the_parts_and_the_command_of_a_cell(folders: dict[str, Any]) -> None:
+    assert [len(arena.tasks_of(Arena(parts=part))) for part in ("development", "confirmation", "all")] == [6, 9, 15]
+    config = Arena(round_steps=30, seeds=(3,), strategies=("margin", "my.module:mine"))
+    words = shlex.split(running.command_of(config, tasks=TASK, strategies="my.module:mine"))
+    assert tyro.cli(Arena, args=words[5:]) == replace(config, tasks=(TASK,), strategies=("my.module:mine",))
+    quick = running.reduced(Arena(quick=True))
+    assert (quick.tasks, quick.seeds, quick.samples) == ((TASK,), (0,), 300)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tasks", "rendered2digit"], 'did you mean "rendered2digits"'),
+        (["--tasks", TASK, "--parts", "development"], "name one of them"),
+        (["--tasks", TASK, "--strategies", "cleu"], 'did you mean "clue"'),
+        (["--tasks", TASK, "--strategies", "clue", "clue"], "different names"),
+        (["--tasks", TASK, "--strategies", "dropout_disagreement"], "a network without dropout"),
+        (["--strategies", "outliers"], "holds out no source"),
+        (["--seeds", "100"], "hyper-parameters are chosen on"),
+        (["--tasks", TASK, "--budget", "1%", "x"], "share of the pool"),
+        (["--tasks", TASK, "--budget", "60%", "50%"], "lower the budget"),
+        (["--tasks", TASK, "--round-steps", "0"], "--round-steps"),
+        (["--tasks", TASK, "--trade-off", "-1"], "--trade-off"),
+        (["--tasks", TASK, "--samples", "10"], "--samples must be 100 or more"),
+        (["--tasks", f"{TEN}d2w", "--squeezenet-weights", "none.pth"], "no weights file"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    words = ["arena", *flags, "--out", str(tmp_path / "run"), "--data", str(tmp_path), "--quiet"]
+    assert run("experiments", "", {"arena": arena.COMMAND}, words) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+# --- the sums, by definition ------------------------------------------------------------------------------------------
+
+
+def test_labels_to_a_goal_is_where_the_line_crosses_it() -> None:
+    labels, curve = [0, 10, 30, 70], [0.5, 0.6, 0.8, 0.7]
+    assert labels_to(labels, curve, 0.7) == pytest.approx(20)  # half-way from 10 to 30
+    assert labels_to(labels, curve, 0.5) == 0 and labels_to(labels, curve, 0.4) == 0
+    assert labels_to(labels, curve, 0.8) == 30 and labels_to(labels, curve, 0.81) is None
+    for goal in (0.52, 0.63, 0.79):  # against a fine grid of the piecewise-linear curve
+        grid = torch.linspace(0, 70, 70_001, dtype=torch.float64)
+        at = torch.zeros_like(grid)
+        for (x0, y0), (x1, y1) in zip(zip(labels, curve), zip(labels[1:], curve[1:])):  # noqa: B905
+            inside = (grid >= x0) & (grid <= x1)
+            at[inside] = y0 + (grid[inside] - x0) * (y1 - y0) / (x1 - x0)
+        assert labels_to(labels, curve, goal) == pytest.approx(float(grid[(at >= goal).nonzero()[0, 0]]), abs=2e-3)
+
+
+def fabricated(values: Mapping[str, Mapping[str, float]], seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
+    """method -> task -> a constant accuracy (its ALC), a hundredth higher on seed 1; the curve is flat."""
+    records = []
+    for method, by_task in values.items():
+        for task, value in by_task.items():
+            for seed in seeds:
+                shared: dict[str, Any] = {"experiment": "arena", "task": task, "network": "lenet", "method": method}
+                shared |= {"seed": seed, "paper": None, "provenance": "", "command": "one", "command_of_all": "all"}
+                accuracy = value + 0.01 * seed
+                for number, labels in enumerate((0, 10, 20)):
+                    about = {"labels": labels, "selection": "last", "round": number}
+                    names = ("accuracy/target", "accuracy/unqueried", "accuracy/target_test")
+                    records.append({**shared, **about, **dict.fromkeys(names, accuracy)})
+                summary: dict[str, Any] = {**shared, "labels": 20, "selection": "", "summary": True, "goal": 0.7}
+                summary |= dict.fromkeys(("alc/target_test", "alc/unqueried", "alc/target"), accuracy)
+                summary |= {"labels_to_95": 10.0 if accuracy >= 0.7 else None, "seconds_a_query": 0.25}
+                summary |= {"sizes": {"source": 50, "target": 100, "target_test": 40}, "budget": "10 10"}
+                summary |= {"how": {"rate": 0.01}, "trade_off": 1.0, "round_steps": 60, "cpu_seconds": 4.0}
+                records.append(summary | {"cpu_seconds_of_start": 9.0})
+    return records
+
+
+def test_ranks_are_over_targets_and_ties_share() -> None:
+    """Caltech's three sources count as one target: margin is ahead by the mean there, though behind in two of three."""
+    tasks = [f"{TEN}{name}" for name in ("a2c", "w2c", "d2c", "c2a")]
+    values = {
+        "random": dict(zip(tasks, (0.60, 0.60, 0.60, 0.5), strict=True)),
+        "margin": dict(zip(tasks, (0.59, 0.59, 0.70, 0.5), strict=True)),
+        "badge": dict(zip(tasks, (0.10, 0.10, 0.10, 0.9), strict=True)),
+    }
+    cells = cells_of(fabricated(values), "alc/target_test")
+    ranks, missing = mean_ranks(cells, tasks)
+    assert ranks == {"random": (2 + 2.5) / 2, "margin": (1 + 2.5) / 2, "badge": (3 + 1) / 2} and missing == []
+    assert by_target(cells, tasks)["margin"]["c"] == {
+        0: pytest.approx(100 * (0.59 + 0.59 + 0.70) / 3),
+        1: pytest.approx(100 * (0.60 + 0.60 + 0.71) / 3),
+    }
+    assert gains(cells, tasks)["margin"] == {seed: pytest.approx((-1 - 1 + 10 + 0) / 4) for seed in (0, 1)}
+
+
+def test_what_is_missing_is_told_and_not_averaged_away() -> None:
+    tasks = [f"{TEN}a2c", f"{TEN}c2a"]
+    values = {"random": dict.fromkeys(tasks, 0.5), "margin": {tasks[0]: 0.6}}
+    records = fabricated(values)
+    cells = cells_of(records, "alc/target_test")
+    assert over(cells["margin"], tasks) == {} and mean_ranks(cells, tasks)[1] == ["margin"]
+    headers, lines = table_of(records)
+    rows = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
+    assert rows["margin"]["development"] == rows["margin"]["rank"] == "–" and rows["margin"]["runs"] == "2"
+    assert rows["random"]["development"] == "50.50 ± 0.71"  # 50 and 51
+    assert rows["random"]["% of labels to 95 %"] == "≥ 20.0 (0 of 4)"
+    assert any("Not ranked" in sentence and "margin" in sentence for sentence in findings(records))
+    assert list(sets_of(tasks)) == ["development", "targets: web", "mean"]
+
+
+def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
+    tasks = [*GROUPS["development"], TASK]
+    values = {m: {t: 0.5 + 0.02 * i + 0.001 * j for j, t in enumerate(tasks)} for i, m in enumerate(STRATEGIES)}
+    write_text(tmp_path / "records.jsonl", to_lines(fabricated(values)))
+    assert arena.report(tmp_path) == tmp_path / "report.html"
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert text.startswith("- development, 6 transfers: best hybrid, 84.75; random 50.75, place 18 of 18.")
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        rows = {(r["method"], r["task"], r["split"], r["metric"]): r for r in csv.DictReader(file)}
+    assert float(rows["margin", "development", "test", "alc"]["mean"]) == pytest.approx(56.75)
+    assert rows["margin", TASK, "test", "alc"]["mean"] == "57.1000"  # of the curve itself, by `records.alc`
+    assert rows["hybrid", TASK, "test", "labels_to_95"]["mean"] == "10.0000"
+    assert (tmp_path / "figures" / "development.png").is_file() and (tmp_path / "figures" / "digits.png").is_file()
+    assert not (tmp_path / "figures" / "other_sources.png").exists()
+
+
+# --- the trials -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ten_class_split_is_the_targets_and_the_seeds(data_folder: Path, tmp_path: Path) -> None:
+    if not (data_folder / "office_caltech10").is_dir():
+        pytest.skip("needs office_caltech10 in the data folder")
+    place = Place(data=str(data_folder), images=str(tmp_path / "images"), image_size=16)
+    first, other, later = (sides_of(place, TEN + name, seed) for name, seed in (("w2d", 0), ("a2d", 0), ("w2d", 1)))
+    test = torch.tensor(first.transfer.target_test.indices)  # type: ignore[union-attr]
+    assert torch.equal(first.pool, other.pool) and not torch.equal(first.pool, later.pool)
+    assert len(test) == 48 == -(-157 * 3 // 10)  # 30 %, rounded up
+    assert torch.equal(torch.cat([first.pool, test]).sort().values, torch.arange(157))
+    assert torch.equal(first.transfer.target[3][0], first.whole[int(first.pool[3])][0])
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A start of a few steps on a few digits, and the arguments that its trials share."""
+    folder = tmp_path_factory.mktemp("arena")
+    place = {"data": str(folder), "images": str(folder / "images"), "samples": 120}
+    shared = {"place": place, "task": TASK, "how": HOW, "trade_off": 1.0, "seed": 3}
+    (folder / "start").mkdir()
+    made = start(folder / "start", **shared, steps=6)
+    assert made["sizes"] == {"source": 120, "target": 120, "target_test": 120}
+    return folder, shared
+
+
+@pytest.mark.parametrize("strategy", ["mmd_reduction", "random"])
+def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], tmp_path: Path, strategy: str) -> None:
+    """What is asked, every accuracy, and so every weight, kernel and generator: as `python -m active run` has them."""
+    folder, shared = begun
+    mine = ask(folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], round_steps=4)
+    sides = sides_of(Place(**shared["place"]), TASK, 3)
+    settings = {"trade_off": 1.0, "seed": 3, "round_steps": 4, "budget": ("3%", "3%", "6%")}
+    theirs = run_rounds(
+        sides.transfer,
+        strategy,
+        start=folder / "start",
+        run=tmp_path / "run",
+        recipe=recipe_of(TASK, HOW, 4),
+        cache=True,
+        **settings,  # type: ignore[arg-type]
+    )
+    names = ("round", "labelled", "asked", "accuracy/target", "accuracy/unqueried", "accuracy/target_test")
+    told = [{name: record[name] for name in names} for record in theirs]
+    assert [{name: record[name] for name in names} for record in mine["evaluations"]] == told
+    assert [record["labelled"] for record in told] == [0, 4, 8, 15]  # 3.6, 7.2 and 14.4, rounded up
+    assert all("seconds/query" in record for record in mine["evaluations"][:-1])
+
+
+def test_strategies_do_not_touch_the_start(begun: tuple[Path, dict[str, Any]]) -> None:
+    folder, shared = begun
+    common = {**shared, "start": "start", "strategy": "margin", "budget": ["5"], "round_steps": 3}
+    first, again = (ask(folder / "x", **common)["evaluations"] for _ in range(2))
+    kept = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in first]
+    assert kept == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in again]
+    every = every_label(folder / "x", **shared, start="start", steps=3)
+    assert set(every) == {"accuracy/target", "accuracy/target_test"}
+
+
+def test_views_kept_through_the_trunk_are_the_views(begun: tuple[Path, dict[str, Any]]) -> None:
+    from experiments.arena_trials import started, view_probabilities as kept_probabilities, views_of  # noqa: I001
+
+    folder, shared = begun
+    where = Place(**shared["place"])
+    model, sides, _ = started(where, TASK, folder / "start", 3)
+    mine = kept_probabilities(model, views_of(where, TASK, folder / "start", 3))
+    views = Views(VIEWS, mirror=False, generator=torch.Generator().manual_seed(VIEW_SEED))
+    theirs = view_probabilities(load_model(folder / "start"), sides.transfer.target, views)
+    assert mine.shape == theirs.shape == (120, VIEWS, 10)
+    assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_views_as_a_data_set() -> None:
+    x = torch.rand(3, 1, 12, 12)
+    data = Viewed(TensorDataset(x, torch.tensor([5, 6, 7])), mirror=True)
+    assert len(data) == 3 * VIEWS
+    got, y = data.batch(torch.tensor([0, 2 * VIEWS + 3, VIEWS]))
+    assert torch.equal(got[0], x[0]) and torch.equal(got[2], x[1]) and y.tolist() == [5, 7, 6]
+    assert torch.equal(got[1], list(data.views(x))[3][2])
+    assert data.fingerprint != Viewed(data.data, mirror=False).fingerprint
+
+
+def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    flags = ["--quick", "--strategies", "random", "aift", "--steps", "2", "--round-steps", "1", "--samples", "100"]
+    flags += ["--data", str(tmp_path), "--image-cache", str(tmp_path / "images"), "--out", str(out), "--quiet"]
+    for trial in arena.parts_of(running.reduced(tyro.cli(Arena, args=flags)))[0]:  # as a worker would
+        finished, result = _work(trial, out)
+        assert finished, result
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
+    assert len(before) == 4
+    assert run("experiments", "", {"arena": arena.COMMAND}, ["arena", *flags]) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    records = read(out / "records.jsonl")
+    for strategy in ("random", "aift"):
+        own = [record for record in records if record["method"] == strategy]
+        *curve, summary = own
+        labels = [record["labels"] for record in curve]
+        assert labels == [0, 1, 2, 5, 10, 20]
+        for name in ("target_test", "unqueried"):
+            values = [record[f"accuracy/{name}"] for record in curve]
+            area = sum((labels[i + 1] - labels[i]) * (values[i] + values[i + 1]) / 2 for i in range(5)) / 20
+            assert summary[f"alc/{name}"] == pytest.approx(area) == alc(labels, values)
+        every = next(record for record in records if record["method"] == EVERY)
+        assert every["labels"] == 100 and summary["goal"] == pytest.approx(0.95 * every["accuracy/target_test"])
+        assert summary["budget"] == " ".join(BUDGET) and summary["seconds_a_query"] >= 0
+    assert "Area under accuracy(labels)" in capsys.readouterr().out
