@@ -57,6 +57,14 @@ setup(
         "tune": ["optuna>=4.0"],
         # python -m dan export RUN --out model.onnx
         "onnx": ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.18"],
+        # python -m experiments run NAME --cluster dask://HOST:PORT
+        "cluster": ["distributed>=2024.1"],
+        # experiments/dashboard.py
+        "app": ["streamlit>=1.38"],
+        # make docs
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+        # notebooks/
+        "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
         # what experiments/benchmarks compares with; pytorch-adapt imports pkg_resources, skada needs skorch
         "bench": [
             "pytorch-adapt>=0.0.83",
@@ -69,7 +77,7 @@ setup(
         ],
         "dev": [
             # so that no test of theirs is left out
-            "active-dan[timm,peft,tune,onnx]",
+            "active-dan[timm,peft,tune,onnx,cluster,app,docs,notebook]",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",

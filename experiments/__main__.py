@@ -27,6 +27,11 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "mmd_during_training": ("experiments.mmd_during_training", "10-class: MMD^2 of each layer against steps"),
     "semi_supervised": ("experiments.semi_supervised", "Table 3's layout, 10-class: a few target labels a class"),
     "frozen_layers": ("experiments.frozen_layers", "10-class: accuracy against the number of frozen stages"),
+    "dan_table1": ("experiments.dan_table1", "Office-31, six transfers: DAN beside the paper's Table 1"),
+    "arena": ("experiments.arena", "fifteen transfers, eighteen strategies: which way to ask buys most?"),
+    "active_adaptation": ("experiments.active_adaptation", "the field's two protocols, every strategy"),
+    "coreset_curve": ("experiments.coreset_curve", "CIFAR-10: accuracy against labels, six ways to ask"),
+    "margin_sweep": ("experiments.margin_sweep", "CIFAR-10: shares of margin sampling, and the labels that 50 % takes"),
     "uncertainty_maps": ("experiments.uncertainty_maps", "heat maps of the four uncertainty scores over three labels"),
 }
 

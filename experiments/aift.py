@@ -92,6 +92,8 @@ class Aift:
     """see whether it works: seed 0, two columns and rows, a few nuclei and steps, into runs/aift_quick"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     image_cache: Path | None = None
     """folder for decoded images (default: in the user's cache folder)"""
     quiet: bool = False

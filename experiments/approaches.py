@@ -106,6 +106,8 @@ class Approaches:
     """see whether it works: seed 0, 20 steps, into runs/approaches_quick"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     quiet: bool = False
     """no progress bar"""
 

@@ -79,6 +79,8 @@ class ClueDigits:
     """see whether it works: mnist2usps, seed 0, 2 rounds, 500 images, random and margin, into runs/clue_digits_quick"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     image_cache: Path | None = None
     """folder for decoded images (default: in the user's cache folder)"""
     quiet: bool = False

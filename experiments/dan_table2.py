@@ -139,6 +139,8 @@ class DanTable2:
     """see whether it works: c2w, seed 0, 30 steps, source-only and DAN on SqueezeNet, into runs/dan_table2_quick"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     image_cache: Path | None = None
     """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
     quiet: bool = False
@@ -168,7 +170,7 @@ def command_of(config: DanTable2, **only: str) -> str:
     like = reduced(DanTable2(quick=config.quick))
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("out", "data", "quick", "workers", "image_cache", "quiet", *only):
+        if field.name in ("out", "data", "quick", "workers", "cluster", "image_cache", "quiet", *only):
             continue
         if value != getattr(like, field.name):
             listed = value if isinstance(value, tuple) else [value]
@@ -459,7 +461,7 @@ def run_table(config: DanTable2) -> int:
 
 def _run(config: DanTable2, title: str, trials: Sequence[Trial]) -> Outcome:
     began = time.perf_counter()
-    outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
+    outcome = run_trials(trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet)
     if not config.quiet:
         took = time.perf_counter() - began
         print(f"{title}: {len(outcome.results)} of {len(trials)} trials done, {took:.0f} s", file=sys.stderr)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import report_html
+from experiments import report_html, report_latex
+from experiments.comparison_report import write_comparisons
+from experiments.comparisons import Family, compare_all, families_of
 from experiments.dan_table2 import (
     DAN,
     FLOOR,
     HELD_OUT,
+    NAME,
     NETWORKS,
     OTHER_SIX,
     PAPER,
@@ -24,7 +28,7 @@ from experiments.dan_table2 import (
 )
 from experiments.dan_table2_trials import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
 from experiments.records import Record, aggregate, to_csv, write_text
-from experiments.tables import Table, machines, markdown, signed, tidy, told
+from experiments.tables import TESTS, Table, machines, markdown, origins, signed, tidy, told
 from experiments.transfers import over_tasks, paper_table, provenance
 
 if TYPE_CHECKING:
@@ -46,14 +50,29 @@ def with_means(records: Sequence[Record]) -> list[Record]:
     return made
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Whose numbers stand below ours: rows of the published `table`, on `network`; ours -> theirs in `rows`, of which
+    `base` is the one without adaptation. prefix: of our tasks."""
+
+    table: str
+    rows: Mapping[str, str]
+    network: str
+    base: str
+    prefix: str
+
+
+TABLE2 = Beside(PAPER, PAPER_ROWS, "AlexNet", "CNN", SET)
+
+
 class Accuracies:
     """Accuracies on all of the target in percent: of(network, method, task) -> {seed: value}."""
 
-    def __init__(self, records: Sequence[Record], selection: str = "last") -> None:
+    def __init__(self, records: Sequence[Record], selection: str = "last", prefix: str = SET) -> None:
         self.table: dict[tuple[str, str, str], dict[int, float]] = {}
         for record in records:
             if record.get("selection") == selection and record.get("accuracy/target") is not None:
-                key = (record["network"], record["method"], record["task"].removeprefix(SET))
+                key = (record["network"], record["method"], record["task"].removeprefix(prefix))
                 self.table.setdefault(key, {})[record["seed"]] = 100 * record["accuracy/target"]
 
     def of(self, network: str, method: str, task: str) -> dict[int, float]:
@@ -72,11 +91,14 @@ class Accuracies:
         return None if ours is None or base is None else ours - base
 
 
-def accuracy_table(records: Sequence[Record], network: str, transfers: Sequence[str], mean: str) -> Table:
+def accuracy_table(
+    records: Sequence[Record], network: str, transfers: Sequence[str], mean: str, beside: Beside = TABLE2
+) -> Table:
     """One row a method in the columns of `transfers`, their mean, the gain over source-only, the worst transfer's gain,
-    and the oracle's mean; below a row that the paper has, the paper's numbers."""
-    found, oracle = Accuracies(records), Accuracies(records, "oracle")
-    paper = paper_table(PAPER)
+    and the oracle's mean; below a row that the paper has, the paper's numbers, if it has all of these columns."""
+    found, oracle = (Accuracies(records, selection, beside.prefix) for selection in ("last", "oracle"))
+    paper = paper_table(beside.table)
+    in_paper = {column_of(transfer) for transfer in transfers} <= set(paper.columns)
     headers = ["method", *map(column_of, transfers), "mean", "gain", "worst gain", "oracle mean", "n"]
     rows: list[list[str]] = []
     for method in found.methods(network):
@@ -93,15 +115,15 @@ def accuracy_table(records: Sequence[Record], network: str, transfers: Sequence[
             + [f"{signed(gains[least])} ({column_of(least)})" if least else "–"]
             + [told(oracle.of(network, method, mean)).split(" ")[0], "/".join(map(str, sorted(seeds)))]
         )
-        theirs = PAPER_ROWS.get(method, "")
+        theirs = beside.rows.get(method, "")
         # Two of our rows may answer to one of the paper's, which then stands below the last of them.
-        later = [PAPER_ROWS.get(m, "") for m in found.methods(network)[found.methods(network).index(method) + 1 :]]
-        if theirs and theirs not in later and tuple(transfers) == PAPER_SIX:
+        later = [beside.rows.get(m, "") for m in found.methods(network)[found.methods(network).index(method) + 1 :]]
+        if theirs and theirs not in later and in_paper:
             published = [paper.values[theirs].get(column) for column in (*map(column_of, transfers), "Avg")]
-            beside = ["–" if number is None else f"{number:.1f}" for number in published]
-            lead = paper.values[theirs]["Avg"] - paper.values["CNN"]["Avg"]
-            beside += ["–" if theirs == "CNN" else signed(lead), "–", "–", "–"]
-            rows.append([f"paper's {theirs} (AlexNet)", *beside])
+            numbers = ["–" if number is None else f"{number:.1f}" for number in published]
+            lead = paper.values[theirs]["Avg"] - paper.values[beside.base]["Avg"]
+            numbers += ["–" if theirs == beside.base else signed(lead), "–", "–", "–"]
+            rows.append([f"paper's {theirs} ({beside.network})", *numbers])
     return headers, rows
 
 
@@ -194,6 +216,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
     for old in figures.glob("*.png"):
         old.unlink()
     text, sections = [], [report_html.note(findings(everything))]
+    tables: list[tuple[str, Table]] = []
     text += [f"- {sentence}" for sentence in findings(everything)] + [""]
     for network in NETWORKS:
         for title, transfers, mean in (
@@ -205,6 +228,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
                 heading = f"{NETWORKS[network].line}: {title}"
                 text += [f"**{heading}**", "", markdown(table)]
                 sections += [report_html.heading(heading), report_html.table(*table)]
+                tables.append((heading, table))
         figure = gains_figure(everything, network)
         if figure is not None:
             figure.savefig(figures / f"gains_{network}.png", dpi=110)
@@ -217,8 +241,11 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         if table[1]:
             text += [f"**{heading}**", "", markdown(table)]
             sections += [report_html.heading(heading), report_html.table(*table)]
+            tables.append((heading, table))
+    against = write_comparisons(folder, compare_all(records, compared(records)), experiment=NAME)
+    sections += against
     measured = [record for record in records if record.get("phase") == "cache"]
-    told = captions(records)
+    told = [*captions(records), origins(records)]
     if measured:
         told.append(
             "Cache: both times are 300 times what a step was measured to take, as the difference between runs of "
@@ -228,13 +255,25 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         )
     command = next((str(record["command"]) for record in records if record.get("phase") == "search"), "")
     made = f"Made by `{command}`." if command else ""
+    made += f" {TESTS}" if against else ""
     text += [*(f"{caption}\n" for caption in told), made]
     sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
     sections.append(report_html.facts([("Command", command), *machines(records)]))
     write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
+    write_text(folder / "table.tex", report_latex.tables(tables, captions=told, label=NAME))
     page = report_html.page("Office-10 + Caltech-10: DAN's Table 2 on small networks", sections)
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def compared(records: Sequence[Record]) -> list[Family]:
+    """All pairs of methods on each network, and all methods against source-only, which asks less and so sees more."""
+    families = []
+    for family in families_of(records):
+        families.append(family)
+        if family.network in NETWORKS and len(Accuracies(records).methods(family.network)) > 2:
+            families.append(replace(family, against=SOURCE_ONLY))
+    return families
 
 
 def gains_figure(records: Sequence[Record], network: str) -> Figure | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,22 +38,12 @@ class Place:
         return transfer_named(SET + transfer, self.data, self.images, self.image_size, held_out)
 
     def network(self, task: Any, seed: int) -> Any:
-        """The same weights for the same seed, whatever the method.
-
-        The new layers start as in the authors' release for PyTorch (thuml/Xlearn). torch's own start, five times as
-        wide, keeps much of what is random in the bottleneck over so few steps, and source-only ends below the floor.
-        """
-        import torch
-
+        """The same weights for the same seed, whatever the method."""
         from dan.build import build_network
 
         trunk = {"backbone": self.backbone, "pretrained": self.weights, "freeze_up_to": self.frozen}
         model = build_network(task, seed=seed, layers=(BOTTLENECK,), dropout=DROPOUT, **trunk)
-        generator = torch.Generator().manual_seed(seed)
-        for layer, deviation, bias in ((model.hidden[0].get_submodule("0"), 0.005, 0.1), (model.output, 0.01, 0.0)):
-            assert isinstance(layer, torch.nn.Linear)
-            torch.nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
-            torch.nn.init.constant_(layer.bias, bias)
+        start_new_layers(model, seed)
         return model
 
     def outputs(self, data: Any, model: Any, *, keep: bool = True) -> Any:
@@ -60,6 +51,22 @@ class Place:
         from dan.trunk_cache import cached
 
         return cached(data, model, folder=self.trunks if keep else None)
+
+
+def start_new_layers(model: Any, seed: int) -> None:
+    """The bottleneck, if there is one, and the logits start as in the authors' release for PyTorch (thuml/Xlearn).
+
+    torch's own start, five times as wide, keeps much of what is random in the bottleneck over so few steps, and
+    source-only ends below the floor.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    hidden = [(part.get_submodule("0"), 0.005, 0.1) for part in model.hidden]
+    for layer, deviation, bias in (*hidden, (model.output, 0.01, 0.0)):
+        assert isinstance(layer, torch.nn.Linear)
+        torch.nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
+        torch.nn.init.constant_(layer.bias, bias)
 
 
 def recipe_of(how: dict[str, Any], steps: int) -> Any:
@@ -76,9 +83,14 @@ def recipe_of(how: dict[str, Any], steps: int) -> Any:
 
 def prepare(_folder: Path, *, place: dict[str, Any], sides: list[str], held_out: float) -> dict[str, Any]:
     """A trial: the outputs of the frozen stages on each domain, kept on the disk; held-out parts by themselves."""
-    where, told = Place(**place), {}
+    return prepared(Place(**place), sides, DOMAINS, held_out)
+
+
+def prepared(where: Place, sides: Sequence[str], domains: Sequence[str], held_out: float = 0.0) -> dict[str, Any]:
+    """What `prepare` does, for the sides of a set with these domains."""
+    told = {}
     for side in sides:
-        task = where.task(f"{side}2{next(other for other in DOMAINS if other != side)}", held_out)
+        task = where.task(f"{side}2{next(other for other in domains if other != side)}", held_out)
         model = where.network(task, seed=0)
         samples, size = 0, 0
         for part in (task.source, task.source_test):
@@ -142,9 +154,18 @@ def adapt(
     seed: int,
 ) -> dict[str, Any]:
     """A trial of the table: train on the whole source, as `python -m dan train ... --cache-trunk` would."""
+    recipe = recipe_of(how, steps)
+    return trained(
+        Place(**place), folder, transfer=transfer, recipe=recipe, trade_off=trade_off, steps=steps, seed=seed
+    )
+
+
+def trained(
+    where: Place, folder: Path, *, transfer: str, recipe: Any, device: str = "cpu", seed: int, **settings: Any
+) -> dict[str, Any]:
+    """What `adapt` does, with any recipe and network. settings: trade_off and steps, as `dan.training.fit` has them."""
     from dan.training import fit
 
-    where = Place(**place)
     task = where.task(transfer)
     model = where.network(task, seed)
     weights = weights_label(where.weights)
@@ -152,15 +173,15 @@ def adapt(
         model,
         task.source,
         task.target,
-        trade_off=trade_off,
-        steps=steps,
         seed=seed,
         tests=task.splits,
-        recipe=recipe_of(how, steps),
+        recipe=recipe,
         # A run on a frozen trunk takes seconds: it is made again rather than kept halfway.
         run=folder if model.cached_stages < len(model.stages) else None,
         about={"task": task.name, "backbone": where.backbone, "weights": weights, "frozen": where.frozen},
-        cache=where.trunks,
+        cache=where.trunks if model.cached_stages else False,
+        device=device,
+        **settings,
     )
     return {"evaluations": evaluations, "weights": weights, "measured_on": machine()}
 

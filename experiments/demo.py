@@ -59,6 +59,8 @@ class Demo:
     """training steps after each round's answers"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     quiet: bool = False
     """no progress bar"""
 
@@ -68,7 +70,7 @@ def command_of(config: Demo) -> str:
     words = ["python -m experiments run demo"]
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name not in ("out", "workers", "quiet") and value != field.default:
+        if field.name not in ("out", "workers", "cluster", "quiet") and value != field.default:
             flag = "--" + field.name.replace("_", "-")
             words.append(" ".join([flag, *map(str, value if isinstance(value, tuple) else [value])]))
     return " ".join(words)
@@ -163,7 +165,7 @@ def run_demo(config: Demo) -> int:
     began = time.perf_counter()
     trials = trials_of(config)
     from_nothing = not any((config.out / trial.name).exists() for trial in trials)
-    outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
+    outcome = run_trials(trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet)
     for line in outcome.failed.values():
         print(f"failed: {line}", file=sys.stderr)
     records = records_of(config, outcome)

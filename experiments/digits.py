@@ -110,6 +110,8 @@ class Digits:
     """see whether it works: usps2mnist, seed 0, 20 steps on 500 images, source-only and DAN, into runs/digits_quick"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     image_cache: Path | None = None
     """folder for decoded images (default: in the user's cache folder)"""
     quiet: bool = False
@@ -132,7 +134,7 @@ def command_of(config: Digits, **only: str) -> str:
     like = reduced(Digits(quick=config.quick))
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("out", "data", "quick", "workers", "image_cache", "quiet", *only):
+        if field.name in ("out", "data", "quick", "workers", "cluster", "image_cache", "quiet", *only):
             continue
         if value != getattr(like, field.name):
             listed = value if isinstance(value, tuple) else [value]
@@ -325,7 +327,7 @@ def run_digits(config: Digits) -> int:
 
 def _run(config: Digits, title: str, trials: Sequence[Trial]) -> Outcome:
     began = time.perf_counter()
-    outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
+    outcome = run_trials(trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet)
     if not config.quiet:
         took = time.perf_counter() - began
         print(f"{title}: {len(outcome.results)} of {len(trials)} trials done, {took:.0f} s", file=sys.stderr)

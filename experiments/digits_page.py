@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import report_html
+from experiments import report_html, report_latex
+from experiments.comparison_report import write_comparisons
+from experiments.comparisons import compare_all
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, choose
-from experiments.digits import BOTH_WAYS, PUBLISHED, SEARCH_SEED, TASKS, column_of
+from experiments.digits import BOTH_WAYS, NAME, PUBLISHED, SEARCH_SEED, TASKS, column_of
 from experiments.digits_trials import BATCH, FLOOR_IMAGES, HIDDEN, SET
 from experiments.records import SPLITS, Record, aggregate, to_csv, write_text
-from experiments.tables import Table, machines, markdown, signed, tidy, told
+from experiments.tables import TESTS, Table, machines, markdown, origins, signed, tidy, told
 from experiments.transfers import over_tasks, paper_table
 
 if TYPE_CHECKING:
@@ -171,9 +173,10 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
     write_text(folder / "table.csv", to_csv(aggregate(everything)))
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    said, told = findings(everything), captions(everything)
+    said, told = findings(everything), [*captions(everything), origins(everything)]
     text = [f"- {sentence}" for sentence in said] + [""]
     sections = [report_html.note(said)]
+    tables: list[tuple[str, Table]] = []
     for heading, table in (
         ("Accuracy on the target", accuracy_table(everything)),
         ("What the label-free search chose", search_table(records)),
@@ -181,16 +184,24 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         if table[1]:
             text += [f"**{heading}**", "", markdown(table)]
             sections += [report_html.heading(heading), report_html.table(*table)]
+            tables.append((heading, table))
     figure = accuracy_figure(everything)
     if figure is not None:
         figure.savefig(figures / "accuracy.png", dpi=110)
         caption = "All of the target: mean, and one dot a seed; the line is source-only's mean."
         sections.append(report_html.figures([report_html.figure(figures / "accuracy.png", caption, wide=True)]))
+    against = write_comparisons(folder, compare_all(records), experiment=NAME)
+    sections += against
     command = next((str(record["command"]) for record in records if record.get("phase") == "search"), "")
-    text += [*(f"{caption}\n" for caption in told), f"Made by `{command}`." if command else ""]
+    text += [
+        *(f"{caption}\n" for caption in told),
+        f"Made by `{command}`." if command else "",
+        TESTS if against else "",
+    ]
     sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
     sections.append(report_html.facts([("Command", command), *machines(records)]))
     write_text(folder / "table.md", "\n".join(text).strip() + "\n")
+    write_text(folder / "table.tex", report_latex.tables(tables, captions=told, label=NAME))
     write_text(folder / "report.html", report_html.page("Digits: MNIST, USPS and rendered fonts on LeNet", sections))
     return folder / "report.html"
 

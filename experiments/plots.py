@@ -1,13 +1,17 @@
-"""The two plots every experiment has: accuracy of each method, and accuracy against the labels that were paid for."""
+"""The plots that experiments share: accuracy of each method, accuracy against the labels that were paid for (of one
+task, or a panel for each), and mean ranks with the critical difference."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.comparisons import ALPHA, Ranking
 from experiments.records import Key
 
 Measured = Mapping[Key, Mapping[int, float]]  # as records.measurements gives it
@@ -17,6 +21,7 @@ SPLIT_NAMES = {"target": "all of the target", "unqueried": "unqueried target", "
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#6a51a3")
 REFERENCES = {"source-only": "#888888", "DAN": "#222222"}
 MARKERS = "osD^vPX*"
+STYLES = ("-", "--", ":")  # where there are more methods than colours
 
 
 def colours(measured: Measured) -> dict[str, str]:
@@ -101,6 +106,129 @@ def curves(measured: Measured, split: str = "target") -> Figure | None:
     axes.legend(fontsize=8, frameon=False)
     _clean(axes, "both")
     return figure
+
+
+def panels(measured: Measured, split: str = "target", *, columns: int = 4) -> Figure | None:
+    """`curves` of every task in a panel of its own, with one legend; markers and line styles tell equal colours apart.
+
+    None where no method was given labels on this split.
+    """
+    lines: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for key, values in measured.items():
+        if (key.split, key.metric) == (split, "accuracy"):
+            lines.setdefault(key.task, {}).setdefault(key.method, {})[key.labels] = list(values.values())
+    tasks = {task: found for task, found in lines.items() if any(len(line) > 1 for line in found.values())}
+    if not tasks:
+        return None
+    methods = [method for method in dict.fromkeys(key.method for key in measured) if method not in REFERENCES]
+    paint = colours(measured) | {"random": REFERENCES["source-only"]}  # what the others are read against
+    columns = min(columns, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(0.6 + 2.7 * columns, 0.8 + 2.1 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_visible(False)
+    shown = {}
+    for axes, (task, found) in zip(grid.flat, tasks.items(), strict=False):
+        for method, line in found.items():
+            labels = sorted(line)
+            means = [statistics.fmean(line[count]) for count in labels]
+            if len(labels) == 1:
+                style = "--" if method == "DAN" else ":"
+                shown[method] = axes.axhline(means[0], color=paint[method], linestyle=style, linewidth=1)
+                continue
+            place = methods.index(method) if method in methods else 0
+            style = STYLES[place // len(COLOURS) % len(STYLES)]
+            (shown[method],) = axes.plot(
+                labels,
+                means,
+                color=paint[method],
+                linestyle=style,
+                linewidth=1.2,
+                marker=MARKERS[place % 8],
+                markersize=3,
+            )
+            spreads = [statistics.stdev(line[count]) if len(line[count]) > 1 else 0.0 for count in labels]
+            lows = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+            highs = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+            axes.fill_between(labels, lows, highs, color=paint[method], alpha=0.08, linewidth=0)
+        axes.set_title(task, fontsize=8)
+        axes.tick_params(labelsize=7)
+        _clean(axes, "both")
+    figure.supxlabel("target labels", fontsize=9)
+    figure.supylabel(f"accuracy on {SPLIT_NAMES[split]}, %", fontsize=9)
+    figure.legend(
+        list(shown.values()),
+        list(shown),
+        loc="outside upper center",
+        ncols=min(6, len(shown)),
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
+def critical_difference(ranking: Ranking) -> Figure:
+    """Mean ranks on a line, the best at the left; a bar joins methods less than the critical difference apart.
+
+    Source: Demsar, JMLR 2006, figure 1.
+    """
+    count = len(ranking.methods)
+    left = (count + 1) // 2  # these have their names at the left, the best at the top
+    levels = _levels(ranking)
+    deep = max(levels, default=-1) + 1
+    row, first = 0.26, 0.24 + 0.13 * deep  # heights in inches, the axis at 0 and what is below it counted downwards
+    bottom, top, width = first + row * (left - 1) + 0.15, 0.75, 4.6
+    figure = Figure(figsize=(width, bottom + top))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(1, count), ylim=(bottom, -top))
+    axes.axis("off")
+    axes.plot([1, count], [0, 0], color="#222222", linewidth=1, clip_on=False)
+    for tick in range(1, count + 1):
+        axes.plot([tick, tick], [0, -0.07], color="#222222", linewidth=1, clip_on=False)
+        axes.text(tick, -0.11, str(tick), ha="center", va="bottom", fontsize=8, color="#222222")
+    distance = ranking.critical_difference
+    for begin, end, high, low in (
+        (1.0, 1 + distance, -0.46, -0.46),
+        (1.0, 1.0, -0.5, -0.42),
+        (1 + distance, 1 + distance, -0.5, -0.42),
+    ):
+        axes.plot([begin, end], [high, low], color="#d55e00", linewidth=1.5, clip_on=False)
+    told = f"critical difference {distance:.2f} at {ALPHA:g}"
+    axes.text(1, -0.54, told, ha="left", va="bottom", fontsize=8, color="#d55e00")
+    gap = (count - 1) * 0.12 / width  # 0.12 inches
+    for place, (method, rank) in enumerate(zip(ranking.methods, ranking.mean_ranks, strict=True)):
+        at_left = place < left
+        depth = first + row * (place if at_left else count - 1 - place)
+        side, push = ("right", -gap) if at_left else ("left", gap)
+        end = 1.0 if at_left else float(count)
+        axes.plot([rank, rank, end + push / 2], [0, depth, depth], color="#999999", linewidth=0.8, clip_on=False)
+        axes.plot([rank], [0], marker="o", markersize=3.5, color="#222222", clip_on=False)
+        axes.text(end + push, depth, f"{method}  {rank:.2f}", ha=side, va="center", fontsize=9, parse_math=False)
+    for group, level in zip(ranking.groups, levels, strict=True):
+        ends = [ranking.mean_ranks[group[0]] - 0.3 * gap, ranking.mean_ranks[group[-1]] + 0.3 * gap]
+        axes.plot(ends, [0.13 + 0.13 * level] * 2, color="#0072b2", linewidth=3.5, solid_capstyle="butt", clip_on=False)
+    return figure
+
+
+def _levels(ranking: Ranking) -> list[int]:
+    """A height for the bar of each group, as low a number as lets no two touch."""
+    apart = 0.02 * (len(ranking.methods) - 1)
+    ends: list[float] = []
+    levels = []
+    for group in ranking.groups:
+        begin, end = ranking.mean_ranks[group[0]], ranking.mean_ranks[group[-1]]
+        level = next((i for i, taken in enumerate(ends) if taken + apart < begin), len(ends))
+        ends[level : level + 1] = [end]
+        levels.append(level)
+    return levels
+
+
+def save(figure: Figure, png: Path) -> None:
+    """The figure as PNG, and as SVG beside it, with all of its text inside; the same figure gives the same files."""
+    with matplotlib.rc_context({"svg.hashsalt": png.stem}):
+        figure.savefig(png, dpi=130, bbox_inches="tight")
+        figure.savefig(png.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
 
 
 def _clean(axes: Axes, grid: str) -> None:

@@ -1,4 +1,4 @@
-"""Records to what people read: table.csv, table.md, plots, one HTML page, a table in the terminal, blocks of pages.
+"""Records to what people read: tables in CSV, Markdown, LaTeX and the terminal, plots, one HTML page, blocks of pages.
 
 Nothing here trains or measures, and no number is typed by hand: every table is made from records alone.
 """
@@ -9,7 +9,7 @@ import itertools
 import json
 import shutil
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dan.errors import UserError
-from experiments import plots, report_html
+from experiments import plots, report_html, report_latex, report_markdown
+from experiments.comparison_report import FILES, write_comparisons
+from experiments.comparisons import compare_all
 from experiments.records import Record, aggregate, measurements, read, to_csv, write_text
+from experiments.tables import TESTS, origins
 
 PUBLISHED = ("records.jsonl", "table.md", "table.csv")
+IF_MADE = ("table.tex", *FILES)  # published too, by the reports that have them
+PICTURES = (".png", ".svg")
 HOME = Path(__file__).parent
 
 
@@ -86,15 +91,9 @@ LEGEND = (
 
 def markdown(records: Sequence[Record]) -> str:
     """The summary as a Markdown table, with its legend and the commands that make it again."""
-    headers, rows = summary(records)
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
     commands = dict.fromkeys(str(record["command"]) for record in records)
-    rule = "|---|" + "---:|" * (len(headers) - 1) + "\n"
     made_by = "Made by " + ", ".join(f"`{command}`" for command in commands) + "."
-    return line(headers) + rule + "".join(map(line, rows)) + f"\n{LEGEND} {made_by}\n"
+    return f"{report_markdown.table(*summary(records))}\n{LEGEND} {origins(records)} {made_by}\n"
 
 
 def _took(folder: Path) -> str:
@@ -119,14 +118,18 @@ def show(records: Sequence[Record], *, title: str, console: Console | None = Non
 
 
 def write(folder: Path, page: Page) -> Path:
-    """Make the tables, plots and report.html of a folder from its records.jsonl; the path of the page.
+    """Make the tables, tests, plots and report.html of a folder from its records.jsonl; the path of the page.
 
     The pictures that `page` names must lie in folder/figures.
     """
     records = read(folder / "records.jsonl")
     measured = measurements(records)
     write_text(folder / "table.csv", to_csv(aggregate(records)))
-    write_text(folder / "table.md", markdown(records) + _took(folder))
+    name = str(records[0]["experiment"])
+    against = write_comparisons(folder, compare_all(records), experiment=name)
+    write_text(folder / "table.md", markdown(records) + (f"\n{TESTS}\n" if against else "") + _took(folder))
+    shown_in_tex = [(page.title, summary(records))]
+    write_text(folder / "table.tex", report_latex.tables(shown_in_tex, captions=[LEGEND, origins(records)], label=name))
     drawn = {
         "accuracy.png": (
             plots.bars(measured),
@@ -158,10 +161,11 @@ def write(folder: Path, page: Page) -> Path:
     sections = [
         report_html.paragraph(page.opening),
         report_html.table(headers, rows),
-        report_html.paragraph(LEGEND),
+        report_html.paragraph(f"{LEGEND} {origins(records)}"),
         report_html.note(page.notes),
         report_html.heading("Accuracy"),
         report_html.figures(shown),
+        *against,
         *more,
         report_html.heading("How it was measured"),
         report_html.facts(page.facts),
@@ -170,26 +174,29 @@ def write(folder: Path, page: Page) -> Path:
     return folder / "report.html"
 
 
-def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md") -> dict[Path, str]:
+def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md", *, tests: str = "") -> dict[Path, str]:
     """The pages with an experiment's results in them that change, and their new text; nothing is written.
 
     In the README and the pages of docs beside it: the whole table between `<!-- results:NAME -->` and
-    `<!-- /results:NAME -->`, and the sentences that it begins with between `<!-- findings:NAME -->` and
-    `<!-- /findings:NAME -->`; nothing else of a page changes. UserError if no page holds the marks of the table, or
-    one holds marks that are not there once each and in order.
+    `<!-- /results:NAME -->`, the sentences that it begins with between `<!-- findings:NAME -->` and
+    `<!-- /findings:NAME -->`, and `tests`, the text of tests.md, between `<!-- tests:NAME -->` and
+    `<!-- /tests:NAME -->`; nothing else of a page changes. UserError if no page holds the marks of the table, or one
+    holds marks that are not there once each and in order, or of something that the report has not.
     """
     findings = "".join(itertools.takewhile(lambda line: line.startswith("- "), table.splitlines(keepends=True)))
     pages = [readme, *sorted((readme.parent / "docs").glob("*.md"))]
     texts = {page: page.read_text(encoding="utf-8") for page in pages if page.is_file()}
     shown = False
     for page in texts:
-        for kind, block in (("results", table), ("findings", findings)):
+        for kind, block in (("results", table), ("findings", findings), ("tests", tests)):
             begin, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
             text = texts[page]
             if begin not in text and end not in text:
                 continue
             if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
                 raise UserError(f"{page} needs the marks {begin} and {end}, once each and in this order")
+            if not block and kind == "tests":
+                raise UserError(f"{page} asks for the tests of {name}, whose report compares no methods")
             if not block:
                 raise UserError(f"{page} asks for the findings of {name}, whose table.md does not begin with any")
             before, after = text.split(begin)[0], text.split(end)[1]
@@ -202,7 +209,7 @@ def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md") -> 
 
 
 def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.parent / "README.md") -> Path:
-    """Copy an experiment's records, tables and figures to home/results/<name> and renew its blocks of the pages.
+    """Copy an experiment's records, tables, tests and figures to home/results/<name> and renew its blocks of the pages.
 
     Raises UserError if the report was not made, and what `renewed` raises.
     """
@@ -210,14 +217,25 @@ def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.p
         raise UserError(
             f"{folder / missing[0]} is missing: make the report first (python -m experiments report {name})"
         )
-    pages = renewed(name, (folder / "table.md").read_text(encoding="utf-8"), readme)
+    tests = folder / "tests.md"
+    pages = renewed(
+        name,
+        (folder / "table.md").read_text(encoding="utf-8"),
+        readme,
+        tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
+    )
     results = home / "results" / name
     results.mkdir(parents=True, exist_ok=True)
     for file in PUBLISHED:
         shutil.copyfile(folder / file, results / file)
-    shutil.rmtree(results / "figures", ignore_errors=True)  # a figure that is no longer made must not stay published
+    # What is no longer made must not stay published.
+    for file in IF_MADE:
+        (results / file).unlink(missing_ok=True)
+        if (folder / file).is_file():
+            shutil.copyfile(folder / file, results / file)
+    shutil.rmtree(results / "figures", ignore_errors=True)
     shutil.copytree(
-        folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] != ".png"]
+        folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] not in PICTURES]
     )
     for page, text in pages.items():
         write_text(page, text)

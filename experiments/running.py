@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from dan.errors import UserError, nearest
+from dan.locks import hold
 from experiments.records import Record, to_lines, write_text
 from experiments.trials import Trial, run_trials
 
@@ -36,6 +37,10 @@ class Settings(Protocol):
         """Trials at a time."""
 
     @property
+    def cluster(self) -> str | None:
+        """The cluster that trials run on; None: this machine."""
+
+    @property
     def quiet(self) -> bool:
         """No progress bar."""
 
@@ -57,7 +62,7 @@ def command_of(config: Settings, **only: Any) -> str:
     words = [f"python -m experiments run {config.NAME}"] + (["--quick"] if config.quick else [])
     like = reduced(replace(type(config)(), quick=config.quick))
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    hidden = ("out", "data", "quick", "workers", "image_cache", "quiet", "search")
+    hidden = ("out", "data", "quick", "workers", "cluster", "image_cache", "quiet", "search")
     changed = {k: v for k, v in values.items() if k not in (*hidden, *only) and v != getattr(like, k)}
     for name, value in {**changed, **only}.items():
         listed = value if isinstance(value, tuple) else [value]
@@ -99,13 +104,16 @@ def run_experiment(
     began, page = time.perf_counter(), None
     results: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for trials in parts:
-        outcome = run_trials(trials, folder=config.out, workers=config.workers, quiet=config.quiet)
-        results |= outcome.results
-        failed |= outcome.failed
-        if records := records_of(results):
-            write_text(config.out / "records.jsonl", to_lines(records))
-            page = report(config.out)
+    with hold(config.out):  # over all parts: nobody comes in between
+        for trials in parts:
+            outcome = run_trials(
+                trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet
+            )
+            results |= outcome.results
+            failed |= outcome.failed
+            if records := records_of(results):
+                write_text(config.out / "records.jsonl", to_lines(records))
+                page = report(config.out)
     for line in failed.values():
         print(f"failed: {line}", file=sys.stderr)
     if page is not None:

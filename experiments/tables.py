@@ -11,14 +11,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments import report_html
+from experiments import report_html, report_latex, report_markdown
 from experiments.records import Record, Row, aggregate, to_csv, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from experiments.comparisons import Comparison
+
 Table = tuple[list[str], list[list[str]]]  # headers and rows
+
+# Said where a report has them.
+TESTS = "Paired tests between the methods, corrected for their number, and mean ranks: tests.md, tests.csv, ranks.csv."
+
+# What a record's `selection` says of the model that was measured.
+RULES = {
+    "last": "after the last step, nothing is selected",
+    "source": "chosen by held-out source samples",
+    "label_free": "chosen without a target label",
+    "oracle": "chosen by target labels, which is no result",
+}
 
 
 class Drawn(NamedTuple):
@@ -53,12 +66,26 @@ def signed(value: float | None) -> str:
 
 def markdown(table: Table) -> str:
     """A table in Markdown, its first column to the left."""
-    headers, rows = table
+    return report_markdown.table(*table)
 
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
-    return line(headers) + "|---|" + "---:|" * (len(headers) - 1) + "\n" + "".join(map(line, rows))
+def origins(records: Iterable[Record]) -> str:
+    """By which rule the models that count were chosen, and where published numbers beside ours are from."""
+    records = [record for record in records if record.get("selection")]
+    rules = dict.fromkeys(str(record["selection"]) for record in records)
+    told = "; ".join(f"{rule}: {RULES[rule]}" if rule in RULES else rule for rule in rules)
+    papers: dict[tuple[str, str], list[str]] = {}  # (source, how it was read) -> its rows
+    for said in dict.fromkeys(str(r["provenance"]) for r in records if r.get("paper") is not None):
+        source, _, rest = said.partition(", row ")
+        row, _, read = rest.partition("; ")
+        papers.setdefault((source, read), []).extend([row] if row else [])
+    listed = [
+        source + (f", row{'s' * (len(rows) > 1)} {', '.join(rows)}" if rows else "") + (f"; {read}" if read else "")
+        for (source, read), rows in papers.items()
+        if source
+    ]
+    published = f" Published numbers: {'; '.join(listed)}." if listed else ""
+    return f"Selection of the model: {told}.{published}"
 
 
 def machines(records: Iterable[Record]) -> list[tuple[str, str]]:
@@ -89,17 +116,27 @@ def write_report(
     figures: Sequence[Drawn],
     captions: Sequence[str],
     rows: Sequence[Row] | None = None,
+    compared: Sequence[Comparison] | None = None,
 ) -> Path:
-    """table.csv, table.md, figures and report.html of a folder; the path of the page.
+    """All files of a report from records, into a folder; the path of its page, report.html.
+
+    table.csv; table.md and table.tex with the same tables; the figures; tests.csv, tests.md, ranks.csv and the plot of
+    mean ranks where there are methods to compare; and one HTML page with all of it.
 
     findings: sentences that the records decide. tables: (heading, table). captions: how it was measured. rows: of
-    table.csv; None: the accuracies and seconds of the records. A record's `command_of_all` makes them all again.
+    table.csv; None: the accuracies and seconds of the records. compared: which methods, on what
+    (`comparisons.compare_all` of families, or `comparisons.compare` of a metric of one's own); None: the accuracies,
+    and the areas under curves, of the records. A record's `command_of_all` makes them all again.
     """
+    from experiments.comparison_report import write_comparisons
+    from experiments.comparisons import compare_all
+
     write_text(folder / "table.csv", to_csv(aggregate(records) if rows is None else rows))
     drawn = folder / "figures"
     drawn.mkdir(exist_ok=True)
     for old in drawn.glob("*.png"):
         old.unlink()
+    captions = [*captions, origins(records)]
     text = [*(f"- {sentence}" for sentence in findings), ""]
     sections = [report_html.note(findings)]
     for heading, table in tables:
@@ -110,11 +147,15 @@ def write_report(
         figure.savefig(drawn / file, dpi=110)
         shown.append(report_html.figure(drawn / file, caption, wide=True))
     sections.append(report_html.figures(shown))
+    name = str(records[0]["experiment"])
+    against = write_comparisons(folder, compare_all(records) if compared is None else compared, experiment=name)
+    sections += against
     whole = dict.fromkeys(str(record["command_of_all"]) for record in records)
-    text += [*(f"{caption}\n" for caption in captions)]
-    text += ["Made by " + ", ".join(f"`{command}`" for command in whole) + "; one cell alone: `command` in table.csv."]
+    made = "Made by " + ", ".join(f"`{command}`" for command in whole) + "; one cell alone: `command` in table.csv."
+    text += [*(f"{caption}\n" for caption in captions), made + (f" {TESTS}" if against else "")]
     sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, captions)]
     write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
+    write_text(folder / "table.tex", report_latex.tables(tables, captions=captions, label=name))
     facts = [("Command", "; ".join(whole)), *machines(records)]
     write_text(folder / "report.html", report_html.page(title, [*sections, report_html.facts(facts)]))
     return folder / "report.html"

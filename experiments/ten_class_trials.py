@@ -74,6 +74,8 @@ class TenClass:
     """see whether it works: one transfer of few images, seed 0, a few steps, into runs/NAME_quick"""
     workers: int = 2
     """trials at a time, one thread each"""
+    cluster: str | None = None
+    """run the trials on a cluster's workers: dask://HOST:PORT"""
     image_cache: Path | None = None
     """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
     quiet: bool = False

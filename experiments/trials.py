@@ -9,23 +9,20 @@ A trial does not depend on what ran before it in its worker, so its arguments (w
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from importlib import import_module
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
 from dan.errors import UserError
+from dan.locks import hold
 from dan.progress import Progress
+from experiments.places import place_of, single_threaded
 from experiments.records import write_text
 
 
@@ -55,12 +52,16 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def run_trials(trials: Sequence[Trial], *, folder: Path, workers: int = 2, quiet: bool = False) -> Outcome:
+def run_trials(
+    trials: Sequence[Trial], *, folder: Path, workers: int = 2, cluster: str | None = None, quiet: bool = False
+) -> Outcome:
     """Run what is not finished in `workers` single-threaded processes; read the rest. Every trial is heard out.
 
-    UserError if a name is used twice, a trial waits for one that is not there, `workers` < 1, or a folder holds the
-    same trial made with other arguments. A failing trial is one line in `failed`; the others go on. On Ctrl-C the
-    children are ended; what they saved stays, for the next run.
+    cluster: run it on the workers of a cluster instead, as "dask://HOST:PORT": see experiments/places.py.
+
+    UserError if a name is used twice, a trial waits for one that is not there, `workers` < 1, a folder holds the same
+    trial made with other arguments, or another process runs trials there. A failing trial is one line in `failed`; the
+    others go on. On Ctrl-C the children are ended; what they saved stays, for the next run.
     """
     waiting = {trial.name: trial for trial in trials}
     if len(waiting) < len(trials):
@@ -75,20 +76,19 @@ def run_trials(trials: Sequence[Trial], *, folder: Path, workers: int = 2, quiet
     for name in outcome.results:
         del waiting[name]
     if waiting:
-        _run(waiting, outcome, folder=folder, workers=min(workers, len(waiting)), quiet=quiet)
+        most = min(workers, len(waiting))
+        with hold(folder):
+            _run(waiting, outcome, folder=folder.absolute(), workers=most, cluster=cluster, quiet=quiet)
         outcome.results = {trial.name: outcome.results[trial.name] for trial in trials if trial.name in outcome.results}
     return outcome
 
 
-def _run(waiting: dict[str, Trial], outcome: Outcome, *, folder: Path, workers: int, quiet: bool) -> None:
+def _run(
+    waiting: dict[str, Trial], outcome: Outcome, *, folder: Path, workers: int, cluster: str | None, quiet: bool
+) -> None:
     """Start each trial once those it follows are done, and move it from `waiting` to `outcome`."""
-    strangers = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")  # a forked child would inherit PyTorch's threads in an unknown state
     running: dict[Future[Any], str] = {}
-    with (
-        ProcessPoolExecutor(workers, spawn, _prepare) as pool,
-        Progress("trials", len(waiting), quiet=quiet) as progress,
-    ):
+    with place_of(cluster, workers) as place, Progress("trials", len(waiting), quiet=quiet) as progress:
         try:
             while waiting or running:
                 for name, trial in list(waiting.items()):
@@ -97,13 +97,13 @@ def _run(waiting: dict[str, Trial], outcome: Outcome, *, folder: Path, workers: 
                         del waiting[name]
                         progress.advance()
                     # No more than the workers can take: a longer queue would only be in the way of Ctrl-C.
-                    elif len(running) < workers and all(other in outcome.results for other in trial.after):
-                        running[pool.submit(_work, waiting.pop(name), folder)] = name
+                    elif len(running) < place.at_once and all(other in outcome.results for other in trial.after):
+                        running[place.executor.submit(_work, waiting.pop(name), folder)] = name
                 done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 progress.advance(", ".join(running.values()), steps=0)  # the clock goes on while trials work
                 for future in done:
                     name = running.pop(future)
-                    finished, result = future.result()
+                    finished, result = _heard(future, name)
                     (outcome.results if finished else outcome.failed)[name] = result
                     progress.advance()
         except BrokenProcessPool:
@@ -111,26 +111,19 @@ def _run(waiting: dict[str, Trial], outcome: Outcome, *, folder: Path, workers: 
                 "a trial's process ended without a word (out of memory?): try fewer --workers; finished trials are kept"
             ) from None
         except KeyboardInterrupt:
-            for child in set(multiprocessing.active_children()) - strangers:
-                child.terminate()
+            place.stop()
             raise
 
 
-def _prepare() -> None:
-    """A worker's first act: one thread, Ctrl-C left to the parent, and an end when the parent is gone."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # read once, when PyTorch is imported
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait_for([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
+def _heard(future: Future[Any], name: str) -> tuple[bool, Any]:
+    """What the trial returned, or one line if a worker of a cluster was lost with it."""
+    try:
+        finished, result = future.result()
+        return finished, result
+    except BrokenProcessPool:
+        raise
+    except Exception as error:  # noqa: BLE001  # lost workers, and whatever else a cluster reports in a trial's place
+        return False, f"{name}: its worker was lost ({type(error).__name__})"
 
 
 def _work(trial: Trial, folder: Path) -> tuple[bool, Any]:
@@ -140,6 +133,7 @@ def _work(trial: Trial, folder: Path) -> tuple[bool, Any]:
     error_file = place / "error.txt"
     error_file.unlink(missing_ok=True)
     started = time.perf_counter()
+    single_threaded()
     try:
         # Before the work: a trial that was stopped halfway must not be taken up with other arguments.
         write_text(place / "trial.json", json.dumps(trial.made_by(), indent=1) + "\n")

@@ -317,6 +317,7 @@ def test_half_a_run_makes_a_table_with_gaps() -> None:
 # --- end to end, on the real images -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_tiny_run_on_real_images_goes_on_where_it_stopped(
     tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

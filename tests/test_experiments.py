@@ -173,7 +173,8 @@ def test_publish_rewrites_only_its_block(tmp_path: Path) -> None:
         text = readme.read_text(encoding="utf-8")
         table = (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
         assert text == f"{before}<!-- results:demo -->\n{table}<!-- /results:demo -->{after}"
-    assert {path.name for path in results.iterdir()} == {"records.jsonl", "table.md", "table.csv", "figures"}
+    made = {"records.jsonl", "table.md", "table.csv", "table.tex", "tests.csv", "tests.md", "figures"}
+    assert {path.name for path in results.iterdir()} == made
     assert {path.name for path in (results / "figures").iterdir()} >= {"accuracy.png", "labels.png"}
 
 

@@ -1,0 +1,60 @@
+"""The pictures that a round asked for, from its record: ids are positions in the pool that the trial had.
+
+Which pool that was is the experiment's own: whole, evenly thinned, or a split of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dan.domains.places import cache_folder, data_folder
+
+
+class Picture(NamedTuple):
+    """pixels: (H, W) or (H, W, 3) in [0, 1], as the network's input but for its normalisation. name: of its class."""
+
+    pixels: Any
+    name: str
+
+
+def of_demo(_record: Mapping[str, Any], _data: Path | None) -> Any:
+    """The pool of a trial of the demo."""
+    from dan.domains.tasks import load_task
+    from experiments.demo import TASK
+
+    return load_task(TASK)
+
+
+def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
+    """The pool of a trial of clue_digits."""
+    from experiments.digits_trials import SET, Place
+
+    place = Place(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
+    return place.task(str(record["task"]).removeprefix(SET))
+
+
+POOLS: dict[str, Callable[[Mapping[str, Any], Path | None], Any]] = {"demo": of_demo, "clue_digits": of_digits}
+
+
+def asked_pictures(record: Mapping[str, Any], data: Path | None = None) -> list[Picture]:
+    """What the record's round asked for, in pick order; [] for a round, or an experiment, that asked for nothing.
+
+    data: folder of data sets. Raises UserError where the data of the experiment are not there.
+    """
+    asked: Sequence[int] = record.get("asked") or []
+    if not asked or record["experiment"] not in POOLS:
+        return []
+    import torch
+
+    from dan.batches import gather
+
+    task = POOLS[record["experiment"]](record, data)
+    images, labels = gather(task.target, torch.tensor(asked))
+    low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
+    grey = ((images - low) / (high - low).clamp_min(1e-8)).permute(0, 2, 3, 1)
+    return [
+        Picture((pixels[..., 0] if pixels.shape[-1] == 1 else pixels).numpy(), task.classes[int(label)])
+        for pixels, label in zip(grey, labels, strict=True)
+    ]

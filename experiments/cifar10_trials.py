@@ -1,0 +1,372 @@
+"""What the experiments on CIFAR-10 share: the data, small networks from scratch, and one curve of accuracy over labels.
+
+    round r = 0, 1, ...:   a fresh network learns `start` + r `budget` labelled images, is measured, and asks for more
+
+A trial is a function of its JSON arguments alone. The network is made anew in each round, so that a round's accuracy
+tells what its labels are worth, and not how long the training has been going on.
+
+Shapes: B images of a batch; H, W height and width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from active.pool import Pool
+from active.rounds import check_rounds
+from active.rounds import rounds as each_round
+from active.strategies import needs_of, strategy_named
+from dan.batches import Batches, derived_seed
+from dan.devices import choose_device
+from dan.domains.cifar10 import Splits, cifar10
+from dan.domains.places import cache_folder, data_folder
+from dan.errors import UserError
+from dan.evaluation import evaluate, predict
+from dan.mmd import MultiKernel, median_bandwidth
+from dan.networks.dan import DAN
+from dan.networks.scratch import small_cnn
+from dan.networks.trunk import Trunk
+from dan.training import Diverged
+from experiments.coreset_curve_resnet import resnet20
+from experiments.digits_trials import evenly
+from experiments.running import Config, check_names, check_runs, command_of, reduced
+from experiments.transfers import machine
+
+if TYPE_CHECKING:
+    from dan.domains.arrays import Images
+
+TASK = "cifar10"
+TRIALS = "experiments.cifar10_trials"
+# Of the forest: blocks of pixels a side that it sees of an image, and how many trees it has.
+BLOCKS, TREES = 8, 100
+
+
+# --- data and networks ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data lie and who computes: `data`, the folder of data sets; `images`, that of decoded ones; `pool` and
+    `test`, at most so many images that can be asked for and of test, evenly spaced (0: all); `device`."""
+
+    data: str
+    images: str
+    pool: int = 0
+    test: int = 0
+    device: str = "cpu"
+
+    def splits(self) -> Splits:
+        whole = _whole(self.data, self.images)
+        pool, test = (
+            evenly(part, count) if count else part
+            for part, count in ((whole.train, self.pool), (whole.test, self.test))
+        )
+        return Splits(train=pool, validation=whole.validation, test=test)
+
+
+@cache
+def _whole(data: str, images: str) -> Splits:
+    """All of CIFAR-10, read once in a process."""
+    return cifar10(Path(data), cache=Path(images))
+
+
+def narrow_cnn() -> Trunk:
+    """`small_cnn` at half its width, and with a max-pooling after each convolution: (B, 3, 32, 32) -> (B, 128).
+
+    A tenth of its arithmetic, for a sweep of hundreds of trainings on a CPU; it reaches 50 % with fewer images, too.
+    """
+    stages = {
+        "conv1": nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        "conv2": nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        "fc1": nn.Sequential(nn.Flatten(), nn.Linear(32 * 8 * 8, 128), nn.ReLU()),
+    }
+    return Trunk(stages, out_features=128, input_shape=(3, 32, 32), smallest=32)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network learns. schedule: the rate stays (constant), or falls to a tenth at half of the steps and again at
+    three quarters (steps). crop: training images are shifted by up to 4 pixels and mirrored half of the time."""
+
+    epochs: int
+    batch_size: int = 64
+    optimizer: Literal["adam", "sgd"] = "adam"
+    rate: float = 1e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "steps"] = "constant"
+    crop: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trunk by name. `epochs`: of the full form."""
+
+    line: str
+    trunk: Callable[[], Trunk]
+    training: Training
+    epochs: int
+
+
+PLAIN = Training(epochs=10)
+# He et al., section 4.2: 64,000 steps of 128 on 45,000 images are 182 epochs; the rate falls after 32,000 and 48,000.
+HE_2016 = Training(
+    epochs=20, batch_size=128, optimizer="sgd", rate=0.1, momentum=0.9, weight_decay=1e-4, schedule="steps", crop=True
+)
+NETWORKS = {
+    "narrow_cnn": Network("a narrow small CNN", narrow_cnn, PLAIN, 10),
+    "small_cnn": Network("the small CNN", small_cnn, PLAIN, 10),
+    "resnet20": Network("ResNet-20", resnet20, HE_2016, 182),
+}
+
+
+def network(name: str, seed: int) -> DAN:
+    """The network of that name, its features those of the trunk's last stage, from the same weights for a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = NETWORKS[name].trunk()
+        model = DAN(trunk, 10, layers=(), capture=(list(trunk.stages)[-1],))
+    # The same sums in another order of memory, a quarter faster on a CPU.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(model: DAN, images: Images, ids: Tensor, labels: Tensor, how: Training, *, seed: int) -> None:
+    """Train in place on the images at the positions `ids` (L,) with these labels (L,): how.epochs passes.
+
+    Batches and shifts depend on (seed, step) alone. Raises `Diverged` when the loss leaves what is finite.
+    """
+    device = next(model.parameters()).device
+    batches = Batches(len(ids), how.batch_size, derived_seed(seed, 0))
+    steps = math.ceil(how.epochs * len(ids) / how.batch_size)
+    options: dict[str, Any] = {"lr": how.rate, "weight_decay": how.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if how.optimizer == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), momentum=how.momentum, **options)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), **options)
+    model.train()
+    for step in range(steps):
+        if how.schedule == "steps":
+            for group in optimizer.param_groups:
+                group["lr"] = how.rate * rate_factor(step, steps)
+        rows = batches.indices(step)
+        x, _ = images.batch(ids[rows])
+        if how.crop:
+            x = shifted(x, torch.Generator().manual_seed(derived_seed(seed, 1, step)))
+        loss = cross_entropy(model(x.to(device)).logits, labels[rows].to(device))
+        if not bool(loss.isfinite()):
+            raise Diverged(f"the loss is {float(loss.detach())} at step {step}: lower the rate, now {how.rate}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def rate_factor(step: int, steps: int) -> float:
+    """1, then 0.1 from half of the steps on, then 0.01 from three quarters on."""
+    return 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+
+
+def shifted(x: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
+    """Each image of (B, C, H, W) moved by -pad to pad pixels both ways, grey (0) coming in, and mirrored or not."""
+    count, channels, height, width = x.shape
+    draws = torch.randint(2 * pad + 1, (2, count), generator=generator)
+    mirrored = torch.randint(2, (count,), generator=generator).bool()
+    rows = draws[0][:, None] + torch.arange(height)  # (B, H)
+    columns = draws[1][:, None] + torch.arange(width)  # (B, W)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    padded = nn.functional.pad(x, (pad, pad, pad, pad))
+    image, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[None, :, None, None]
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def started(data: Splits, start: int, seed: int) -> Pool:
+    """The pool with `start` labelled images drawn at random: the same for every strategy of a seed."""
+    pool = Pool(torch.arange(len(data.train)), data.train.targets)
+    generator = torch.Generator().manual_seed(derived_seed(seed, 0))
+    first = torch.randperm(len(data.train), generator=generator)[:start]
+    pool.label(first, pool.oracle(first), round=0)
+    return pool
+
+
+def curve(
+    folder: Path,
+    *,
+    place: dict[str, Any],
+    network: str,
+    how: dict[str, Any],
+    strategy: str,
+    start: int,
+    budget: int,
+    rounds: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A trial: `rounds` + 1 trainings of a network, the strategy asking for `budget` labels after each but the last.
+
+    A strategy made for two domains finds the labelled images where it looks for the source: MMD, in what it minimises,
+    is then that between labelled and unlabelled images. As such strategies (`hybrid`, `mmd_reduction`) add the labelled
+    to the source by themselves, they are given one of them only.
+    """
+    where, training = Place(**place), Training(**how)
+    data, device = where.splits(), choose_device(where.device)
+    pool = started(data, start, seed)
+    wanted = needs_of(strategy)
+
+    def fitted(pool: Pool, number: int) -> DAN:
+        model = _network(network, derived_seed(seed, 1, number)).to(device)
+        train(model, data.train, pool.labelled_ids, pool.labels, training, seed=derived_seed(seed, 2, number))
+        return model
+
+    def looked(model: DAN, _ids: Tensor) -> dict[str, Any]:
+        output, _ = predict(model, data.train)
+        seen: dict[str, Any] = {
+            "probs": output.logits.double().softmax(1),
+            "logits": output.logits,
+            "features": output.features,
+        }
+        if "source_features" in wanted:
+            known = output.features[pool.labelled_ids]
+            seen |= {"source_features": known[:1], "kernel": _kernel(known, output.features[pool.unlabelled_ids])}
+        return seen
+
+    def measured(model: DAN) -> Mapping[str, float]:
+        return {
+            "accuracy/target_test": evaluate(model, data.test).accuracy,
+            "accuracy/validation": evaluate(model, data.validation).accuracy,
+        }
+
+    about = {"task": TASK, "network": network, "strategy": strategy, "start": start, "training": how}
+    common: dict[str, Any] = {"budget": budget, "rounds": rounds, "seed": seed, "run": folder, "about": about}
+    asking = strategy_named(strategy)
+    told = _told(each_round(pool, asking, fit=fitted, predict=looked, evaluate=measured, **common), data)
+    told["measured_on"] = told["measured_on"] | {"device": device.type}
+    return told
+
+
+_network = network  # `curve` has an argument of that name
+
+
+def _kernel(known: Tensor, unlabelled: Tensor) -> MultiKernel | None:
+    """The ladder at the median over labelled and unlabelled images; None when the last are asked for."""
+    return MultiKernel.ladder(median_bandwidth(known, unlabelled)) if len(unlabelled) else None
+
+
+def forest(
+    folder: Path, *, place: dict[str, Any], strategy: str, start: int, budget: int, rounds: int, seed: int
+) -> dict[str, Any]:
+    """A trial: the same rounds with scikit-learn's random forest on pixels as the learner."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    data = Place(**place).splits()
+    pool = started(data, start, seed)
+    pixels, of_test, of_validation = (blocks(part).numpy() for part in (data.train, data.test, data.validation))
+
+    def fitted(pool: Pool, number: int) -> RandomForestClassifier:
+        model = RandomForestClassifier(TREES, random_state=derived_seed(seed, 1, number) % 2**32)
+        return model.fit(pixels[pool.labelled_ids.numpy()], pool.labels.numpy())
+
+    def looked(model: RandomForestClassifier, ids: Tensor) -> dict[str, Any]:
+        return {"probs": _all_classes(model, pixels[ids.numpy()])}
+
+    def measured(model: RandomForestClassifier) -> Mapping[str, float]:
+        parts = {"target_test": (of_test, data.test), "validation": (of_validation, data.validation)}
+        return {
+            f"accuracy/{name}": float((_all_classes(model, x).argmax(1) == part.targets).double().mean())
+            for name, (x, part) in parts.items()
+        }
+
+    about = {"task": TASK, "network": "random_forest", "strategy": strategy, "start": start, "trees": TREES}
+    common: dict[str, Any] = {"budget": budget, "rounds": rounds, "seed": seed, "run": folder, "about": about}
+    asking = strategy_named(strategy)
+    return _told(each_round(pool, asking, fit=fitted, predict=looked, evaluate=measured, **common), data)
+
+
+def _all_classes(model: Any, x: Any) -> Tensor:
+    """Probabilities (N, 10): a forest knows only the classes that it has seen."""
+    probs = torch.zeros(len(x), 10, dtype=torch.float64)
+    probs[:, torch.as_tensor(model.classes_)] = torch.from_numpy(model.predict_proba(x))
+    return probs
+
+
+def blocks(images: Images, side: int = BLOCKS) -> Tensor:
+    """The images as (N, 3 side^2): means over blocks of pixels."""
+    parts = [images.batch(rows)[0] for rows in torch.arange(len(images)).split(1000)]
+    return torch.cat([nn.functional.adaptive_avg_pool2d(part, side).flatten(1) for part in parts])
+
+
+def _told(records: Any, data: Splits) -> dict[str, Any]:
+    """The rounds' records without the ids asked for, which the rounds' own files keep."""
+    evaluations = [{k: v for k, v in record.items() if k not in ("event", "asked")} for record in records]
+    return {"evaluations": evaluations, "pool": len(data.train), "test": len(data.test), "measured_on": machine()}
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def settled(config: Any) -> Any:
+    """What --quick or --full stands for: its values wherever the defaults were left. UserError for both."""
+    if config.full and config.quick:
+        raise UserError("--quick and --full are two sizes of the experiment: name one of them")
+    if not config.full:
+        return reduced(config)
+    defaults = type(config)()
+    large = {**config.FULL, "out": Path(f"runs/{config.NAME}_full")}
+    return replace(config, **{k: v for k, v in large.items() if getattr(config, k) == getattr(defaults, k)})
+
+
+def command(config: Config, **only: Any) -> str:
+    """`experiments.running.command_of`, with --full in place of what it stands for."""
+    settings: Any = config
+    if not settings.full:
+        return command_of(config, **only)
+    defaults: Any = type(config)()
+    own = {k: getattr(defaults, k) for k, v in settings.FULL.items() if getattr(settings, k) == v}
+    plain = command_of(replace(settings, full=False, **own), **only)
+    return plain.replace(f"run {config.NAME}", f"run {config.NAME} --full", 1)
+
+
+def place_of(config: Any) -> dict[str, Any]:
+    """The settings' `Place`, as plain values."""
+    folders = {"data": data_folder(config.data), "images": cache_folder(config.image_cache)}
+    plain = {name: str(folder.absolute()) for name, folder in folders.items()}
+    return plain | {"pool": config.pool, "test": config.test, "device": config.device}
+
+
+def check(config: Any) -> None:
+    """The mistakes that would otherwise show only after some training; the data are decoded here, once."""
+    check_runs(config.seeds, 1)
+    if config.epochs is not None and config.epochs < 1:
+        raise UserError(f"--epochs must be 1 or more, not {config.epochs}")
+    for name in ("start", "budget", "rounds"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} must be 1 or more, not {getattr(config, name)}")
+    for name in ("pool", "test"):
+        if getattr(config, name) and getattr(config, name) < 100:
+            raise UserError(f"--{name} must be 100 or more, or 0 for all, not {getattr(config, name)}")
+    choose_device(config.device)
+    images = len(Place(**place_of(config)).splits().train)
+    if config.start > images:
+        raise UserError(f"--start {config.start} is more than the {images} images of the pool")
+    check_rounds(config.budget, config.rounds, images - config.start)
+
+
+def check_networks(flag: str, names: tuple[str, ...]) -> None:
+    """Raises UserError for no network, or one that is not there."""
+    check_names(flag, names, list(NETWORKS))
+    if not names:
+        raise UserError(f"--{flag} needs at least one of: {', '.join(NETWORKS)}")

@@ -1,0 +1,193 @@
+"""The tables, curves and sentences of coreset_curve, from records alone.
+
+gain = mean over seeds of (accuracy of the strategy - accuracy of random), both of the same seed
+ALC  = area under the accuracy-labels curve over its label range
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import plots
+from experiments.cifar10_trials import NETWORKS
+from experiments.clue_digits_page import BASE, BASE_COLOUR, gains
+from experiments.coreset_curve import STRATEGIES
+from experiments.records import Record, measurements
+from experiments.tables import Drawn, Table, mean_of, signed, told, write_report
+from experiments.transfers import paper_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAPER, PAPER_NETWORK = "distil_cifar10", "resnet20"  # its network is another ResNet, of 18 layers
+SPLITS = {"test": "test images", "unqueried": "images never asked for"}
+MOST_COLUMNS = 6
+
+
+def networks_in(records: Sequence[Record]) -> list[str]:
+    """The networks that have records, in order."""
+    there = {record["network"] for record in records}
+    return [network for network in NETWORKS if network in there]
+
+
+def of_network(records: Sequence[Record], network: str) -> list[Record]:
+    """The records of one network, strategies in the order of the experiment."""
+    rank = {strategy: place for place, strategy in enumerate(STRATEGIES)}
+    own = [record for record in records if record["network"] == network]
+    return sorted(own, key=lambda record: rank.get(record["method"], len(rank)))
+
+
+def at(records: Sequence[Record], network: str, labels: int, split: str = "accuracy/target_test") -> Gathered:
+    """strategy -> {seed: percent} at so many labels."""
+    found: dict[str, dict[int, float]] = {}
+    for record in of_network(records, network):
+        if record["labels"] == labels and record.get(split) is not None:
+            found.setdefault(record["method"], {})[record["seed"]] = 100 * record[split]
+    return found
+
+
+Gathered = Mapping[str, Mapping[int, float]]
+
+
+def columns_of(records: Sequence[Record], network: str) -> list[int]:
+    """Label counts for the columns of a table: all, or some evenly spaced, the published ones among them."""
+    counts = sorted({record["labels"] for record in records if record["network"] == network})
+    if len(counts) <= MOST_COLUMNS:
+        return counts
+    published = set(map(int, paper_table(PAPER).columns)) if network == PAPER_NETWORK else set()
+    if published & set(counts) and counts[-1] in published:
+        return sorted(published & set(counts))
+    return sorted({counts[round(i * (len(counts) - 1) / (MOST_COLUMNS - 1))] for i in range(MOST_COLUMNS)})
+
+
+def table_of(records: Sequence[Record], network: str) -> Table:
+    """One row a strategy: test accuracy at some label counts, and over random at the most; published rows below."""
+    columns = columns_of(records, network)
+    by_column = [at(records, network, labels) for labels in columns]
+    over = gains(by_column[-1])
+    measured = measurements(of_network(records, network))
+    areas = {method: values for method, (_, values) in plots.final(measured, "test", "alc").items()}
+    unqueried = {method: values for method, (_, values) in plots.final(measured, "unqueried").items()}
+    seconds: dict[str, dict[int, float]] = {}
+    for record in of_network(records, network):
+        by_seed = seconds.setdefault(record["method"], {})
+        by_seed[record["seed"]] = by_seed.get(record["seed"], 0.0) + record["seconds"]
+    headers = ["strategy", *(f"{labels:,}" for labels in columns), "over random", "unqueried", "ALC test", "s a run"]
+    rows = []
+    for method in dict.fromkeys(record["method"] for record in of_network(records, network)):
+        cells = [told(column.get(method)) for column in by_column]
+        gain = over.get(method)
+        spread = f" ± {statistics.stdev(gain.values()):.1f}" if gain and len(gain) > 1 else ""
+        rows.append([method, *cells, signed(mean_of(gain)) + spread, told(unqueried.get(method))])
+        rows[-1] += [told(areas.get(method)), told(seconds[method], 0), str(len(seconds[method]))]
+    return [*headers, "n"], rows + _published(network, columns, len(headers) + 1)
+
+
+def _published(network: str, columns: Sequence[int], width: int) -> list[list[str]]:
+    """The rows of the published table that have a number for one of these columns."""
+    if network != PAPER_NETWORK:
+        return []
+    rows = []
+    for method, values in paper_table(PAPER).values.items():
+        cells = [f"{values[str(labels)]:.1f}" if str(labels) in values else "–" for labels in columns]
+        if set(cells) != {"–"}:
+            rows.append([f"published: {method} (ResNet-18)", *cells, *["–"] * (width - 1 - len(cells))])
+    return rows
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """Sentences that the records decide, on the test images at the most labels, seed by seed against random."""
+    said = []
+    for network in networks_in(records):
+        labels = max(record["labels"] for record in records if record["network"] == network)
+        found = at(records, network, labels)
+        gained = gains(found)
+        if not gained:
+            continue
+        means = {name: statistics.fmean(values.values()) for name, values in gained.items()}
+        best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+        below = [name for name, mean in means.items() if mean < 0]
+        surely = [name for name, values in gained.items() if len(values) > 1 and min(values.values()) > 0]
+        said.append(
+            f"{NETWORKS[network].line}, {labels:,} labels: random has {mean_of(found[BASE]):.1f} on the test images; "
+            f"best {best}, {signed(means[best])} points"
+            + (f", worst {worst}, {signed(means[worst])}; " if worst != best else "; ")
+            + (f"below random: {', '.join(below)}" if below else "none is below random")
+            + f"; above it on every seed: {', '.join(surely) or 'none'}."
+        )
+    return said
+
+
+def curve(records: Sequence[Record], network: str, split: str) -> Figure | None:
+    """Accuracy against labels with bands of one standard deviation; random is grey."""
+    figure = plots.curves(measurements(of_network(records, network)), split)
+    if figure is None:
+        return None
+    (axes,) = figure.axes
+    for line, band in zip(axes.lines, axes.collections, strict=False):
+        if line.get_label() == BASE:
+            line.set(color=BASE_COLOUR, linestyle="--")
+            band.set_color(BASE_COLOUR)
+    axes.set(title=NETWORKS[network].line, xlabel="labels", ylabel=f"accuracy on {SPLITS[split]}, %")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def captions(records: Sequence[Record]) -> list[str]:
+    """How the numbers were made."""
+
+    def each(name: str) -> str:
+        return ", ".join(f"{value:,}" for value in sorted({record[name] for record in records}))
+
+    told_of = []
+    for network in networks_in(records):
+        how = next(record["how"] for record in records if record["network"] == network)
+        decay = ", the rate a tenth from half of the steps on and again from three quarters" * (
+            how["schedule"] == "steps"
+        )
+        views = ", images shifted and mirrored at random" * how["crop"]
+        told_of.append(
+            f"{NETWORKS[network].line}: {how['epochs']} passes, {how['optimizer']} at {how['rate']:g}, batches of "
+            f"{how['batch_size']}{decay}{views}"
+        )
+    said = [
+        "Test accuracy in percent at so many labels, mean ± standard deviation over n seeds. over random: the "
+        "difference at the most labels, seed by seed; unqueried: images of the pool never asked for, at the most "
+        "labels; ALC: area under the accuracy-labels curve on the test images; s a run: seconds of all rounds of one "
+        "seed, asking and evaluation included.",
+        f"CIFAR-10, pool of {each('pool')} images, {each('start')} of them labelled at random at the start (the same "
+        f"for all strategies of a seed), {each('budget')} labels a round, {each('test_images')} test images. A fresh "
+        f"network in each round ({'; '.join(told_of)}). Nothing is selected, and no test label was read to choose "
+        "anything.",
+    ]
+    if any(record["method"] == "hybrid" for record in records):
+        said.append(
+            "hybrid: there is no source, so its MMD part asks for the images whose labelling brings the labelled set "
+            "nearest to the unlabelled one."
+        )
+    if any(_published(network, columns_of(records, network), MOST_COLUMNS + 6) for network in networks_in(records)):
+        paper = paper_table(PAPER)
+        said.append(f"Published rows: {paper.source} ({paper.provenance}); ResNet-18, another training.")
+    return said
+
+
+def write_page(folder: Path, records: Sequence[Record]) -> Path:
+    """table.csv, table.md, the curves and report.html; the path of the page."""
+    figures = []
+    for network in networks_in(records):
+        for split, name in SPLITS.items():
+            if (figure := curve(records, network, split)) is not None:
+                text = f"{NETWORKS[network].line}: accuracy on {name} against labels, mean and one standard deviation."
+                figures.append(Drawn(f"{network}_{split}.png", figure, text))
+    return write_report(
+        folder,
+        records,
+        title="CIFAR-10: accuracy against labels",
+        findings=findings(records),
+        tables=[(f"{NETWORKS[network].line}", table_of(records, network)) for network in networks_in(records)],
+        figures=figures,
+        captions=captions(records),
+    )
