@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format clean
+.PHONY: help demo test test-long lint format docs notebook clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -30,8 +30,14 @@ format: $(INSTALLED)  ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(INSTALLED)  ## the pages and the API as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+notebook: $(INSTALLED)  ## run the notebook again
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/two_folders_to_labels.ipynb
+
 clean:  ## remove caches; the environment, runs and results stay
-	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find dan active experiments tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an interrupted installation is taken up again. An environment without pip is a
