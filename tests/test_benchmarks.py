@@ -163,6 +163,7 @@ def task(method: str, sizes: tuple[int, ...], *, limit: float = 60.0) -> Task:
     return Task(method=method, features=3, kernels=2, sizes=sizes, device="cpu", threads=1, limit=limit)
 
 
+@pytest.mark.long
 def test_a_scout_in_its_own_process() -> None:
     lines = send_out(replace(task("ours dense", (16, 512)), known=None))
     assert [line["n"] for line in lines] == [16, 512]
@@ -185,6 +186,7 @@ def test_a_scout_that_is_killed_leaves_its_word(monkeypatch: pytest.MonkeyPatch)
 SMALL = mmd.Benchmark(features=(3,), sizes=(8, 16), methods=("ours dense", "ours linear", "floor"), budget=0.01)
 
 
+@pytest.mark.long
 def test_a_finished_cell_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Task] = []
 

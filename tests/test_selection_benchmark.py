@@ -65,6 +65,7 @@ def test_features_are_clustered_not_negative_and_the_same_for_a_seed() -> None:
     assert not torch.equal(x, selection.clustered(5000, 8, seed=4))
 
 
+@pytest.mark.long
 def test_a_measurement_is_made_in_its_own_process_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(QUICK, tasks=("k_center",), methods=("ours", "scikit-activeml"), out=tmp_path)
     selection.run_selection(config)
@@ -90,6 +91,7 @@ def test_a_measurement_is_made_in_its_own_process_and_once(tmp_path: Path, monke
     assert [case.method for case in sent] == ["scikit-activeml"] * ("reason" in peer)
 
 
+@pytest.mark.long
 def test_a_process_that_ends_early_or_late_says_so() -> None:
     case = replace(quick_cases()[0], budget=-1)
     assert "budget must be" in selection.send_out(case, QUICK)["reason"]

@@ -414,7 +414,12 @@ def done_here(name: str, words: list[str]) -> None:
             assert finished, result
 
 
-@pytest.mark.parametrize("name", list(MODULES))
+SLOW = ("mmd_during_training", "frozen_layers")  # what they share is tried by the others
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in SLOW else []) for name in MODULES]
+)
 def test_a_tiny_run_on_real_images(
     tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
