@@ -65,6 +65,8 @@ setup(
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         # notebooks/
         "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+        # make test-long: inputs that a fuzzer finds by what code they reach
+        "fuzz": ['atheris>=2.3; python_version < "3.14" and sys_platform == "linux"'],
         # what experiments/benchmarks compares with; pytorch-adapt imports pkg_resources, skada needs skorch
         "bench": [
             "pytorch-adapt>=0.0.83",

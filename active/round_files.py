@@ -101,7 +101,7 @@ def read_round(run: Path, number: int) -> RoundFile:
         whole = file.number == number and len(file.answers) == len(file.record["asked"])
         for state in (file.before, file.after):
             base64.b64decode(state or "", validate=True)
-    except (ValueError, KeyError, TypeError, binascii.Error):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
         whole = False
     if not whole:
         raise UserError(f"{path} is not the file of round {number}: restore it, or remove it and those after it")

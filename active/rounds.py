@@ -146,11 +146,13 @@ def labels_of_rounds(budget: int | str | Sequence[int | str], rounds: int | None
 
 def _amount(budget: int | str, pool: int) -> Fraction:
     """The exact number of samples of a budget; see `labels_a_round` for what it raises."""
-    told = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", str(budget).strip())
+    # Python refuses to read thousands of digits, and nobody means them.
+    told = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?)\s*(%?)", str(budget).strip())
     amount = Fraction(told[1]) if told else Fraction(0)
     if not told or (not told[2] and amount.denominator > 1):
         raise UserError(
-            f'a budget is a number of labels of at least 1, as 30, or a share of the pool, as 5%, and not "{budget}"'
+            "a budget is a number of labels of at least 1, as 30, or a share of the pool, as 5%, and not "
+            f'"{str(budget)[:40]}"'
         )
     if amount == 0:
         raise UserError(f"the budget must be at least 1, not {budget}")

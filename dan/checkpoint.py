@@ -15,7 +15,8 @@ from torch import Tensor
 from dan.errors import UserError
 from dan.networks.adapters import is_adapter
 from dan.networks.dan import DAN
-from dan.run_folder import read_tensors, write_atomically
+from dan.run_folder import read_tensors, save_tensors
+from dan.sizes import real_size
 
 _COUNTER = "num_batches_tracked"
 
@@ -50,12 +51,19 @@ def save_model(
                 )
         saved["weights"] = {name: value for name, value in saved["weights"].items() if name not in left_out}
         saved["trunk_file"] = {"name": trunk_file.name, "sha256": sha256_of(trunk_file)}
-    write_atomically(path, lambda file: torch.save(saved, file))
+    try:
+        save_tensors(path, saved)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): make room, and try again") from None
 
 
 def load_kernels(path: Path) -> dict[str, Tensor]:
     """What `save_model` was given as kernels; {} if that was nothing."""
-    return dict(read_tensors(path / "model.pt" if path.is_dir() else path, "cpu").get("kernels", {}))
+    path = path / "model.pt" if path.is_dir() else path
+    kernels = read_tensors(path, "cpu").get("kernels", {})
+    if not isinstance(kernels, Mapping) or not all(isinstance(kernel, Tensor) for kernel in kernels.values()):
+        raise UserError(f"{path} holds kernels that are no tensors: restore it, or train it again")
+    return dict(kernels)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu", *, weights: Path | None = None) -> DAN:
@@ -69,6 +77,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, weights: Path 
     if not path.exists():
         raise UserError(f"{path} does not exist: train first, or name the folder of a finished run")
     saved = read_tensors(path, device)
+    _check_content(path, saved)
     settings = dict(saved["network"])
     backbone, num_classes = settings.pop("backbone"), settings.pop("num_classes")
     if backbone is None:
@@ -77,8 +86,10 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, weights: Path 
     try:
         model = DAN(backbone, num_classes, **settings, pretrained=weights)
         unmatched = model.load_state_dict(saved["weights"], strict=weights is None)
-    except (RuntimeError, TypeError) as error:
-        first = str(error).splitlines()[0]
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} does not fit this version's networks ({first}): train it again") from None
     if weights is not None and not _complete(unmatched.missing_keys, unmatched.unexpected_keys, _frozen_weights(model)):
         raise UserError(f"{path} does not hold what {weights} leaves to it: get an undamaged file, or train it again")
@@ -92,6 +103,30 @@ def sha256_of(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _check_content(path: Path, saved: Mapping[str, Any]) -> None:
+    """Raises UserError for what `save_model` cannot have written: other types, or a head that no weights are of.
+
+    The last so that a small file does not make a network of any size.
+    """
+    network, weights, trunk = saved.get("network"), saved.get("weights"), saved.get("trunk_file")
+    problem = ""
+    if not isinstance(network, Mapping) or not {"backbone", "num_classes", "frozen"} <= set(network):
+        problem = "nothing says of what network its weights are"
+    elif not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        problem = "its weights are no tensors"
+    elif trunk is not None and not (isinstance(trunk, Mapping) and {"name", "sha256"} <= set(trunk)):
+        problem = "it does not say which file its trunk is in"
+    else:
+        layers = network.get("layers", ())
+        widths = [*layers, network["num_classes"]] if isinstance(layers, list | tuple) else [None]
+        lengths = {value.shape[0] for value in weights.values() if value.ndim and real_size(value)}
+        absent = [width for width in widths if not isinstance(width, int) or width not in lengths]
+        if absent:
+            problem = f"no weights of it are of a layer as wide as {absent[0]}"
+    if problem:
+        raise UserError(f"{path} is no trained network ({problem}): restore it, or train it again")
 
 
 def _frozen_weights(model: DAN) -> set[str]:

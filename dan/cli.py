@@ -6,6 +6,7 @@ back from its public output and said again in one line, with the nearest name th
 
 import contextlib
 import difflib
+import errno
 import io
 import os
 import re
@@ -20,6 +21,8 @@ from dan.errors import UserError, nearest
 
 MISUSE = 2  # exit code of a mistake in the input, as in argparse
 PIPE_CLOSED = 141  # what a shell reports for a process that the closed pipe ended: 128 + SIGPIPE
+# What a disk says that is full, broken, or shut: nothing here can mend it, and it is no bug.
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130  # exit code of Ctrl-C, as in a shell: 128 + SIGINT
 
 
@@ -40,8 +43,8 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     """Run the subcommand that `argv` (default: sys.argv[1:]) names; the exit code.
 
     0, or what the function returns; 2 after a mistake in the input (a wrong command line, or UserError from the
-    function), told in one line on stderr; 130 after Ctrl-C; 141 when the output's reader is gone. Any other exception
-    is a bug and passes through.
+    function) and for a disk that is full or may not be written, told in one line on stderr; 130 after Ctrl-C; 141 when
+    the output's reader is gone. Any other exception is a bug and passes through.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -61,12 +64,24 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return MISUSE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough, as `| head` does
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # or Python complains when it flushes at the end
+            return PIPE_CLOSED
+        if error.errno not in OF_THE_DISK:
+            raise
+        print(f"{prog}: {_told(error)}: make room, or mend that, and run the same command again", file=sys.stderr)
+        return MISUSE
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
-        return PIPE_CLOSED
+
+
+def _told(error: OSError) -> str:
+    place = "the disk" if error.filename is None else str(error.filename)
+    return f"{place} cannot be used ({error.strerror or error})"
 
 
 def _overview(prog: str, description: str, commands: Mapping[str, Command]) -> str:

@@ -1,6 +1,7 @@
 """CSV files that a spreadsheet can open without harm: a text cell that it would take for a formula is made text.
 
-=2+3  ->  '=2+3        the same for + - @, tab and carriage return as the first character
+=2+3  ->  '=2+3        the same for + - @, tab, carriage return and line feed as the first character
+'=2+3  ->  ''=2+3      so that `as_written` gives every text back
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from dan.errors import UserError
 from dan.run_folder import write_atomically
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 Cell = str | int | float | None
 
@@ -19,7 +20,12 @@ def plain_text(text: str) -> str:
 
     Source: OWASP, "CSV Injection". Names of files come from anywhere, and so may say anything.
     """
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def as_written(text: str) -> str:
+    """The text that `plain_text` was given: what it puts before a formula is taken away again."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA) else text
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

@@ -5,7 +5,18 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in the input. The command line prints its one line and exits with code 2."""
+    """A mistake in the input. The command line prints its one line and exits with code 2.
+
+    What it cites (names, cells of a table) may hold anything: `str` of it is one line, whatever that is.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """The text with line ends, a terminal's commands and other letters that are not shown written as \\n, \\x1b, ..."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -6,9 +6,11 @@ records that its checkpoint knew, so that no evaluation stands twice.
 """
 
 import glob
+import io
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +18,8 @@ from typing import Any, BinaryIO
 import torch
 
 from dan.errors import UserError
+from dan.locks import hold
+from dan.sizes import refuse_bomb
 
 Record = dict[str, Any]
 
@@ -60,19 +64,26 @@ def _lives(process: int) -> bool:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSON-lines file, [] if there is none. A torn last line is dropped; any other is a UserError."""
-    if not path.exists():
+    """The records of a JSON-lines file, [] if there is none. A torn last line is dropped; any other is a UserError.
+
+    So is a file that cannot be read, and a line that is no JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     records = []
     # A whole line ends in a newline: what follows the last one was being written when the process died.
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise UserError(
-                f"{path}, line {number} is not JSON: restore the file, or remove the run's folder"
-            ) from None
+            record = json.loads(line)
+        except (ValueError, RecursionError):  # the latter for thousands of brackets
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number} is not JSON: restore the file, or remove the run's folder")
+        records.append(record)
     return records
 
 
@@ -80,12 +91,13 @@ class Run:
     """A run's folder and its records. The first record holds the settings; the last one, once done, says so.
 
     Opening a folder that holds a run with other settings is a UserError that names the first difference: records of
-    two runs must not mix.
+    two runs must not mix. So is a folder that another process has open: the lock is held while this object lives.
     """
 
     def __init__(self, folder: Path | str, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "records.jsonl"
+        self._lock = hold(self.folder)
         self.records = read_records(self.path)
         header: Record = {"event": "settings", **json.loads(json.dumps(dict(settings)))}
         if not self.records:
@@ -107,24 +119,30 @@ class Run:
         return [record for record in self.records if record.get("event") == "evaluation"]
 
     def append(self, record: Record) -> None:
-        """Add one record, on the disk when this returns."""
+        """Add one record, on the disk when this returns. Raises UserError where it cannot be written."""
         self.records.append(record)
-        with open(self.path, "ab") as file:
-            file.write(_line(record))
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self.path, "ab") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._full(error) from None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write resume.pt: `state`, and how many records it goes with."""
-        write_atomically(
-            self.folder / "resume.pt", lambda file: torch.save({**state, "records": len(self.records)}, file)
-        )
+        """Write resume.pt: `state`, and how many records it goes with. Raises UserError where it cannot be written."""
+        try:
+            save_tensors(self.folder / "resume.pt", {**state, "records": len(self.records)})
+        except OSError as error:
+            raise self._full(error) from None
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The last saved state, or None. The records written after it are cut off: they will be made again."""
         path = self.folder / "resume.pt"
         state: dict[str, Any] | None = read_tensors(path, device) if path.exists() else None
-        known = state["records"] if state else 1
+        known = state.get("records") if state else 1
+        if not isinstance(known, int) or known < 1:
+            raise UserError(f"{path} is no checkpoint of a run: remove it, and the run begins again")
         if len(self.records) < known:
             raise UserError(f"{self.path} has fewer records than its checkpoint knew: remove the run's folder")
         if len(self.records) > known:
@@ -132,14 +150,47 @@ class Run:
             self._rewrite()
         return state
 
+    def _full(self, error: OSError) -> UserError:
+        """What is told of a disk that takes no more: what it took before is whole, and the run can go on from it."""
+        return UserError(
+            f"{self.folder} cannot be written any more ({error.strerror or error}): make room, and run the same "
+            "command again; it goes on from the last checkpoint"
+        )
+
     def _rewrite(self) -> None:
         write_atomically(self.path, lambda file: file.write(b"".join(map(_line, self.records))))
 
 
-def read_tensors(path: Path, device: torch.device | str) -> dict[str, Any]:
-    """A file that torch.save wrote, tensors and plain values only: nothing in it is executed. UserError if damaged."""
-    try:
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """torch.save, at once or not at all. Raises OSError where it cannot be written.
+
+    Into memory first: torch.save tells of a full disk by what is no OSError, and then once more from a destructor.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load_tensors(path: Path, device: torch.device | str) -> Any:
+    """torch.load of tensors and plain values, and of nothing that runs. Raises whatever a damaged file raises."""
+    refuse_bomb(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pickles of other versions: they are read, or told of
         return torch.load(path, map_location=device, weights_only=True)
+
+
+def read_tensors(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """A dict in a file that torch.save wrote, tensors and plain values only: nothing in it is executed.
+
+    Raises UserError for anything else, for a damaged file, and for one that unpacks to far more than it is.
+    """
+    try:
+        found = load_tensors(path, device)
+        if not isinstance(found, Mapping):
+            raise TypeError(f"it holds a {type(found).__name__}")
+        return dict(found)
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001  (a damaged file raises anything from EOFError to UnpicklingError)
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): remove it, or restore it"

@@ -191,8 +191,8 @@ def fit(
             model.load_state_dict(state["model"])
             learned.load_state_dict(state["objective"])
             optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first_line = str(error).splitlines()[0]
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{earlier or run} was trained with another network or method, and cannot be gone on with: {first_line}"
             ) from None
@@ -329,6 +329,8 @@ def fit(
                 if folder is not None:
                     folder.append(record)
             if folder is not None and (finished % recipe.checkpoint_every == 0 or finished == steps):
+                # What is kept is to go on from: the one before is better than weights that are NaN.
+                _refuse_broken_weights(model, step, recipe)
                 if finished == steps:
                     if recipe.feature_map:
                         _map(monitor, model, held_source, held_target, finished, entry)
@@ -461,6 +463,13 @@ def _refuse_divergence(loss: Tensor, step: int, recipe: Recipe) -> None:
         if step == 0:
             raise UserError(f"the loss is {value} at step 0, before anything was learned: look for NaN in the data")
         raise Diverged(f"the loss is {value} at step {step}: lower the rate (now {recipe.rate}) and run again")
+
+
+def _refuse_broken_weights(model: DAN, step: int, recipe: Recipe) -> None:
+    """Where the loss was finite, and the step that it led to was not."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise Diverged(f"{name} is NaN after step {step}: lower the rate (now {recipe.rate}) and run again")
 
 
 def _refuse_explosion(layers: Mapping[str, Tensor], step: int, recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dan.errors import UserError
+from dan.errors import UserError, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,10 @@ def _take(config: LabelCommand, labels: Path) -> None:
         taken = take_labels(config.run, labels, annotator=config.annotator or _user(), partial=config.partial)
     except Refused as refused:
         for problem in refused.problems:
-            print(problem, file=sys.stderr)
+            print(printable(problem), file=sys.stderr)
         raise
     for line in [*taken.problems, *taken.notes]:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     if not config.quiet:
         new = f"{len(taken.labels)} labels taken from {labels}, as batch {taken.batch}"
         print(new if taken.batch else f"nothing new in {labels}")

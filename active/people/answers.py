@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from active.people.asked import AskedLog
-from active.people.label_log import RULES, Label, LabelLog, agreement, decide
+from active.people.label_log import PATIENCE, RULES, Label, LabelLog, agreement, decide
 from active.people.labelling import judge, read_answers
 from active.people.state import (
     ASKED,
@@ -33,6 +33,7 @@ from dan.batches import derived_seed
 from dan.domains.listing import some
 from dan.doors.run_settings import recipe_of, required
 from dan.errors import UserError, nearest
+from dan.locks import hold
 from dan.run_folder import Record, read_records
 from dan.training import fit
 
@@ -78,38 +79,42 @@ def take_labels(run: Path, labels: Path, *, annotator: str, partial: bool = Fals
     annotator: who labelled, for rows that do not say. partial: take what is valid, and leave the rest; without it a
     file with any problem, rows that were not filled in among them, is refused whole.
     What is taken is on the disk when this returns: nothing else is done to the run. Raises Refused, with a line for
-    each problem and its row; UserError for a file that is of neither form, or where nothing was asked.
+    each problem and its row; UserError for a file that is of neither form, where nothing was asked, and while another
+    process is at work in the run's folder.
     """
     _, classes = settings_and_classes(run)
-    asked, log = AskedLog(run / ASKED), LabelLog(run / LABELS)
-    if not asked.tasks:
-        raise UserError(f"nobody was asked anything with {run} yet: python -m active select --run {run} --pool FOLDER")
-    answers = read_answers(labels, annotator=annotator, when=now())
-    if not answers:
-        raise UserError(f"{labels} holds no rows: give back the file of tasks, with its labels filled in")
-    taken, problems, rows = judge(answers, known=asked.known, classes=classes, labelled=log.labels)
-    empty, skipped, repeated, changed = (
-        f"{labels.name}: {len(rows[kind])} {'row' if len(rows[kind]) == 1 else 'rows'} "
-        f"{words} ({some(where.removeprefix(f'{labels.name}, ') for where in rows[kind])})"
-        for kind, words in (
-            ("empty", "not filled in"),
-            ("skipped", "skipped by whoever was asked"),
-            ("repeated", "said before, and counted once"),
-            ("changed", "another answer than the same person gave before: the new one counts"),
+    with hold(run, wait=PATIENCE):  # two who give the same answers at once give them once
+        asked, log = AskedLog(run / ASKED), LabelLog(run / LABELS)
+        if not asked.tasks:
+            raise UserError(
+                f"nobody was asked anything with {run} yet: python -m active select --run {run} --pool FOLDER"
+            )
+        answers = read_answers(labels, annotator=annotator, when=now())
+        if not answers:
+            raise UserError(f"{labels} holds no rows: give back the file of tasks, with its labels filled in")
+        taken, problems, rows = judge(answers, known=asked.known, classes=classes, labelled=log.labels)
+        empty, skipped, repeated, changed = (
+            f"{labels.name}: {len(rows[kind])} {'row' if len(rows[kind]) == 1 else 'rows'} "
+            f"{words} ({some(where.removeprefix(f'{labels.name}, ') for where in rows[kind])})"
+            for kind, words in (
+                ("empty", "not filled in"),
+                ("skipped", "skipped by whoever was asked"),
+                ("repeated", "said before, and counted once"),
+                ("changed", "another answer than the same person gave before: the new one counts"),
+            )
         )
-    )
-    problems += [empty] if rows["empty"] else []
-    if problems and not partial:
-        valid = len(taken) + len(rows["repeated"])
-        raise Refused(
-            f"{labels} was not taken: mend what is said above, or take the other {valid} of {len(answers)} rows with "
-            "--partial",
-            problems,
+        problems += [empty] if rows["empty"] else []
+        if problems and not partial:
+            valid = len(taken) + len(rows["repeated"])
+            raise Refused(
+                f"{labels} was not taken: mend what is said above, or take the other {valid} of {len(answers)} rows "
+                "with --partial",
+                problems,
+            )
+        told = [(skipped, rows["skipped"]), (repeated, rows["repeated"]), (changed, rows["changed"])]
+        return Taken(
+            batch=log.append(taken), labels=taken, problems=problems, notes=[line for line, where in told if where]
         )
-    told = [(skipped, rows["skipped"]), (repeated, rows["repeated"]), (changed, rows["changed"])]
-    return Taken(
-        batch=log.append(taken), labels=taken, problems=problems, notes=[line for line, where in told if where]
-    )
 
 
 def undo_labels(run: Path) -> tuple[int, list[Label], Path]:

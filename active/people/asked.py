@@ -51,7 +51,7 @@ class AskedLog:
             try:
                 self.batches = max(self.batches, int(record["batch"]))
                 self.tasks.append(Asked(**{name: record[name] for name in Asked.__dataclass_fields__}))
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise UserError(f"{path}, line {number} is no line of a log of tasks: restore the file") from None
 
     @property

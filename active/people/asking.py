@@ -15,7 +15,7 @@ import torch
 
 from active.gallery import Card, gallery, thumbnail, write_page
 from active.people.asked import Asked, AskedLog
-from active.people.label_log import LabelLog, decide
+from active.people.label_log import PATIENCE, LabelLog, decide
 from active.people.labelling import Task, write_tasks
 from active.people.state import (
     ASKED,
@@ -36,6 +36,7 @@ from dan.batches import derived_seed
 from dan.checkpoint import load_kernels
 from dan.domains.decoding import decode
 from dan.errors import UserError
+from dan.locks import hold
 from dan.progress import showing
 from dan.trunk_cache import cached_transfer
 
@@ -85,79 +86,80 @@ def choose_tasks(
     settings, classes = settings_and_classes(run)
     ask, wanted = strategy_named(strategy), needs_of(strategy)
     _refuse_output(out, page, settings["kind"], budget)
-    asked, log = AskedLog(run / ASKED), LabelLog(run / LABELS)
-    network = current_network(run)
-    model = network_of(network, classes, device)
-    samples = read_unlabelled(pool, settings, run, cache=cache, quiet=quiet)
+    with hold(run, wait=PATIENCE):  # two who choose at once would ask for the same samples
+        asked, log = AskedLog(run / ASKED), LabelLog(run / LABELS)
+        network = current_network(run)
+        model = network_of(network, classes, device)
+        samples = read_unlabelled(pool, settings, run, cache=cache, quiet=quiet)
 
-    settled = decide(log.labels)[0]
-    labelled = [i for i, sample in enumerate(samples.samples) if sample in settled]
-    busy = {task.sample for task in asked.tasks} | {label.sample for label in log.labels}
-    waiting = [i for i, s in enumerate(samples.samples) if s in busy and s not in settled]
-    closed = set(labelled) if again else {*labelled, *waiting}
-    candidates = [i for i in range(len(samples.samples)) if i not in closed]
-    notes = _notes(samples, labelled, waiting, again, len(settled))
-    count = labels_a_round(budget, len(samples.samples))
-    if count > len(candidates):
-        raise UserError(
-            f"--budget {count}: {pool} has {len(candidates)} samples to ask for (of {len(samples.samples)}, "
-            f"{len(labelled)} labelled{'' if again else f', {len(waiting)} still out with people'})"
-            + (": lower it" if again or not waiting else ": lower it, or ask for those once more with --again")
-        )
-
-    task = replace(task_again(settings, run, data, cache, quiet), target=samples.data, target_test=None)
-    whole = task.target
-    if cache_trunk:
-        task = cached_transfer(task, model, None if cache_trunk is True else cache_trunk, quiet=quiet)
-    # Those that are out with people are neither labelled nor to be asked for: the strategy does not see them.
-    shown = sorted([*candidates, *labelled])
-    everyone = Pool(shown)
-    everyone.label(labelled, [classes.index(settled[samples.samples[i]]) for i in labelled], round=asked.batches)
-    seen = seen_of(model, task, everyone.ids, needs=wanted, kernels=load_kernels(network), seed=seed, images=whole)
-    query = query_of(everyone, seen)
-    generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, asked.batches))
-    with showing(quiet=quiet):
-        chosen = ask(query, count, generator=generator).tolist()
-    if len(chosen) != count or len(set(chosen)) != count or not set(candidates).issuperset(chosen):
-        raise ValueError(f"the strategy {strategy} must return {count} different ids of the query, and did not")
-
-    picks = picks_of(chosen, query)
-    pictures = [_picture(samples, pick.id, side) if page or out.suffix.lower() == ".json" else "" for pick in picks]
-    tasks = [
-        Task(
-            order=pick.order,
-            sample=samples.samples[pick.id],
-            path=samples.places[pick.id].path,
-            guess=classes[pick.guess],
-            confidence=pick.probability,
-            image=picture,
-        )
-        for pick, picture in zip(picks, pictures, strict=True)
-    ]
-    name = network.name if network == run else f"{run.name}/{network.name}"
-    if page is not None:
-        write_page(page, _page(tasks, picks, classes, strategy=strategy, network=name))
-    files = write_tasks(out, tasks, classes, version=name)
-    # The files first: a kill in between leaves tasks that the same command, on the same state, chooses again.
-    asked.append(
-        [
-            Asked(
-                order=task.order,
-                sample=task.sample,
-                path=task.path,
-                file=str(samples.places[pick.id].file),
-                place=str(pool.absolute()),
-                guess=task.guess,
-                confidence=round(task.confidence, 6),
-                strategy=strategy,
-                network=network.name,
-                out=str(out),
-                when=now(),
+        settled = decide(log.labels)[0]
+        labelled = [i for i, sample in enumerate(samples.samples) if sample in settled]
+        busy = {task.sample for task in asked.tasks} | {label.sample for label in log.labels}
+        waiting = [i for i, s in enumerate(samples.samples) if s in busy and s not in settled]
+        closed = set(labelled) if again else {*labelled, *waiting}
+        candidates = [i for i in range(len(samples.samples)) if i not in closed]
+        notes = _notes(samples, labelled, waiting, again, len(settled))
+        count = labels_a_round(budget, len(samples.samples))
+        if count > len(candidates):
+            raise UserError(
+                f"--budget {count}: {pool} has {len(candidates)} samples to ask for (of {len(samples.samples)}, "
+                f"{len(labelled)} labelled{'' if again else f', {len(waiting)} still out with people'})"
+                + (": lower it" if again or not waiting else ": lower it, or ask for those once more with --again")
             )
-            for task, pick in zip(tasks, picks, strict=True)
+
+        task = replace(task_again(settings, run, data, cache, quiet), target=samples.data, target_test=None)
+        whole = task.target
+        if cache_trunk:
+            task = cached_transfer(task, model, None if cache_trunk is True else cache_trunk, quiet=quiet)
+        # Those that are out with people are neither labelled nor to be asked for: the strategy does not see them.
+        shown = sorted([*candidates, *labelled])
+        everyone = Pool(shown)
+        everyone.label(labelled, [classes.index(settled[samples.samples[i]]) for i in labelled], round=asked.batches)
+        seen = seen_of(model, task, everyone.ids, needs=wanted, kernels=load_kernels(network), seed=seed, images=whole)
+        query = query_of(everyone, seen)
+        generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, asked.batches))
+        with showing(quiet=quiet):
+            chosen = ask(query, count, generator=generator).tolist()
+        if len(chosen) != count or len(set(chosen)) != count or not set(candidates).issuperset(chosen):
+            raise ValueError(f"the strategy {strategy} must return {count} different ids of the query, and did not")
+
+        picks = picks_of(chosen, query)
+        pictures = [_picture(samples, pick.id, side) if page or out.suffix.lower() == ".json" else "" for pick in picks]
+        tasks = [
+            Task(
+                order=pick.order,
+                sample=samples.samples[pick.id],
+                path=samples.places[pick.id].path,
+                guess=classes[pick.guess],
+                confidence=pick.probability,
+                image=picture,
+            )
+            for pick, picture in zip(picks, pictures, strict=True)
         ]
-    )
-    return Chosen(picks=picks, tasks=tasks, files=[*files, *([page] if page else [])], network=network, notes=notes)
+        name = network.name if network == run else f"{run.name}/{network.name}"
+        if page is not None:
+            write_page(page, _page(tasks, picks, classes, strategy=strategy, network=name))
+        files = write_tasks(out, tasks, classes, version=name)
+        # The files first: a kill in between leaves tasks that the same command, on the same state, chooses again.
+        asked.append(
+            [
+                Asked(
+                    order=task.order,
+                    sample=task.sample,
+                    path=task.path,
+                    file=str(samples.places[pick.id].file),
+                    place=str(pool.absolute()),
+                    guess=task.guess,
+                    confidence=round(task.confidence, 6),
+                    strategy=strategy,
+                    network=network.name,
+                    out=str(out),
+                    when=now(),
+                )
+                for task, pick in zip(tasks, picks, strict=True)
+            ]
+        )
+        return Chosen(picks=picks, tasks=tasks, files=[*files, *([page] if page else [])], network=network, notes=notes)
 
 
 def _refuse_output(out: Path, page: Path | None, kind: str, budget: int | str) -> None:

@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dan.errors import UserError
+from dan.locks import Lock, hold
 from dan.run_folder import read_records
 
+PATIENCE = 10.0  # seconds that one who adds to a log waits for another who does
 RULES = ("majority", "last", "refuse")
 
 
@@ -46,16 +48,19 @@ class LabelLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._read()
+
+    def _read(self) -> None:
         self._events: list[tuple[int, Label] | int] = []  # (batch, label), or the batch that was undone
-        for number, record in enumerate(read_records(path), start=1):
+        for number, record in enumerate(read_records(self.path), start=1):
             try:
                 if record["event"] == "undo":
                     self._events.append(int(record["batch"]))
                     continue
                 named = {name: str(record[name]) for name in Label.__dataclass_fields__}
                 self._events.append((int(record["batch"]), Label(**named)))
-            except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path}, line {number} is no line of a label log: restore the file") from None
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise UserError(f"{self.path}, line {number} is no line of a label log: restore the file") from None
 
     @property
     def batches(self) -> list[int]:
@@ -80,21 +85,33 @@ class LabelLog:
         """Add a batch of labels; its number, from 1. An empty batch is not written, and has the number 0."""
         if not labels:
             return 0
-        batch = 1 + max((e if isinstance(e, int) else e[0] for e in self._events), default=0)
-        append_records(self.path, ({"event": "label", "batch": batch, **asdict(label)} for label in labels))
+        with _open_for_adding(self.path):
+            self._read()  # another process may have added a batch since, whose number is taken
+            batch = 1 + max((e if isinstance(e, int) else e[0] for e in self._events), default=0)
+            append_records(self.path, ({"event": "label", "batch": batch, **asdict(label)} for label in labels))
         self._events += [(batch, label) for label in labels]
         return batch
 
     def undo(self, *, when: str) -> tuple[int, list[Label]]:
         """Take the latest batch back: its number and labels. Raises UserError where nothing is left to undo."""
-        batches = self.batches
-        if not batches:
-            raise UserError(f"{self.path} holds no labels to take back")
-        batch = batches[-1]
-        append_records(self.path, [{"event": "undo", "batch": batch, "when": when}])
+        with _open_for_adding(self.path):
+            self._read()
+            batches = self.batches
+            if not batches:
+                raise UserError(f"{self.path} holds no labels to take back")
+            batch = batches[-1]
+            append_records(self.path, [{"event": "undo", "batch": batch, "when": when}])
         labels = [e[1] for e in self._events if not isinstance(e, int) and e[0] == batch]
         self._events.append(batch)
         return batch, labels
+
+
+def _open_for_adding(path: Path) -> Lock:
+    """The folder of the log, for as long as one adds to it. Raises UserError where it cannot be written."""
+    try:
+        return hold(path.parent, wait=PATIENCE)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): nothing was taken") from None
 
 
 def append_records(path: Path, records: Iterable[Mapping[str, object]]) -> None:

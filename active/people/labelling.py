@@ -20,7 +20,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from active.people.label_log import Label
-from dan.csv_file import plain_text, write_csv
+from dan.csv_file import as_written, write_csv
 from dan.errors import UserError, nearest
 from dan.run_folder import write_atomically
 
@@ -183,7 +183,10 @@ def _from_csv(path: Path, annotator: str, when: str) -> list[Answer]:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
     first = text.split("\n", 1)[0]
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if first.count(";") > first.count(",") else ",")
-    names = [name.strip().lower() for name in rows.fieldnames or []]
+    try:
+        names = [name.strip().lower() for name in rows.fieldnames or []]
+    except csv.Error as error:
+        raise UserError(f"{path}, row 1: {error}") from None
     for needed in ("sample", "label"):
         if needed not in names:
             raise UserError(f'{path} has no column "{needed}": give back the file of tasks, with its labels filled in')
@@ -199,7 +202,7 @@ def _from_csv(path: Path, annotator: str, when: str) -> list[Answer]:
                     where=f"{path.name}, row {rows.line_num}",
                     sample=cell["sample"],
                     path=cell.get("path", ""),
-                    label=_as_written(cell["label"]),
+                    label=as_written(cell["label"]),
                     annotator=cell.get("annotator", "") or annotator,
                     when=cell.get("when", "") or cell.get("updated_at", "") or when,
                 )
@@ -209,15 +212,10 @@ def _from_csv(path: Path, annotator: str, when: str) -> list[Answer]:
     return answers
 
 
-def _as_written(label: str) -> str:
-    """The class's name, without the ' that `plain_text` puts before what a spreadsheet would compute."""
-    return label[1:] if label.startswith("'") and plain_text(label[1:]) == label else label
-
-
 def _from_label_studio(path: Path, annotator: str, when: str) -> list[Answer]:
     try:
         exported = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({type(error).__name__}): export the project as JSON") from None
     if not isinstance(exported, list):
         raise UserError(f"{path} is no export of Label Studio: it is a list of tasks; export the project as JSON")

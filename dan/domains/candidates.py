@@ -238,6 +238,8 @@ def _read_csv(file: Path) -> CandidateListing:
             lines = list(csv.reader(opened))
     except FileNotFoundError:
         raise UserError(f"{file} does not exist: name a folder of candidates, or a CSV file") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as CSV in UTF-8 ({error})") from None
     header = [word.strip().lower() for word in lines[0]] if lines else []

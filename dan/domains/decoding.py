@@ -7,6 +7,7 @@ S: pixels a side.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
+# Pillow's names of what is read, whatever a file is called. Not all that Pillow knows: for some (EPS) it starts another
+# program, and gives it the file.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MOST_ELONGATED = 100  # the resized image is as elongated as the file: without a limit, a thin one takes all memory
 
 
@@ -31,17 +35,20 @@ def decode(file: Path, *, channels: Literal[1, 3] = 3) -> Image.Image:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if file.stat().st_size == 0:
+    state = file.stat()
+    if not stat.S_ISREG(state.st_mode):  # a pipe or a device might be read for ever
+        raise ValueError("no file")
+    if state.st_size == 0:
         raise ValueError("0 bytes")
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and opened.width * opened.height > limit:  # Pillow itself would only warn
                 raise ValueError(f"{opened.width} x {opened.height} pixels: more than Pillow's limit of {limit}")
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
-        raise ValueError("not an image that Pillow knows") from None
+        raise ValueError(f"not an image that Pillow knows as {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError("more pixels than Pillow's limit") from None
     image = _eight_bits(image)

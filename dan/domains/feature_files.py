@@ -5,20 +5,22 @@ Shapes: N samples; F features.
 
 from __future__ import annotations
 
-import pickle
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dan.domains.mat_file import read_mat
 from dan.errors import UserError, nearest
+from dan.run_folder import load_tensors
+from dan.sizes import real_size, refuse_bomb
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat")
 
@@ -38,7 +40,7 @@ def read_features(path: str | Path) -> Features:
             larger than the memory; what is written into the tensor does not reach the file
     .npz    arrays x and, if given, y
     .pt     a tensor x, or a dict of tensors x and, if given, y
-    .mat    MATLAB up to v7.2: fts and labels (as Office-Caltech's SURF features are published), or x and y
+    .mat    MATLAB's level 5, v5 to v7.2: fts and labels (as Office-Caltech's SURF features are published), or x and y
 
     Floating-point x keeps its precision, whole numbers become float32. NaN is not looked for: that would read it all.
     Raises UserError for anything else: other suffixes, shapes, types, no rows, a file that is none of its kind.
@@ -70,24 +72,41 @@ def _npy(path: Path) -> NDArray[Any]:
     try:
         # "c", copy on write: torch warns of arrays that it may not write to. It never unpickles.
         return np.lib.format.open_memmap(path, mode="c")
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  (a damaged header raises anything from ValueError to TokenError)
         raise _unreadable(path, "a NumPy array of numbers", error) from None
 
 
 def _npz(path: Path) -> Mapping[str, Any]:
+    refuse_bomb(path)
     try:
-        with zipfile.ZipFile(path):
-            pass  # np.load would take what is no archive for a pickle, and say so
+        with zipfile.ZipFile(path) as members:  # np.load would take what is no archive for a pickle, and say so
+            for member in members.infolist():
+                if member.filename in ("x.npy", "y.npy"):
+                    with members.open(member) as file:
+                        _check_claim(file, member.file_size)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] if name in ("x", "y") else None for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # noqa: BLE001  (a damaged file raises anything from BadZipFile to TokenError)
         raise _unreadable(path, "an archive of NumPy arrays of numbers", error) from None
+
+
+def _check_claim(file: IO[bytes], size: int) -> None:
+    """Raises ValueError for an array whose header promises more than its member of an archive holds: memory for all
+    that is promised would be asked for before anything is read."""
+    version = np.lib.format.read_magic(file)
+    shape, _, kind = (
+        np.lib.format.read_array_header_1_0(file) if version == (1, 0) else np.lib.format.read_array_header_2_0(file)
+    )
+    if not kind.hasobject and math.prod(shape) * kind.itemsize > size:
+        raise ValueError(f"its header promises an array of shape {shape}, and {size} bytes are there")
 
 
 def _pt(path: Path) -> Mapping[str, Any]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError):
+        loaded = load_tensors(path, "cpu")
+    except UserError:
+        raise
+    except Exception:  # noqa: BLE001  (a damaged file raises anything from EOFError to UnpicklingError)
         # torch's own words advise to load it unsafely.
         raise UserError(
             f"{path} cannot be read as a tensor or a dict of tensors: it holds other objects, or is no torch.save file"
@@ -100,15 +119,11 @@ def _pt(path: Path) -> Mapping[str, Any]:
 
 
 def _mat(path: Path) -> Mapping[str, Any]:
-    from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        names = {name: None for name, _, _ in whosmat(str(path))}
-        return names | loadmat(str(path), variable_names=["fts", "labels", "x", "y"])
+        return read_mat(path, ("fts", "labels", "x", "y"))
     except NotImplementedError:
         raise UserError(f"{path} is a MATLAB v7.3 file, which is not read: save it again with -v7") from None
-    except (ValueError, TypeError, OSError, EOFError, LookupError, MatReadError, zlib.error) as error:
+    except Exception as error:  # noqa: BLE001  (a damaged file raises anything from ValueError to zlib.error)
         raise _unreadable(path, "a MATLAB file", error) from None
 
 
@@ -131,7 +146,7 @@ def _features(path: Path, x: Any, labels_path: Path, y: Any) -> Features:
         shape = tuple(labels.shape)
         raise UserError(f"{labels_path}: y must be one label for each of {len(features)} samples, not of shape {shape}")
     whole = labels.to(torch.int64)
-    if labels.is_floating_point() and not bool((labels == whole).all()):
+    if labels.is_floating_point() and not bool((labels.isfinite() & (labels == whole)).all()):
         raise UserError(f"{labels_path}: y must hold whole numbers, the classes of the samples")
     return Features(x=features, y=whole)
 
@@ -141,6 +156,9 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_complex() or value.is_quantized:
             raise UserError(f"{path}: {name} must be a dense tensor of real numbers")
+        if not real_size(value):
+            shape = tuple(value.shape)
+            raise UserError(f"{path}: {name} of shape {shape} repeats the few numbers that are there: save it whole")
         return value.detach()
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__

@@ -91,7 +91,7 @@ def _kept(cache: Path, key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uin
     try:
         card = json.loads((cache / f"{key}.json").read_text(encoding="utf-8"))
         pixels = np.load(cache / f"{key}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if pixels.shape != shape or pixels.dtype != np.uint8 or not isinstance(card, dict) or "sha256" not in card:
         return None

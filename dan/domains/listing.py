@@ -14,6 +14,8 @@ from dan.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 UNLABELLED = -1  # the target of an image whose class nobody has told
 
+LONGEST = 18  # digits of a number that stands for a class: Python itself refuses to read thousands
+
 _HARMLESS_NAMES = ("thumbs.db", "desktop.ini", "__macosx")
 _HARMLESS_SUFFIXES = (".txt", ".md")
 _NAMED = 3  # of many offenders this many are named, and the rest counted
@@ -163,12 +165,14 @@ def read_manifest(file: Path) -> Listing:
             rows = list(csv.reader(opened))
     except FileNotFoundError:
         raise UserError(f"{file} does not exist: name a folder of images, or a CSV manifest") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as CSV in UTF-8 ({error})") from None
     header = [word.strip().lower() for word in rows[0]] if rows else []
     if header not in (["path", "label"], ["path", "label", "group"]):
         raise UserError(
-            f'{file} begins with "{",".join(header)}": its first line must be path,label or path,label,group'
+            f'{file} begins with "{_shown(",".join(header))}": its first line must be path,label or path,label,group'
         )
     root, names, labels, groups = file.parent, [], [], []
     seen: set[str] = set()
@@ -181,7 +185,7 @@ def read_manifest(file: Path) -> Listing:
         name = row[0].strip()
         _refuse_outside(root, name, where)
         if name in seen:
-            raise UserError(f"{where} names {name} a second time")
+            raise UserError(f"{where} names {_shown(name)} a second time")
         seen.add(name)
         names.append(name)
         labels.append(row[1].strip())
@@ -207,7 +211,7 @@ def read_manifest(file: Path) -> Listing:
 
 
 def _sorted_classes(names: set[str]) -> tuple[str, ...]:
-    numbers = all(name.isdecimal() for name in names)
+    numbers = all(name.isdecimal() and len(name) <= LONGEST for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
@@ -215,12 +219,24 @@ def _refuse_outside(root: Path, name: str, where: str) -> None:
     """A list may come from others: it names what lies beside it, and no other file of the machine."""
     path = PurePosixPath(name.replace("\\", "/"))
     if not name or path.is_absolute() or Path(name).is_absolute() or ".." in path.parts:
-        raise UserError(f'{where}: "{name}" leads out of {root}: paths are relative to that folder, and stay inside it')
+        raise UserError(
+            f'{where}: "{_shown(name)}" leads out of {root}: paths are relative to that folder, and stay inside it'
+        )
     file = root / name
-    if not file.is_file():
-        raise UserError(f"{where}: there is no file {file}")
-    if not file.resolve().is_relative_to(root.resolve()):
+    try:
+        there = file.is_file()
+        inside = there and file.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a name of thousands of letters, links in a circle, a zero byte
+        there = False
+    if not there:
+        raise UserError(f"{where}: there is no file {_shown(str(file))}")
+    if not inside:
         raise UserError(f'{where}: "{name}" is a link that leads out of {root}')
+
+
+def _shown(name: str, most: int = 200) -> str:
+    """A name no longer than a line tells of."""
+    return name if len(name) <= most else f"{name[:most]}..."
 
 
 def read_list(file: Path, root: Path) -> Listing:
@@ -234,13 +250,19 @@ def read_list(file: Path, root: Path) -> Listing:
     names: list[str] = []
     targets: list[int] = []
     classes: dict[int, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as a list in UTF-8 ({error})") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
         name, _, target = line.strip().rpartition(" ")
-        if not name or not target.isdecimal():
-            raise UserError(f'{where} is "{line.strip()}": it must be a path, a space, and the number of a class')
+        if not name or not target.isdecimal() or len(target) > LONGEST:
+            raise UserError(
+                f'{where} is "{_shown(line.strip())}": it must be a path, a space, and the number of a class'
+            )
         _refuse_outside(root, name, where)
         folder = PurePosixPath(name).parent.name
         if classes.setdefault(int(target), folder) != folder:
