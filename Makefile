@@ -31,7 +31,7 @@ format: $(INSTALLED)  ## rewrite the files in the project's style
 	$(BIN)/ruff format .
 
 docs: $(INSTALLED)  ## the pages and the API as a site, in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 notebook: $(INSTALLED)  ## run the notebook again
 	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/two_folders_to_labels.ipynb

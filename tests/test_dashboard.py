@@ -198,7 +198,7 @@ def test_a_real_browser_shows_the_page(served: str, runs: Path, tmp_path: Path) 
             import base64
 
             time.sleep(4)  # the side bar slides in
-            shot = browser.ask("Page.captureScreenshot", browser.session, captureBeyondViewport=True)
+            shot = browser.ask("Page.captureScreenshot", browser.session)
             Path(os.environ["DASHBOARD_PICTURE"]).write_bytes(base64.b64decode(shot["data"]))
     finally:
         browser.end()

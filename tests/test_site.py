@@ -14,7 +14,8 @@ NOTEBOOK = ROOT / "notebooks" / "two_folders_to_labels.ipynb"
 def test_the_pages_and_the_interface_are_a_site(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason='no MkDocs: pip install "active-dan[docs]"')
     pytest.importorskip("mkdocstrings", reason='no mkdocstrings: pip install "active-dan[docs]"')
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    # Not -q: it would keep the warnings, which are what is strict about it, from being counted.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
