@@ -1,6 +1,7 @@
 """The site of docs/ is built without a broken link, and the notebook's cells run as they are written."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,8 @@ def test_the_notebook_runs_again(tmp_path: Path) -> None:
     nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     before, after = (float(part.split("%")[0].split()[-1]) for part in notebook.cells[-2].outputs[0]["text"].split(","))
     assert after > before
+
+
+def test_every_page_has_its_place_in_the_site() -> None:
+    named = re.findall(r"^ +- ([a-z_0-9]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
