@@ -34,7 +34,8 @@ def read_mat(path: Path, wanted: Collection[str]) -> dict[str, Any]:
     """Name -> array for the wanted matrices, name -> None for the others.
 
     Raises ValueError, with the reason, for a file of another kind or version, for a damaged one, for a wanted variable
-    that is no real, dense matrix of numbers, and for what unpacks to far more than the file is.
+    that is no real, dense matrix of numbers, and for what unpacks to far more than the file is; NotImplementedError for
+    version 7.3, which is HDF5.
     """
     content = memoryview(path.read_bytes())
     if bytes(content[:8]) == b"\x89HDF\r\n\x1a\n" or bytes(content[:19]) == b"MATLAB 7.3 MAT-file":
