@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from active.strategies.patches import CODES
 from experiments.aift import NAME, RANDOM, RFT, TRAININGS, method_of
+from experiments.comparisons import Cell, Comparison, Family, compare
 from experiments.records import Record, Row, alc, read
 from experiments.tables import Drawn, Table, tidy, write_report
 from experiments.transfers import PaperTable, paper_table
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 PAPER = "aift_alc"
 AUC = "roc_auc/target_test"
-Cell = tuple[str, str]  # selection, training
+Codes = tuple[str, str]  # selection, training
 Curve = dict[int, float]  # labels -> AUC
-Curves = dict[Cell, dict[int, Curve]]  # cell -> seed -> curve
+Curves = dict[Codes, dict[int, Curve]]  # cell -> seed -> curve
 
 
 def curves_of(records: Sequence[Record], name: str = AUC) -> Curves:
@@ -74,14 +75,14 @@ def best_of_random(curves: Curves, training: str) -> tuple[float, float] | None:
     return float(min(count for count, value in curve.items() if value == best)), best
 
 
-def share(curves: Curves, cell: Cell, against: str) -> float | None:
+def share(curves: Curves, cell: Codes, against: str) -> float | None:
     """Labels to reach the best AUC of random with the training `against`, over the labels that random needed for it."""
     best = best_of_random(curves, against)
     reached = None if best is None else labels_to(mean_curve(curves[cell]), best[1])
     return None if best is None or reached is None else reached / best[0]
 
 
-def gains(curves: Curves, cell: Cell, base: Cell) -> dict[int, float]:
+def gains(curves: Curves, cell: Codes, base: Codes) -> dict[int, float]:
     """{seed: ALC minus the base's}, of the seeds that both have."""
     ours, theirs = curves.get(cell, {}), curves.get(base, {})
     return {seed: area(curve) - area(theirs[seed]) for seed, curve in ours.items() if seed in theirs}
@@ -158,6 +159,24 @@ def rows(records: Sequence[Record], curves: Curves) -> list[Row]:
         if reached is not None:  # of the mean curve: no spread over seeds
             made.append(row("labels_to_random", last, [reached], 1.0))
     return made
+
+
+def comparisons(curves: Curves) -> list[Comparison]:
+    """ALC in percent: every selection code against random over the training codes, and the training codes over the
+    selection codes. A unit is a seed, for all curves of a seed share patients, pool and M_0."""
+    found = []
+    areas = {cell: {seed: 100 * area(curve) for seed, curve in by_seed.items()} for cell, by_seed in curves.items()}
+    for place, against in ((0, RANDOM), (1, None)):  # of a cell: the selection code, or the training code
+        cells: dict[str, dict[Cell, float]] = {}
+        for cell, by_seed in areas.items():
+            own = cells.setdefault(cell[place], {})
+            own |= {Cell("", cell[1 - place], 0, seed): value for seed, value in by_seed.items()}
+        if len(cells) > 1 and (against is None or against in cells):
+            family = Family(
+                metric="roc_auc_alc", split="test", against=against, unit="seed", unit_of=lambda cell: cell.seed
+            )
+            found.append(compare(family, cells))
+    return found
 
 
 # --- what the records decide ------------------------------------------------------------------------------------------
@@ -342,4 +361,5 @@ def report(folder: Path) -> Path:
         figures=[Drawn(f"{NAME}.png", figure_of(curves), band)],
         captions=captions(records, paper),
         rows=rows(records, curves),
+        compared=comparisons(curves),
     )

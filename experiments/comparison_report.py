@@ -12,7 +12,11 @@ from experiments import plots, report_html, report_markdown
 from experiments.comparisons import ALPHA, Comparison, Family, Ranking
 from experiments.records import write_text
 
-METRICS = {"accuracy": "accuracy", "alc": "area under the accuracy-labels curve"}
+METRICS = {
+    "accuracy": "accuracy",
+    "alc": "area under the accuracy-labels curve",
+    "roc_auc_alc": "area under the AUC-labels curve",
+}
 LISTED = 21  # comparisons that a table lists one by one: all pairs of seven methods; more are a matrix
 FILES = ("tests.csv", "tests.md", "ranks.csv")
 FAMILY = ("experiment", "network", "metric", "split", "labels", "selection", "unit")
@@ -154,11 +158,10 @@ def caption_of_tests(comparison: Comparison) -> list[str]:
         f"{m} comparison{'s' * (m > 1)} of this table; *: Holm p below {ALPHA:g}. "
     )
     if comparison.unit != "task and seed":
-        tasks_too = "" if comparison.family.unit_of is None else "over its tasks and "
-        said += (
-            f"The unit is the {comparison.unit}, n of them (most: {most}), each the mean {tasks_too}over the seeds "
-            "that both have."
-        )
+        over = "over the seeds that both have"
+        if comparison.family.unit_of is not None:
+            over = "over its tasks" if comparison.unit == "seed" else f"over its tasks and {over}"
+        said += f"The unit is the {comparison.unit}, n of them (most: {most}), each the mean {over}."
         if comparison.family.unit_of is None:
             said += " Tasks that share a domain are not quite independent either."
     else:

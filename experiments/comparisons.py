@@ -47,7 +47,7 @@ class Family:
     number of target labels, or None for the most that two methods or more have, task by task. methods: which; none
     named: all. against: the one method that the others are compared with, or None for all pairs. higher_is_better:
     False where rank 1 is the smallest number. unit, unit_of: where tasks share data, as all transfers to one target do,
-    what a unit is called ("target domain"), and the unit of a task; each unit is then the mean of its tasks.
+    what a unit is called ("target domain"), and the unit of a cell; each unit is then the mean of its tasks.
     """
 
     metric: str = "accuracy"
@@ -59,7 +59,7 @@ class Family:
     against: str | None = None
     higher_is_better: bool = True
     unit: str = "task"
-    unit_of: Callable[[str], str] | None = None
+    unit_of: Callable[[Cell], Hashable] | None = None
 
 
 class PairedTest(NamedTuple):
@@ -224,8 +224,7 @@ def _shared_tasks(cells: Cells) -> set[tuple[str, str]]:
 
 
 def _unit_of(family: Family) -> Callable[[Cell], Hashable]:
-    own = family.unit_of
-    return (lambda cell: cell[:2]) if own is None else (lambda cell: own(cell.task))
+    return (lambda cell: cell[:2]) if family.unit_of is None else family.unit_of
 
 
 def _itself(cell: Cell) -> Hashable:

@@ -20,6 +20,7 @@ from experiments import aift, aift_page, running
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
 from experiments.aift_page import area, best_of_random, curves_of, findings, labels_to, mean_curve, share
 from experiments.aift_trials import Place, Sizes, made, network, roc_auc
+from experiments.comparison_report import caption_of_tests
 from experiments.records import read, to_lines, write_text
 from experiments.running import command_of
 from experiments.transfers import paper_table
@@ -122,6 +123,20 @@ def test_the_share_of_labels_is_that_of_the_mean_curves() -> None:
         "E": "never",
     }
     assert table["ACFT(Q), RFT's"]["D"] == "never"
+
+
+def test_codes_are_compared_seed_by_seed() -> None:
+    selections, trainings = aift_page.comparisons(curves_of(fabricated(0.05)))
+    assert (selections.unit, trainings.unit) == ("seed", "seed")
+    tests = {(test.a, test.b): test for test in selections.tests}
+    assert set(tests) == {("D", RANDOM), ("D+M", RANDOM), ("E", RANDOM)}
+    # D is .05 above random in each training, and .01 more in the second seed.
+    assert tests["D", RANDOM].mean == pytest.approx(5.5) and tests["D", RANDOM].n == 2
+    assert tests["D", RANDOM].cells == 4 and tests["E", RANDOM].mean == pytest.approx(-4.5)
+    (test,) = trainings.tests
+    assert (test.a, test.b, test.n) == ("AFT(LQ)", "ACFT(Q)", 2) and test.mean == pytest.approx(10)
+    assert "over its tasks." in caption_of_tests(selections)[0]
+    assert not aift_page.comparisons(curves_of([r for r in fabricated(0.05) if r["method"] == RFT]))
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_differences_are_means_of_means_by_loops() -> None:
     assert (test.a, test.b, test.n, test.cells) == ("a", "bb", 7, 18)
     assert test.mean == pytest.approx(statistics.fmean(by_task)) and test.p == signed_rank_p(by_task)
     halves = {f"t{task}": f"half {task // 4}" for task in range(7)}
-    (test,) = only(records, unit="half", unit_of=halves.__getitem__).tests
+    (test,) = only(records, unit="half", unit_of=lambda cell: halves[cell.task]).tests
     assert (test.n, test.mean) == (
         2,
         pytest.approx((statistics.fmean(by_task[:4]) + statistics.fmean(by_task[4:])) / 2),

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from dan.errors import UserError
 from experiments import records, report, report_html
-from experiments.__main__ import main
+from experiments.__main__ import EXPERIMENTS, main
 from experiments.demo import Demo, command_of
 from experiments.trials import Trial, run_trials
 
@@ -50,6 +50,14 @@ FABRICATED = [
 def row(rows: list[records.Row], **where: Any) -> records.Row:
     (found,) = [r for r in rows if all(getattr(r, name) == value for name, value in where.items())]
     return found
+
+
+def test_every_experiment_is_in_the_list() -> None:
+    """A module with a command and a report that `run` doesn't know can't be found by anyone."""
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "experiments").glob("*.py")}
+    parts = ("\nCOMMAND = ", "\ndef report(")
+    modules = {f"experiments.{stem}" for stem, text in sources.items() if all(part in text for part in parts)}
+    assert modules == {module for module, _line in EXPERIMENTS.values()}
 
 
 def test_rows_are_mean_and_sample_deviation_in_percent() -> None:
