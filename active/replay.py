@@ -29,7 +29,7 @@ from dan.checkpoint import load_kernels, load_model
 from dan.devices import choose_device
 from dan.domains.arrays import NORMALISATIONS
 from dan.domains.transfer import Transfer
-from dan.doors.run_settings import labels_of
+from dan.doors.run_settings import kept_trunk, labels_of
 from dan.errors import UserError
 from dan.trunk_cache import cached_transfer
 
@@ -73,15 +73,15 @@ def replay(
     start: Path | None = None,
     data: Path | None = None,
     cache: Path | None = None,
-    cache_trunk: Path | bool = False,
+    cache_trunk: Path | bool | None = None,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Replay:
     """Ask again what round `number` of a simulated run asked.
 
     start: the folder of the run that the rounds started from, where it lies neither in RUN nor beside it.
-    cache_trunk: as the rounds were run: outputs of a frozen trunk that were computed in other batches are equal up to
-    rounding only.
+    cache_trunk: as `cache` of `dan.training.fit`; None: as the rounds were run. Outputs of a frozen trunk that were
+    computed in other batches are equal up to rounding only.
     Raises UserError for a round that the run did not get to, or that asked for nothing (the last), and where the data
     are not those of the run.
     """
@@ -110,8 +110,8 @@ def replay(
 
     model = load_model(network, choose_device(device))
     whole = task.target
-    if cache_trunk:
-        task = cached_transfer(task, model, None if cache_trunk is True else cache_trunk, quiet=quiet)
+    if kept := kept_trunk(file.settings, cache_trunk, cache):
+        task = cached_transfer(task, model, None if kept is True else kept, quiet=quiet)
     seen = seen_of(
         model,
         task,

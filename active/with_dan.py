@@ -184,6 +184,7 @@ def run_rounds(
         about |= {"query_at": list(query_at), "epochs": epochs}
     else:
         about |= {"round_steps": round_steps} | ({"between": between} if between not in (None, "fine-tune") else {})
+    about |= {"cache_trunk": True} if cache else {}
     about |= {"trade_off": trade_off} | ({"labelled_side": labelled_side} if labelled_side != "target" else {})
     whole = task  # with its images, to be shown and for views
     if cache:

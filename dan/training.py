@@ -129,6 +129,7 @@ def fit(
     said_of_parts = {"earlier": earlier and Path(earlier).name, "of_steps": of_steps}
     settings |= {name: value for name, value in said_of_parts.items() if value is not None}
     settings |= {} if labelled_side == "target" else {"labelled_side": labelled_side}
+    settings |= {"cache_trunk": True} if cache else {}
     if recipe.optimizer == Recipe().optimizer:
         del settings["optimizer"]
     place = choose_device(device)

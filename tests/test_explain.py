@@ -130,7 +130,7 @@ def test_a_difference_is_told(base: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_a_frozen_trunks_outputs_pick_the_same(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["explain", str(base / "margin"), "0", "--image-cache", str(base / "cache")]
-    assert active(*argv, "--cache-trunk") == 2
+    assert active(*argv, "--cache-trunk", "yes") == 2
     assert "there is nothing to cache" in capsys.readouterr().err
     task = load_task("folders", source=base / "source", target=base / "target", image_size=16)
     torch.manual_seed(0)
@@ -140,12 +140,18 @@ def test_a_frozen_trunks_outputs_pick_the_same(base: Path, capsys: pytest.Captur
     fit(model, task.source, task.target, trade_off=1.0, steps=3, seed=0, recipe=recipe, run=base / "ice", about=about)
     plan: dict = {"budget": 4, "rounds": 1, "round_steps": 2, "trade_off": 1.0, "seed": 0, "cache": base / "trunks"}
     list(run_rounds(task, "k_center", start=base / "ice", run=base / "frozen", **plan))
-    argv = ["explain", str(base / "frozen"), "0", "--image-cache", str(base / "images"), "--cache-trunk", "--quiet"]
+    argv = ["explain", str(base / "frozen"), "0", "--image-cache", str(base / "images"), "--quiet"]
     # Beside --image-cache, under the same names as the run's: they are the same outputs.
     assert active(*argv, "--device", "cpu") == 0
     kept = {path.name for path in (base / "trunks").glob("*.npy")}
     assert kept and set(replay(base / "frozen", 0, cache_trunk=base / "trunks").again) <= set(range(24))
     assert {path.name for path in (base / "trunks").glob("*.npy")} == kept
+    elsewhere = base / "elsewhere" / "images"
+    assert active(*argv[:3], "--image-cache", str(elsewhere), "--cache-trunk", "no", "--quiet", "--device", "cpu") in (
+        0,
+        1,
+    )
+    assert not elsewhere.with_name("trunks").exists()
 
 
 def test_what_cannot_be_explained(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from active.people.label_log import LabelLog, decide
 from active.people.state import current_network
 from active.people.unlabelled import row_hashes
 from dan import DAN, fit
+from dan.__main__ import COMMANDS as OF_DAN
 from dan.checkpoint import load_model, sha256_of
 from dan.cli import run as run_door
 from dan.domains.folders import images_of
@@ -551,6 +552,41 @@ def test_a_frozen_trunk_is_computed_once(place: Path, base: Path) -> None:
     assert list((place / "trunks").glob("*.npy"))
     with pytest.raises(UserError, match="nothing to cache"):
         choose(place, cache_trunk=True)
+
+
+def test_labels_are_learned_as_the_run_was(place: Path, base: Path) -> None:
+    """A run that kept its trunk's outputs does so when labels come, too, unless it is told not to."""
+    words = ["train", "folders", "--source", str(base / "source"), "--target", str(base / "target"), "--quiet"]
+    words += [
+        "--image-size",
+        "16",
+        "--backbone",
+        "small_cnn",
+        "--freeze-up-to",
+        "conv1",
+        "--cache-trunk",
+        "--steps",
+        "3",
+    ]
+    words += [
+        "--steps",
+        "3",
+        "--batch-size",
+        "8",
+        "--run",
+        str(place / "own"),
+        "--image-cache",
+        str(place / "first" / "images"),
+    ]
+    assert run_door("python -m dan", "", OF_DAN, words) == 0 and list((place / "first" / "trunks").glob("*.npy"))
+    choose_tasks(place / "own", place / "pool", budget=4, out=place / "tasks.csv")
+    told = ["label", "--run", str(place / "own"), "--quiet", "--steps", "2"]
+    labels = ["--labels", str(filled(place / "tasks.csv"))]
+    assert active(*told, *labels, "--image-cache", str(place / "second" / "images")) == 0
+    assert list((place / "second" / "trunks").glob("*.npy"))
+    shutil.rmtree(place / "own" / "labelled_01")
+    assert active(*told, "--image-cache", str(place / "third" / "images"), "--cache-trunk", "no") == 0
+    assert not (place / "third" / "trunks").exists()
 
 
 @pytest.mark.parametrize(

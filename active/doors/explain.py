@@ -33,8 +33,8 @@ class Explain:
     """Folder of data sets, where the run's task reads any (also: ACTIVE_DAN_DATA)."""
     image_cache: Path | None = None
     """Folder that decoded images are kept in; default: in the user's cache folder."""
-    cache_trunk: bool = False
-    """Use the outputs of the frozen first stages, as a run with --cache-trunk did."""
+    cache_trunk: Literal["as-run", "yes", "no"] = "as-run"
+    """Use the kept outputs of the frozen first stages; as-run: where the rounds were run with --cache-trunk."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute: another device than the run's may round otherwise, and so pick otherwise."""
     quiet: bool = False
@@ -50,13 +50,14 @@ def explain(config: Explain) -> int:
     if not 16 <= config.thumbnail <= 4096:
         raise UserError(f"--thumbnail must be 16 to 4096 pixels, not {config.thumbnail}")
     cache = cache_folder(config.image_cache)
+    kept: dict[str, Path | bool] = {"yes": cache.with_name("trunks"), "no": False}
     shown = replay(
         config.run,
         config.round,
         start=config.start,
         data=data_folder(config.data),
         cache=cache,
-        cache_trunk=cache.with_name("trunks") if config.cache_trunk else False,
+        cache_trunk=kept.get(config.cache_trunk),
         device=config.device,
         quiet=config.quiet,
     )

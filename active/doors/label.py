@@ -32,8 +32,9 @@ class LabelCommand:
     """Folder of data sets, where the run's task reads any (also: ACTIVE_DAN_DATA)."""
     image_cache: Path | None = None
     """Folder that decoded images are kept in; default: in the user's cache folder."""
-    cache_trunk: bool = False
-    """Compute the frozen first stages once, keep their outputs on the disk, and train on them: many times faster."""
+    cache_trunk: Literal["as-trained", "yes", "no"] = "as-trained"
+    """Compute the frozen first stages once, keep their outputs on the disk, and train on them: many times faster.
+    as-trained: where the run was trained with --cache-trunk."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     quiet: bool = False
@@ -83,6 +84,7 @@ def _train(config: LabelCommand) -> None:
     from dan.domains.places import cache_folder, data_folder
 
     cache = cache_folder(config.image_cache)
+    kept: dict[str, Path | bool] = {"yes": cache.with_name("trunks"), "no": False}
     learned = train_on(
         config.run,
         rule=config.rule,
@@ -90,7 +92,7 @@ def _train(config: LabelCommand) -> None:
         pool=config.pool,
         data=data_folder(config.data),
         cache=cache,
-        cache_trunk=cache.with_name("trunks") if config.cache_trunk else False,
+        cache_trunk=kept.get(config.cache_trunk),
         device=config.device,
         quiet=config.quiet,
     )

@@ -31,7 +31,7 @@ from active.people.state import (
 from active.people.unlabelled import Place, find_samples, labelled_samples
 from dan.batches import derived_seed
 from dan.domains.listing import some
-from dan.doors.run_settings import recipe_of, required
+from dan.doors.run_settings import kept_trunk, recipe_of, required
 from dan.errors import UserError, nearest
 from dan.locks import hold
 from dan.run_folder import Record, read_records
@@ -136,7 +136,7 @@ def train_on(
     pool: Path | None = None,
     data: Path | None = None,
     cache: Path | None = None,
-    cache_trunk: Path | bool = False,
+    cache_trunk: Path | bool | None = None,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Learned:
@@ -145,6 +145,7 @@ def train_on(
     The training is that of the run (its source, its target, recipe and trade-off), with the cross-entropy of people's
     labels beside it. rule: how several people's answers become one (`label_log.decide`). steps: training steps.
     pool: where to look for samples that lie no longer where they were asked about; they are known by their content.
+    cache_trunk: as `cache` of `dan.training.fit`; None: as the run was trained.
     Where the current network has learned just these labels, nothing is trained.
     Raises UserError where there is no label, or none that is settled, and for samples that are found nowhere.
     """
@@ -191,7 +192,7 @@ def train_on(
         recipe=recipe,
         run=folder,
         about=about | {"before": before.name, "people": people},
-        cache=cache_trunk,
+        cache=kept_trunk(settings, cache_trunk, cache),
         device=device,
         quiet=quiet,
     )

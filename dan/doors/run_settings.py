@@ -83,6 +83,16 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
+def kept_trunk(settings: Mapping[str, Any], chosen: Path | str | bool | None, images: Path | None) -> Path | str | bool:
+    """The `cache` of `dan.training.fit`: what was chosen; for None what a run of these settings had, in the folder
+    beside that of decoded images, or in memory where no such folder is named."""
+    if chosen is not None:
+        return chosen
+    if not settings.get("cache_trunk"):
+        return False
+    return True if images is None else images.with_name("trunks")
+
+
 def task_of(settings: Mapping[str, Any], run: Path, data: Path, cache: Path, *, quiet: bool = True) -> Any:
     """The transfer that the run was trained on, without random views. Of a run that had no source (`--source-free`)
     the source is what it keeps of one: `dan.source_free.KeptOutputs`.
