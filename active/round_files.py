@@ -42,6 +42,7 @@ class RoundFile:
 
     @property
     def number(self) -> int:
+        """Which round, from 0."""
         return int(self.record["round"])
 
     def generator(self) -> torch.Generator:

@@ -29,7 +29,8 @@ def save_model(
     kernels: of each layer that was aligned by MK-MMD, its bandwidths over the median's and its weights, (2, K).
     trunk_file: the state-dict file that the frozen stages have their weights from: these are left out, and the file is
     named in their place. Adapters and what was trained are kept.
-    Raises UserError where no stage is frozen, or one has other weights than the file's.
+    Raises UserError where no stage is frozen, or one has other weights than the file's, and where `path` cannot be
+    written.
     """
     saved: dict[str, Any] = {
         "network": model.settings,
@@ -58,7 +59,10 @@ def save_model(
 
 
 def load_kernels(path: Path) -> dict[str, Tensor]:
-    """What `save_model` was given as kernels; {} if that was nothing."""
+    """What `save_model` was given as kernels: of each layer (2, K); {} if that was nothing. path: as in `load_model`.
+
+    Raises UserError for a file that is none, or whose kernels are no tensors.
+    """
     path = path / "model.pt" if path.is_dir() else path
     kernels = read_tensors(path, "cpu").get("kernels", {})
     if not isinstance(kernels, Mapping) or not all(isinstance(kernel, Tensor) for kernel in kernels.values()):

@@ -112,10 +112,12 @@ class Run:
 
     @property
     def done(self) -> bool:
+        """Whether the run has come to its end."""
         return self.records[-1].get("event") == "done"
 
     @property
     def evaluations(self) -> list[Record]:
+        """The records of evaluations, in their order."""
         return [record for record in self.records if record.get("event") == "evaluation"]
 
     def append(self, record: Record) -> None:
@@ -137,7 +139,10 @@ class Run:
             raise self._full(error) from None
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The last saved state, or None. The records written after it are cut off: they will be made again."""
+        """The last saved state, or None. The records written after it are cut off: they will be made again.
+
+        Raises UserError for a file that is no checkpoint, or that knows of more records than there are.
+        """
         path = self.folder / "resume.pt"
         state: dict[str, Any] | None = read_tensors(path, device) if path.exists() else None
         known = state.get("records") if state else 1

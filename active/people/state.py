@@ -73,7 +73,10 @@ def network_of(network: Path, classes: Sequence[str], device: str) -> DAN:
 
 
 def task_again(settings: Mapping[str, Any], run: Path, data: Path | None, cache: Path | None, quiet: bool) -> Transfer:
-    """The run's own transfer, with its random views if it had any."""
+    """The run's own transfer, with its random views if it had any.
+
+    Raises UserError for a run without its source, data that are not there, and data of other classes.
+    """
     if "source_free" in settings:
         raise UserError(f"{run} was trained without its source (--source-free): asking needs a run that has one")
     name = required(settings, "task", run)

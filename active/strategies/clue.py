@@ -43,8 +43,9 @@ def clue(features: Tensor, weights: Tensor, budget: int, *, generator: torch.Gen
 
     features: (N, F). weights: (N,), >= 0, such as entropies; all 0 count as equal. The centre of the heaviest cluster
     picks first, and each takes its nearest row that is still free, the lowest on ties. With a budget of N or more:
-    all rows by weight.
+    all rows by weight. Time O(N K F) a step of k-means, K the budget; memory beside the features O(N log K + K F).
     Raises ValueError on a negative budget, and on what `kmeans` refuses.
+    Source: Prabhu et al., ICCV 2021, equation 4.
     """
     budget = how_many(budget, len(features))
     if budget == 0:
@@ -60,6 +61,7 @@ def nearest_free(x: Tensor, centres: Tensor) -> Tensor:
     """Each centre's nearest row of x (N, F) that no centre before it took: (K,), distinct; K <= N. In float64.
 
     One pass finds the nearest row of every centre; one more pass for each centre that comes too late for its own.
+    Raises ValueError for more centres than rows.
     """
     if len(centres) > len(x):
         raise ValueError(f"{len(centres)} centres cannot have a row each of {len(x)}")

@@ -45,6 +45,7 @@ def k_center_greedy(pool: Tensor, centres: Tensor | None, budget: int) -> Tensor
     would like, and one that depends neither on the order of the rows nor on chance. Only distances of equal float64
     value tie. Time: at most one product of (N, F) by (F,) a centre, usually a fraction; memory beside the pool:
     O(N + (L + b) F). Raises ValueError on a negative budget, on shapes that do not fit and on NaN or infinity.
+    Source: Sener & Savarese, ICLR 2018, Algorithm 1.
     """
     pool, centres = checked(pool, centres)
     total_of(centres, "centres")

@@ -50,6 +50,7 @@ def greedy_coverage(
     Time O(N^2 F / 2) for the first gains; a pick then costs O(N F) for each gain taken anew: a few for a narrow kernel,
     at worst all N. Memory O(B N) with B N <= 4 million, beside the features.
     Raises ValueError on a negative budget, shapes that do not fit, NaN or infinity, and a negative weight.
+    Source: Bae, Oliveira & Sutherland, ICLR 2025; the lazy greedy: Minoux, 1978.
     """
     if features.ndim != 2 or weights.shape != (len(features),):
         raise ValueError(

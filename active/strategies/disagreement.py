@@ -30,6 +30,7 @@ def mutual_information(dropout_probs: Tensor) -> Tensor:
     """H(mean_t p_t) - mean_t H(p_t), in nats. dropout_probs: (T, N, C), T >= 2. Returns (N,) float64 in [0, log C].
 
     Raises ValueError for fewer than two passes or classes, and for rows that are no distribution.
+    Source: Houlsby et al., arXiv 2011.
     """
     _check_passes(dropout_probs)
     passes, _, classes = dropout_probs.shape

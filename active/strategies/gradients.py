@@ -46,6 +46,7 @@ def badge(probs: Tensor, features: Tensor, budget: int, generator: torch.Generat
     When all rows that are left coincide with picks, the rest of the budget is filled with the lowest of them.
     Time: O(N C) a pick and O(F) for each sample that may have come nearer; memory O(N C) beside the features.
     Raises ValueError on a negative budget, shapes that do not fit, a row that is no distribution, and NaN or infinity.
+    Source: Ash et al., ICLR 2020, Algorithm 1.
     """
     if features.ndim != 2 or len(features) != len(probs):
         raise ValueError(f"features {tuple(features.shape)} must be (samples, features) of {len(probs)} samples")

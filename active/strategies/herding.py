@@ -35,6 +35,7 @@ def kernel_herding(pool: Tensor, labelled: Tensor | None, budget: int, kernel: M
     sums over all pairs are in the precision of the features, the picks those of sums in float64.
     Time O(N F (N / 2 + L + b)), memory O(N) beside the features, for a number of rows of the kernel that is bounded.
     Raises ValueError on a negative budget, shapes that do not fit, and NaN or infinity.
+    Source: Chen, Welling & Smola, UAI 2010, equation 8.
     """
     labelled = pool[:0] if labelled is None else labelled
     if pool.ndim != 2 or labelled.ndim != 2 or (len(labelled) and labelled.shape[1] != pool.shape[1]):

@@ -59,8 +59,10 @@ def greedy_mmd_reduction(
     Returns a LongTensor (min(budget, N),), in pick order, distinct; ties (values of w within 1e-12) to the lowest row.
     When one row is left and asked for it is taken as it is: MMD to nothing is not defined. The sums over all pairs are
     in the precision of the features, the picks those of sums in float64.
-    Time: the pass over all pairs, O(N (N / 2 + S) F), and O(N F) a pick.
+    Time: the pass over all pairs, O(N (N / 2 + S) F), and O(N F) a pick; memory beside the features O(N + S), for a
+    number of rows of the kernel that is bounded.
     Raises ValueError on a negative budget, an empty source, shapes that do not fit, and NaN or infinity.
+    Source: this project's own; the witness function: Gretton et al., JMLR 2012, section 2.3.
     """
     if target.ndim != 2 or source.ndim != 2 or target.shape[1] != source.shape[1]:
         raise ValueError(

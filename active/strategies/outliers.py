@@ -32,6 +32,7 @@ def mean_rank(activations: Tensor, validation: Tensor) -> Tensor:
     activations: (N, U). validation: (V, U), V >= 1, from samples that were not trained on.
     Returns (N,) float64 in [0, 1]. Time O((N + V) U log V); memory that of `validation`, sorted, and of one block.
     Raises ValueError on shapes that do not fit, and when there are no validation samples or no units.
+    Source: Munro, 2021, ch. 4, with the deviations of docs/outliers.md.
     """
     if activations.ndim != 2 or validation.ndim != 2 or activations.shape[1] != validation.shape[1]:
         raise ValueError(

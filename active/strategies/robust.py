@@ -55,6 +55,7 @@ def robust_k_center(
     outliers can hold all of the greedy radius. Time: exponential at worst; memory O(N (N + L)).
     Raises ValueError on a pool of more than 3000 rows, a negative budget or number of outliers, a time limit that is
     not positive, shapes that do not fit, and NaN or infinity.
+    Source: Sener & Savarese, ICLR 2018, equation 5 and Algorithm 2.
     """
     pool, centres = _checked(pool, centres)
     if not isinstance(outliers, int) or outliers < 0:

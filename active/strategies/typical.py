@@ -63,8 +63,9 @@ def typiclust(features: Tensor, labelled: Tensor | None, budget: int, *, generat
     features: (N, F). labelled: (L, F) or None. They are clustered together into min(L + budget, 500) clusters, l2
     k-means. Each pick is from the cluster of the fewest labelled and picked samples, of those the largest; clusters
     of 5 samples or fewer only when the others are used up. Within it the highest typicality among its free samples is
-    taken, over the 20 nearest of them, or half of the cluster if that is fewer. Raises ValueError on a negative
-    budget, and on what `kmeans` refuses.
+    taken, over the 20 nearest of them, or half of them if that is fewer.
+    Time: that of k-means, and O(M^2 F) a pick in a cluster of M; memory a block of distances.
+    Raises ValueError on a negative budget, and on what `kmeans` refuses. Source: Hacohen et al., ICML 2022.
     """
     budget = how_many(budget, len(features))
     picks = torch.empty(budget, dtype=torch.long, device=features.device)
@@ -118,6 +119,7 @@ def probcover(features: Tensor, labelled: Tensor | None, budget: int, delta: flo
     holds its own centre. Ties to the lowest row. Fewer than budget rows come back when these cover everything. Every
     sample is covered once, and then all counts that it was part of fall by one: two passes over all pairs at most,
     O(N^2 F) time, and O(N F + block) memory, as no neighbour list is kept. Raises ValueError on a negative budget.
+    Source: Yehuda et al., NeurIPS 2022.
     """
     budget = how_many(budget, len(features))
     origin = features.mean(dim=0)

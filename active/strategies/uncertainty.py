@@ -32,7 +32,7 @@ def least_confidence(probs: Tensor) -> Tensor:
     """(1 - p1) C / (C - 1): how far the most likely class is from certain.
 
     probs: (N, C), C >= 2, each row a distribution. Returns (N,) in [0, 1]: 0 for a one-hot row, 1 for a uniform one.
-    Raises ValueError naming the first row that is not a distribution.
+    Raises ValueError naming the first row that is not a distribution. Source: Munro, 2021, ch. 3.
     """
     p = _falling(probs)  # (N, C)
     classes = p.shape[1]
@@ -40,19 +40,19 @@ def least_confidence(probs: Tensor) -> Tensor:
 
 
 def margin_of_confidence(probs: Tensor) -> Tensor:
-    """1 - (p1 - p2): how close the two most likely classes are. Shapes, range and errors as in `least_confidence`."""
+    """1 - (p1 - p2): how close the two most likely classes are. Shapes, range, errors, source: `least_confidence`."""
     p = _falling(probs)  # (N, C)
     return (1 - (p[:, 0] - p[:, 1])).clamp(0, 1)
 
 
 def ratio_of_confidence(probs: Tensor) -> Tensor:
-    """p2 / p1: how many times the runner-up fits into the winner. Shapes, range and errors as in `least_confidence`."""
+    """p2 / p1: how much of the winner the runner-up has. Shapes, range, errors and source as in `least_confidence`."""
     p = _falling(probs)  # (N, C)
     return p[:, 1] / p[:, 0]  # p1 >= (1 - SUM_TOLERANCE) / C > 0
 
 
 def entropy(probs: Tensor) -> Tensor:
-    """-sum_c p_c log p_c / log C, with 0 log 0 = 0. Shapes, range and errors as in `least_confidence`."""
+    """-sum_c p_c log p_c / log C, with 0 log 0 = 0. Shapes, range, errors and source as in `least_confidence`."""
     p = _falling(probs)  # (N, C); in falling order the sum's rounding cannot depend on how the classes are numbered
     return (torch.special.entr(p).sum(dim=1) / math.log(p.shape[1])).clamp(0, 1) + 0.0  # + 0.0: no negative zero
 

@@ -66,10 +66,12 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     @property
     def image_size(self) -> int:
+        """Pixels a side."""
         return self._pixels.shape[1]
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """A hash of what the items are: pixels, targets, classes, normalisation; the same wherever they lie."""
         return _hashed("images", self._digest, self._rows, self.targets.numpy(), self.classes, self.normalisation)
 
     def subset(self, rows: NDArray[np.int64]) -> "Images":
@@ -137,9 +139,11 @@ class Vectors(Dataset[tuple[Tensor, int]]):
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        """A hash of what the items are: features, targets, classes."""
         return _hashed("vectors", self.x.numpy(), self.targets.numpy(), self.classes)
 
     def subset(self, rows: NDArray[np.int64]) -> "Vectors":
+        """Those rows of this data set, as one of its own."""
         groups = None if self.groups is None else [self.groups[i] for i in rows]
         return Vectors(
             self.x[torch.from_numpy(rows)], self.targets[torch.from_numpy(rows)], self.classes, groups=groups

@@ -36,6 +36,7 @@ class Benchmark:
 
     @property
     def transfers(self) -> tuple[tuple[str, str], ...]:
+        """(source, target) of each transfer."""
         return self.pairs or tuple((a, b) for a in self.domains for b in self.domains if a != b)
 
 

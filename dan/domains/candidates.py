@@ -95,7 +95,7 @@ class Candidates:
 
         patches: P; by default the most that a candidate has. The p-th is patch floor(p M_i / P): of one with more
         patches P that are evenly spaced, of one with fewer each patch as often as any other, or once more. A score that
-        is a sum over patches would else grow with their number.
+        is a sum over patches would else grow with their number. Raises ValueError for fewer than 1 patch.
         """
         counts = self.counts[ids]
         most = int(self.counts.max()) if patches is None else patches
@@ -160,7 +160,10 @@ class Viewed(Dataset[tuple[Tensor, int]]):
         return x[0], int(y[0])
 
     def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The patches at those positions: x (B, channels, H, W) and y (B,). Nothing is drawn: the views are fixed."""
+        """The patches at those positions: x (B, channels, H, W) and y (B,). Nothing is drawn: the views are fixed.
+
+        Raises UserError for samples that are no images.
+        """
         x, y = gather(self.images, indices // len(self.views))
         if x.ndim != 4:
             raise UserError(f"views are of images, and these samples are of shape {tuple(x.shape[1:])}")

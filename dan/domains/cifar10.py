@@ -32,6 +32,7 @@ class Splits:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the ten classes."""
         return self.train.classes
 
 

@@ -21,6 +21,7 @@ def scans() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """All scans in the file's order: images (1797, 16, 16) in [0, 1], 1 = ink, and labels (1797,), read-only.
 
     Counts of ink are divided by 16, and 8 x 8 becomes 16 x 16 by bilinear interpolation (pixel centres as in a resize).
+    Raises ValueError where scikit-learn ships another set.
     """
     import torch
     from sklearn.datasets import load_digits

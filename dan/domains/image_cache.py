@@ -172,7 +172,7 @@ def kept_arrays(
     make: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]],
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """What `make()` reads from `files` (or draws, if there are none): pixels and targets, kept in the cache if there is
-    one. For sets in formats that are slow to read."""
+    one. For sets in formats that are slow to read. Raises UserError where the cache cannot be written."""
     if cache is None:
         return make()
     import PIL

@@ -38,6 +38,7 @@ class Listing:
 
     @property
     def labelled(self) -> bool:
+        """Whether the images have labels."""
         return bool(self.classes)
 
 

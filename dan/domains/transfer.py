@@ -116,7 +116,7 @@ def checked(given: Mapping[str, Any], takes: frozenset[str], task: str) -> Optio
 
 
 def source_split(source: Split, share: float) -> tuple[Split, Split | None]:
-    """(training part, held-out part): all of it and None for share 0."""
+    """(training part, held-out part): all of it and None for share 0. Raises UserError where a side would be empty."""
     if share == 0:
         return source, None
     train, held = held_out(source, share)

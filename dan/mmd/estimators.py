@@ -25,6 +25,7 @@ def mmd2(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased",
     x (N, F) and y (M, F) are samples of two distributions -> scalar, differentiable in both; the kernel carries no
     gradient. estimator: "unbiased" (may be negative, and must be allowed to be), "biased" (never negative; about
     (1/N + 1/M)(1 - E k) when the distributions are the same) or "linear". backend: see `dan.mmd.pairwise`.
+    Time O((N + M)^2 (F + K)), and linear O(N K F); memory beside the samples O((N + M)^2) dense, a tile otherwise.
 
     Raises ValueError for other shapes, or too few samples: unbiased needs 2 a side, biased 1, linear N == M, even.
     Source: Gretton et al., JMLR 2012, equations 3-5 and lemma 14; Long et al., ICML 2015, equations 1 and 6.
@@ -181,7 +182,7 @@ def linear_mmd2(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
 
 
 def quadruple_terms(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
-    """g_u(z_i) of every disjoint quadruple, per kernel: x, y (N, F) -> (N/2, K). See `linear_mmd2`."""
+    """g_u(z_i) of every disjoint quadruple, per kernel: x, y (N, F) -> (N/2, K). Formula and errors: `linear_mmd2`."""
     _check(x, y)
     if len(x) != len(y) or len(x) < 2 or len(x) % 2:
         raise ValueError(

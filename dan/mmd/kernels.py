@@ -50,6 +50,7 @@ class MultiKernel:
         """Bandwidths gamma * step^(u - (count - 1)/2), u = 0 .. count - 1, equally weighted.
 
         The default is the ladder of five that most re-implementations of DAN use; the paper's is `MultiKernel.paper`.
+        Raises ValueError for count < 1, step <= 0, and a gamma that gives a bandwidth that is not positive and finite.
         """
         if count < 1 or step <= 0:
             raise ValueError(f"a ladder needs count >= 1 and step > 0, not count={count}, step={step}")
@@ -169,7 +170,7 @@ class RunningBandwidth(torch.nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (N, F), y (M, F) -> gamma, a scalar without gradient."""
+        """x (N, F), y (M, F) -> gamma, a scalar without gradient. Errors: the heuristic's, and those of the class."""
         if self.training:
             new = self.heuristic(x, y).detach().to(self.gamma)
             # In place, and on the device: whoever holds the buffer sees it move, and nothing waits for the count.

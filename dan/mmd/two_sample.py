@@ -40,7 +40,8 @@ def permutation_test(
     p = (1 + number of relabellings with MMD^2 >= that observed) / (1 + P), valid at any sample size if the kernel was
     chosen without looking at which sample is which (the median heuristic of the pooled sample is, `optimal_weights` on
     these samples is not: learn weights on others). Equal values up to rounding count as >=: the smallest p-value is
-    1 / (1 + P), and samples of equal points give 1. O((N + M)^2 (F + P)) by tiles, in float64 beyond the kernel.
+    1 / (1 + P), and samples of equal points give 1. O((N + M)^2 (F + P)) by tiles, in float64 beyond the kernel; memory
+    O((N + M) P) bytes and a tile.
 
     Raises ValueError for other shapes, fewer than 2 samples on a side, less than one permutation, or NaN.
     Source: Gretton et al., JMLR 2012, section 5; the count of the observed labelling: Phipson and Smyth, 2010.

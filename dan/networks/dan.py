@@ -173,6 +173,7 @@ class DAN(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "DAN":
+        """As of any module, but that frozen stages stay in evaluation mode."""
         super().train(mode)
         for name in self.settings["frozen"]:
             self.stages[name].eval()

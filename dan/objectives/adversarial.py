@@ -44,6 +44,7 @@ def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] |
 
     source (N,), target (M,): the discriminator's logits. weights: (N,) and (M,) positive, of the samples within their
     domain; None: equal. -> scalar, nats, float32 at least: log 2 is that of a coin.
+    Source: Ganin and Lempitsky, ICML 2015.
     """
     source, target = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (source, target))
     parts = []
@@ -119,6 +120,7 @@ class ConditionalAdversary(DomainAdversary):
         return {"domain": domain_loss(self._logits(source), self._logits(target), weights)}
 
     def seen(self, output: Output) -> Tensor:
+        """f (x) g of each sample, (N, F C), or its random map (N, D)."""
         return self.product(output.layers[self.layer], output.logits.detach().softmax(1))
 
 

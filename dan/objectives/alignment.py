@@ -40,6 +40,7 @@ def alignment(
     source, target: layers by name, (N, F) and (M, F). The kernels are a ladder of `kernels` bandwidths, a factor `step`
     apart, around the median heuristic of this batch, detached, equally weighted. Unbiased values may be negative:
     nothing is added to hide it. Raises ValueError for fewer samples than the estimator needs.
+    Source: Long et al., ICML 2015, equation 4, with the deviations of docs/dan.md.
     """
     result = {}
     for name in align:

@@ -20,6 +20,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
 
     float32 at least; finite, with a finite gradient, for logits that are -inf-like far apart.
     Raises ValueError for another shape, no samples, or fewer than 2 classes.
+    Source: Saito et al., ICCV 2019, equation 2.
     """
     if logits.ndim != 2 or not len(logits) or logits.shape[1] < 2:
         raise ValueError(f"logits must be (M, C) with M >= 1 and C >= 2, not {tuple(logits.shape)}")
