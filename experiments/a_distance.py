@@ -8,39 +8,31 @@ of the trunk's own features, of source-only's bottleneck and of DAN's, on C->W a
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 if __package__ in (None, ""):  # python experiments/a_distance.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dan.cli import Command, run
-from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY
 from experiments.records import Record, aggregate, read
+from experiments.running import check_names, reduced
+from experiments.tables import Drawn, Table, mean_of, tidy, told, write_report
 from experiments.ten_class_trials import (
     NETWORK,
-    Drawn,
-    Table,
     TenClass,
     check,
-    check_names,
-    evaluation_records,
-    mean_of,
     measured,
     metric_rows,
-    preparing,
     record_of,
-    reduced,
     resolved,
-    run_experiment,
-    tidy,
+    run_cells,
+    shared_captions,
     title_of,
-    told,
     training,
-    write_report,
 )
 from experiments.trials import Trial
 
@@ -78,21 +70,13 @@ def run_distances(config: ADistance) -> int:
     """Train what is missing, measure, and make the report; exit code 1 if a trial failed."""
     config, chosen_by = resolved(reduced(config))
     check(config)
-    check_names("features", config.features, FEATURES)
-    if not config.features:
-        raise UserError("--features needs at least one")
-    cells = [(transfer, features) for transfer in config.transfers for features in config.features]
-
-    def records_of(results: Mapping[str, Any]) -> list[Record]:
-        records = []
-        for transfer, features in cells:
-            about = record_of(config, transfer, features, chosen_by, features=features)
-            for trial in cell(transfer, features, config):
-                records += evaluation_records(about, trial, results)
-        return records
-
-    trials = [preparing(config), *(trial for where in cells for trial in cell(*where, config))]
-    return run_experiment(config, [trials], records_of, report)
+    check_names("features", config.features, FEATURES, some=True)
+    cells = [
+        (record_of(config, transfer, features, chosen_by, features=features), cell(transfer, features, config))
+        for transfer in config.transfers
+        for features in config.features
+    ]
+    return run_cells(config, cells, report)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -177,6 +161,7 @@ def report(folder: Path) -> Path:
             "after the last step.",
             "The layout of Figure 3a of Long et al., ICML 2015: there AlexNet, fine-tuned, C->W with 10 classes and "
             "A->W with 31; here 10-class in both, and the trunk frozen.",
+            *shared_captions(records),
         ],
         rows=[*aggregate(records), *metric_rows(records, "a_distance", "a_distance")],
     )

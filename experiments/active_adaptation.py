@@ -8,7 +8,6 @@ counts   rounds from a DAN, 10, 30, 50, 100, 200 and 300 labels in all (the colu
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,9 +22,19 @@ from dan.errors import UserError
 from experiments import arena
 from experiments.arena import GROUPS, STRATEGIES, Arena, place_of, trained_how, viewing
 from experiments.arena_trials import BACKBONE, TEN_CLASS
+from experiments.label_free_search import check_reported
 from experiments.records import Record, read
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.trials import Trial
+from experiments.running import (
+    check_least,
+    check_names,
+    check_runs,
+    check_samples,
+    check_strategies,
+    command_of,
+    reduced,
+    run_experiment,
+)
+from experiments.trials import Trial, dotted
 
 NAME = "active_adaptation"
 TRIALS = "experiments.active_adaptation_trials"
@@ -122,7 +131,7 @@ def ask_of(task: str, strategy: str | None, seed: int, config: ActiveAdaptation)
     begin = begin_of(task, seed, config)
     arguments = {**begin.arguments, "begun": begin.name, "strategy": strategy, "budget": "1%"}
     views = _views(task, strategy, config)
-    name = f"{task}-5-{_slug(strategy or DAN)}-seed{seed}"
+    name = f"{task}-5-{dotted(strategy or DAN)}-seed{seed}"
     return Trial(name, f"{TRIALS}:ask_at", arguments, (begin.name, *(trial.name for trial in views)))
 
 
@@ -141,7 +150,7 @@ def round_of(task: str, strategy: str, seed: int, config: ActiveAdaptation, coun
     bought = [after - before for before, after in zip((0, *counts), counts, strict=False)]
     own = replace(like_arena(config, task), budget=tuple(map(str, bought)))
     trial = arena.trial_of(task, strategy, seed, own)
-    return replace(trial, name=f"{task}-counts-{_slug(strategy)}-seed{seed}")
+    return replace(trial, name=f"{task}-counts-{dotted(strategy)}-seed{seed}")
 
 
 def _views(task: str, strategy: str | None, config: ActiveAdaptation) -> list[Trial]:
@@ -149,10 +158,6 @@ def _views(task: str, strategy: str | None, config: ActiveAdaptation) -> list[Tr
 
     wanted = strategy is not None and "patch_probs" in needs_of(strategy)
     return viewing(task, like_arena(config, task)) if wanted else []
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", ".", name)
 
 
 def pools_of(config: ActiveAdaptation) -> dict[str, int]:
@@ -234,27 +239,20 @@ def run_active_adaptation(config: ActiveAdaptation) -> int:
 
 def check(config: ActiveAdaptation) -> dict[str, int]:
     """The mistakes that would otherwise show only after minutes of training; the sizes of the pools."""
-    from active.strategies import strategy_named
     from experiments.arena_trials import unmet
-    from experiments.dan_table2 import SEARCH_SEED
 
     check_names("tasks", config.tasks, TASKS)
     check_runs(config.seeds, config.steps)
-    if SEARCH_SEED in config.seeds:
-        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
+    check_reported(config.seeds)
+    check_strategies(config.tasks, config.strategies)
     for strategy in config.strategies:
-        strategy_named(strategy)
         if why := unmet(strategy, config.tasks):
             raise UserError(f"{strategy} cannot be shown what it needs, for {why}: leave it out, or name other --tasks")
-    if not config.tasks or not config.strategies or len(set(config.strategies)) < len(config.strategies):
-        raise UserError("--tasks and --strategies need one or more different names each")
     rising = all(b > a for a, b in zip((0, *config.query_at), (*config.query_at, config.epochs), strict=True))
     if not config.query_at or not rising:
         raise UserError("--query-at must be rising epochs from 1 on, and --epochs more than the last of them")
-    if config.round_steps < 1:
-        raise UserError(f"--round-steps must be 1 or more, not {config.round_steps}")
-    if config.samples and config.samples < 100:
-        raise UserError(f"--samples must be 100 or more, or 0 for all, not {config.samples}")
+    check_least(config, "round_steps")
+    check_samples(config, "samples")
     return pools_of(config)
 
 

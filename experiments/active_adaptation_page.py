@@ -14,7 +14,7 @@ from experiments.active_adaptation import DAN, SAYS, TASKS
 from experiments.arena import STRATEGIES
 from experiments.arena_trials import TEN_CLASS
 from experiments.records import Record, measurements
-from experiments.tables import Drawn, Table, mean_of, signed, told, write_report
+from experiments.tables import Drawn, Table, difference, mean_of, signed, told, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def one_training(records: Sequence[Record], tasks: Sequence[str]) -> Table:
     lines = []
     for method, cells in target.items():
         mine = over(cells, tasks)
-        gain = {seed: mine[seed] - base[seed] for seed in mine if seed in base}
+        gain = difference(mine, base)
         line = [
             method,
             told(mine),

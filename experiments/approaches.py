@@ -8,7 +8,6 @@ the source-only run of their seed, and what is kept of the source was kept by th
 
 from __future__ import annotations
 
-import re
 import shutil
 import statistics
 import sys
@@ -23,8 +22,8 @@ if __package__ in (None, ""):  # python experiments/approaches.py puts this fold
 from dan.cli import Command, run
 from experiments.records import Record, read
 from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
-from experiments.trials import Trial
+from experiments.tables import Drawn, Table, difference, dots, each, mean_of, points, signed, tidy, told, write_report
+from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +124,7 @@ def trial_of(row: str, seed: int, steps: int) -> Trial:
 
 
 def _name(row: str, seed: int) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", row.lower()) + f"-seed{seed}"
+    return f"{slug(row)}-seed{seed}"
 
 
 def rows_of(config: Approaches) -> list[str]:
@@ -226,14 +225,7 @@ def measured(records: Sequence[Record], name: str, scale: float = 100.0) -> dict
 
 def paired(found: Mapping[str, BySeed], row: str, base: str) -> BySeed:
     """{seed: the row's accuracy minus the base's}, of the seeds that both have."""
-    ours, theirs = found.get(row, {}), found.get(base, {})
-    return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
-
-
-def points(differences: BySeed) -> str:
-    """Mean difference in points with its sign, ± its standard deviation over seeds."""
-    spread = f" ± {statistics.stdev(differences.values()):.1f}" if len(differences) > 1 else ""
-    return signed(mean_of(differences)) + spread
+    return difference(found.get(row, {}), found.get(base, {}))
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:
@@ -315,9 +307,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
             axes.axvline(mean, color=_colour(row), linewidth=0.8, linestyle="--", zorder=1)
     for place, (row, by_seed) in enumerate(found.items()):
         colour = _colour(row)
-        values = list(by_seed.values())
-        axes.scatter(values, [place] * len(values), s=14, color=colour, alpha=0.5, linewidths=0, zorder=2)
-        axes.scatter([statistics.fmean(values)], [place], s=34, color=colour, marker="D", zorder=3)
+        dots(axes, place, list(by_seed.values()), colour, (14, 34))
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("accuracy on the target's test split, %")
@@ -337,18 +327,15 @@ def _colour(row: str) -> str:
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-
-    def each(name: str) -> str:
-        return ", ".join(f"{value:g}" for value in sorted({record[name] for record in records}))
-
+    steps, trade_offs, rate = (each(records, name, "g") for name in ("steps", "trade_off", "rate"))
     return [
         "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step "
-        f"({each('steps')} for every run; nothing is selected). target: all target images, which the runs see without "
+        f"({steps} for every run; nothing is selected). target: all target images, which the runs see without "
         "labels; target_test: the target's own test split, which nothing sees; unqueried: the target without the "
         "images whose labels were learned; worst seed: the lowest target_test; s a run: seconds of the training, "
         "evaluation included, and not the run that it starts from.",
-        f"The network is LeNet, a hidden layer of 64 and the logits; trade-offs: {each('trade_off')} (0 is "
-        f"source-only) and the rate {each('rate')} are the command's defaults, the same for all rows, tuned for none. "
+        f"The network is LeNet, a hidden layer of 64 and the logits; trade-offs: {trade_offs} (0 is "
+        f"source-only) and the rate {rate} are the command's defaults, the same for all rows, tuned for none. "
         "SOURCE is the source-only run of the same seed, KEPT that run with what it kept of its source. Rows with "
         "--weights take its trunk and train new layers; source-free rows take the whole network and freeze it up to "
         f"the kept stage; the whole source is kept in the same way, with S = {WHOLE}.",

@@ -28,7 +28,6 @@ from active.strategies import needs_of, strategy_named
 from dan.batches import Batches, derived_seed
 from dan.devices import choose_device
 from dan.domains.cifar10 import Splits, cifar10
-from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
 from dan.evaluation import evaluate, predict
 from dan.mmd import MultiKernel, median_bandwidth
@@ -38,8 +37,8 @@ from dan.networks.trunk import Trunk
 from dan.training import Diverged
 from experiments.coreset_curve_resnet import resnet20
 from experiments.digits_trials import evenly
-from experiments.running import Config, check_names, check_runs, command_of, reduced
-from experiments.transfers import machine
+from experiments.running import Config, check_least, check_runs, check_samples, command_of, reduced
+from experiments.transfers import folders_of, machine
 
 if TYPE_CHECKING:
     from dan.domains.arrays import Images
@@ -342,31 +341,16 @@ def command(config: Config, **only: Any) -> str:
 
 def place_of(config: Any) -> dict[str, Any]:
     """The settings' `Place`, as plain values."""
-    folders = {"data": data_folder(config.data), "images": cache_folder(config.image_cache)}
-    plain = {name: str(folder.absolute()) for name, folder in folders.items()}
-    return plain | {"pool": config.pool, "test": config.test, "device": config.device}
+    return {**folders_of(config), "pool": config.pool, "test": config.test, "device": config.device}
 
 
 def check(config: Any) -> None:
     """The mistakes that would otherwise show only after some training; the data are decoded here, once."""
     check_runs(config.seeds, 1)
-    if config.epochs is not None and config.epochs < 1:
-        raise UserError(f"--epochs must be 1 or more, not {config.epochs}")
-    for name in ("start", "budget", "rounds"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} must be 1 or more, not {getattr(config, name)}")
-    for name in ("pool", "test"):
-        if getattr(config, name) and getattr(config, name) < 100:
-            raise UserError(f"--{name} must be 100 or more, or 0 for all, not {getattr(config, name)}")
+    check_least(config, "start", "budget", "rounds", *(["epochs"] if config.epochs is not None else []))
+    check_samples(config, "pool", "test")
     choose_device(config.device)
     images = len(Place(**place_of(config)).splits().train)
     if config.start > images:
         raise UserError(f"--start {config.start} is more than the {images} images of the pool")
     check_rounds(config.budget, config.rounds, images - config.start)
-
-
-def check_networks(flag: str, names: tuple[str, ...]) -> None:
-    """Raises UserError for no network, or one that is not there."""
-    check_names(flag, names, list(NETWORKS))
-    if not names:
-        raise UserError(f"--{flag} needs at least one of: {', '.join(NETWORKS)}")

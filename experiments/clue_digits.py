@@ -9,7 +9,6 @@ Embeddings", ICCV 2021, on MNIST <-> USPS in place of SVHN -> MNIST.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +19,20 @@ if __package__ in (None, ""):  # python experiments/clue_digits.py puts this fol
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dan.cli import Command, run
-from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.digits_trials import SET
 from experiments.records import Record, read
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.trials import Trial
+from experiments.running import (
+    check_names,
+    check_runs,
+    check_samples,
+    check_strategies,
+    command_of,
+    reduced,
+    run_experiment,
+)
+from experiments.transfers import folders_of
+from experiments.trials import Trial, dotted
 
 NAME = "clue_digits"
 TRIALS = "experiments.clue_digits_trials"
@@ -92,8 +99,7 @@ class ClueDigits:
 
 def place_of(config: ClueDigits) -> dict[str, Any]:
     """Where the data lie, as `experiments.digits_trials.Place` has it."""
-    folders = {"data": data_folder(config.data), "images": cache_folder(config.image_cache)}
-    return {name: str(folder.absolute()) for name, folder in folders.items()} | {"samples": config.samples}
+    return {**folders_of(config), "samples": config.samples}
 
 
 def start_of(task: str, seed: int, config: ClueDigits) -> Trial:
@@ -108,7 +114,7 @@ def trial_of(task: str, strategy: str, seed: int, config: ClueDigits) -> Trial:
     arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start, "strategy": strategy}
     for name in ("method", "trade_off", "budget", "rounds", "round_steps", "epochs"):
         arguments[name] = getattr(config, name)
-    name = f"{task}-{re.sub(r'[^A-Za-z0-9_.]+', '.', strategy)}-seed{seed}"
+    name = f"{task}-{dotted(strategy)}-seed{seed}"
     return Trial(name, f"{TRIALS}:ask", {**arguments, "seed": seed}, (start,))
 
 
@@ -157,7 +163,6 @@ def run_clue_digits(config: ClueDigits) -> int:
 def _check(config: ClueDigits) -> None:
     """The mistakes that would otherwise show only after minutes of training; the data are decoded here, once."""
     from active.rounds import check_rounds, labels_a_round
-    from active.strategies import strategy_named
     from dan.batches import size
     from dan.objectives import METHODS
     from experiments.digits_trials import Place
@@ -165,14 +170,10 @@ def _check(config: ClueDigits) -> None:
     check_names("tasks", config.tasks, TASKS)
     check_names("method", (config.method,), list(METHODS))
     check_runs(config.seeds, config.steps)
-    for strategy in config.strategies:
-        strategy_named(strategy)
-    if not config.strategies or not config.tasks or len(set(config.strategies)) < len(config.strategies):
-        raise UserError("--tasks and --strategies need one or more different names each")
+    check_strategies(config.tasks, config.strategies)
     if config.round_steps < 1 or config.epochs < 0 or config.trade_off < 0:
         raise UserError("--round-steps must be 1 or more, --epochs and --trade-off 0 or more")
-    if config.samples and config.samples < 200:
-        raise UserError(f"--samples must be 200 or more, or 0 for all, not {config.samples}")
+    check_samples(config, "samples", least=200)
     labels_a_round(config.budget, 1)  # before the data are read
     for task in config.tasks:
         pool = size(Place(**place_of(config)).task(task).target)

@@ -10,7 +10,6 @@ Source: Sener & Savarese, "Active Learning for Convolutional Neural Networks: A 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +22,10 @@ if __package__ in (None, ""):  # python experiments/coreset_curve.py puts this f
 from active.strategies import CARDS, needs_of, strategy_named
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.cifar10_trials import NETWORKS, TASK, TRIALS, check, check_networks, command, place_of, settled
+from experiments.cifar10_trials import NETWORKS, TASK, TRIALS, check, command, place_of, settled
 from experiments.records import Record, read
-from experiments.running import run_experiment
-from experiments.trials import Trial
+from experiments.running import check_names, run_experiment
+from experiments.trials import Trial, dotted
 
 NAME = "coreset_curve"
 STRATEGIES = ("random", "entropy", "margin", "k_center", "badge", "hybrid")
@@ -107,7 +106,7 @@ def trial_of(network: str, strategy: str, seed: int, config: CoresetCurve) -> Tr
     how = replace(made.training, epochs=usual if config.epochs is None else config.epochs)
     arguments: dict[str, Any] = {"place": place_of(config), "network": network, "how": asdict(how)}
     arguments |= {"strategy": strategy, "start": config.start, "budget": config.budget, "rounds": config.rounds}
-    name = f"{network}-{re.sub(r'[^A-Za-z0-9_.]+', '.', strategy)}-seed{seed}"
+    name = f"{network}-{dotted(strategy)}-seed{seed}"
     return Trial(name, f"{TRIALS}:curve", {**arguments, "seed": seed})
 
 
@@ -148,7 +147,7 @@ def cell_records(config: CoresetCurve, results: Mapping[str, Any]) -> list[Recor
 def run_coreset_curve(config: CoresetCurve) -> int:
     """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
     config = settled(config)
-    check_networks("networks", config.networks)
+    check_names("networks", config.networks, list(NETWORKS), some=True)
     if not config.strategies or len(set(config.strategies)) < len(config.strategies):
         raise UserError("--strategies needs one or more different names")
     for strategy in config.strategies:

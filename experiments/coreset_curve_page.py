@@ -6,17 +6,16 @@ ALC  = area under the accuracy-labels curve over its label range
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import plots
+from experiments import against_random, plots
+from experiments.against_random import gains, in_order, seconds_of_runs
 from experiments.cifar10_trials import NETWORKS
-from experiments.clue_digits_page import BASE, BASE_COLOUR, gains
 from experiments.coreset_curve import STRATEGIES
 from experiments.records import Record, measurements
-from experiments.tables import Drawn, Table, mean_of, signed, told, write_report
+from experiments.tables import Drawn, Table, each, mean_of, points, signed, told, write_report
 from experiments.transfers import paper_table
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def networks_in(records: Sequence[Record]) -> list[str]:
 
 def of_network(records: Sequence[Record], network: str) -> list[Record]:
     """The records of one network, strategies in the order of the experiment."""
-    rank = {strategy: place for place, strategy in enumerate(STRATEGIES)}
-    own = [record for record in records if record["network"] == network]
-    return sorted(own, key=lambda record: rank.get(record["method"], len(rank)))
+    return in_order([record for record in records if record["network"] == network], STRATEGIES)
 
 
 def at(records: Sequence[Record], network: str, labels: int, split: str = "accuracy/target_test") -> Gathered:
@@ -71,17 +68,12 @@ def table_of(records: Sequence[Record], network: str) -> Table:
     measured = measurements(of_network(records, network))
     areas = {method: values for method, (_, values) in plots.final(measured, "test", "alc").items()}
     unqueried = {method: values for method, (_, values) in plots.final(measured, "unqueried").items()}
-    seconds: dict[str, dict[int, float]] = {}
-    for record in of_network(records, network):
-        by_seed = seconds.setdefault(record["method"], {})
-        by_seed[record["seed"]] = by_seed.get(record["seed"], 0.0) + record["seconds"]
+    seconds = seconds_of_runs(of_network(records, network))
     headers = ["strategy", *(f"{labels:,}" for labels in columns), "over random", "unqueried", "ALC test", "s a run"]
     rows = []
     for method in dict.fromkeys(record["method"] for record in of_network(records, network)):
         cells = [told(column.get(method)) for column in by_column]
-        gain = over.get(method)
-        spread = f" ± {statistics.stdev(gain.values()):.1f}" if gain and len(gain) > 1 else ""
-        rows.append([method, *cells, signed(mean_of(gain)) + spread, told(unqueried.get(method))])
+        rows.append([method, *cells, points(over.get(method)), told(unqueried.get(method))])
         rows[-1] += [told(areas.get(method)), told(seconds[method], 0), str(len(seconds[method]))]
     return [*headers, "n"], rows + _published(network, columns, len(headers) + 1)
 
@@ -104,44 +96,23 @@ def findings(records: Sequence[Record]) -> list[str]:
     for network in networks_in(records):
         labels = max(record["labels"] for record in records if record["network"] == network)
         found = at(records, network, labels)
-        gained = gains(found)
-        if not gained:
-            continue
-        means = {name: statistics.fmean(values.values()) for name, values in gained.items()}
-        best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-        below = [name for name, mean in means.items() if mean < 0]
-        surely = [name for name, values in gained.items() if len(values) > 1 and min(values.values()) > 0]
-        said.append(
-            f"{NETWORKS[network].line}, {labels:,} labels: random has {mean_of(found[BASE]):.1f} on the test images; "
-            f"best {best}, {signed(means[best])} points"
-            + (f", worst {worst}, {signed(means[worst])}; " if worst != best else "; ")
-            + (f"below random: {', '.join(below)}" if below else "none is below random")
-            + f"; above it on every seed: {', '.join(surely) or 'none'}."
-        )
+        sentence = against_random.finding(found, "test images", lambda gain: signed(mean_of(gain)))
+        said += [f"{NETWORKS[network].line}, {labels:,} labels: {sentence}"] if sentence else []
     return said
 
 
 def curve(records: Sequence[Record], network: str, split: str) -> Figure | None:
     """Accuracy against labels with bands of one standard deviation; random is grey."""
-    figure = plots.curves(measurements(of_network(records, network)), split)
-    if figure is None:
-        return None
-    (axes,) = figure.axes
-    for line, band in zip(axes.lines, axes.collections, strict=False):
-        if line.get_label() == BASE:
-            line.set(color=BASE_COLOUR, linestyle="--")
-            band.set_color(BASE_COLOUR)
-    axes.set(title=NETWORKS[network].line, xlabel="labels", ylabel=f"accuracy on {SPLITS[split]}, %")
-    axes.legend(fontsize=8, frameon=False)
+    figure = against_random.curves(measurements(of_network(records, network)), split)
+    if figure is not None:
+        line = NETWORKS[network].line
+        figure.axes[0].set(title=line, xlabel="labels", ylabel=f"accuracy on {SPLITS[split]}, %")
     return figure
 
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-
-    def each(name: str) -> str:
-        return ", ".join(f"{value:,}" for value in sorted({record[name] for record in records}))
-
+    pools, start, budget, tests = (each(records, name) for name in ("pool", "start", "budget", "test_images"))
     told_of = []
     for network in networks_in(records):
         how = next(record["how"] for record in records if record["network"] == network)
@@ -158,8 +129,8 @@ def captions(records: Sequence[Record]) -> list[str]:
         "difference at the most labels, seed by seed; unqueried: images of the pool never asked for, at the most "
         "labels; ALC: area under the accuracy-labels curve on the test images; s a run: seconds of all rounds of one "
         "seed, asking and evaluation included.",
-        f"CIFAR-10, pool of {each('pool')} images, {each('start')} of them labelled at random at the start (the same "
-        f"for all strategies of a seed), {each('budget')} labels a round, {each('test_images')} test images. A fresh "
+        f"CIFAR-10, pool of {pools} images, {start} of them labelled at random at the start (the same "
+        f"for all strategies of a seed), {budget} labels a round, {tests} test images. A fresh "
         f"network in each round ({'; '.join(told_of)}). Nothing is selected, and no test label was read to choose "
         "anything.",
     ]

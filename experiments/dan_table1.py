@@ -9,7 +9,6 @@ Source: Long, Cao, Wang & Jordan, "Learning Transferable Features with Deep Adap
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +20,15 @@ if __package__ in (None, ""):  # python experiments/dan_table1.py puts this fold
 
 from dan.cli import Command, run
 from dan.domains.benchmarks import BENCHMARKS, domain_of
-from dan.domains.places import cache_folder, data_folder
+from dan.domains.places import data_folder
 from dan.errors import UserError
 from dan.recipes import recipe_named
 from experiments.dan_table1_trials import DOMAINS, SET
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.records import Record, read
 from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.transfers import paper_table, provenance, weights_file
-from experiments.trials import Trial
+from experiments.transfers import folders_of, last_and_oracle, paper_number, paper_table, weights_file
+from experiments.trials import Trial, slug
 
 NAME = "dan_table1"
 TRIALS = "experiments.dan_table1_trials"
@@ -167,8 +166,7 @@ def place_of(network: str, config: DanTable1) -> dict[str, Any]:
         "backbone": made.backbone,
         "frozen": made.frozen,
         "weights": weights_file(said, data),
-        "data": str(data.absolute()),
-        "images": str(cache_folder(config.image_cache).absolute()),
+        **folders_of(config),
         "image_size": config.image_size,
         "recipe": made.recipe,
         "layers": list(made.every),
@@ -189,7 +187,7 @@ def trial_of(network: str, transfer: str, row: str, seed: int, config: DanTable1
     arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
     arguments |= {"how": rows_of(network)[row], "trade_off": 0.0 if row == SOURCE_ONLY else config.trade_off}
     arguments |= {"steps": config.steps or recipe_named(NETWORKS[network].recipe).steps, "seed": seed}
-    name = f"{network}-{transfer}-{re.sub(r'[^a-z0-9]+', '_', row.lower())}-seed{seed}"
+    name = f"{network}-{transfer}-{slug(row)}-seed{seed}"
     return Trial(name, f"{TRIALS}:adapt", arguments, tuple(trial.name for trial in preparing(network, config)))
 
 
@@ -214,17 +212,14 @@ def listed(config: DanTable1) -> list[str]:
 
 
 def cell_records(config: DanTable1, results: Mapping[str, Any]) -> list[Record]:
-    """The evaluations of all finished trials. `last` is the model after the last step; `oracle`, which reads target
-    labels to choose among a run's evaluations, is there to be compared with and is never the result."""
+    """The evaluations of all finished trials, and the oracle's choices among them."""
     records: list[Record] = []
     for network in config.networks:
         paper = paper_table(NETWORKS[network].paper)
         for transfer in config.transfers:
             for row in listed(config):
-                theirs = NETWORKS[network].rows.get(row, "")
-                told = paper.values.get(theirs, {}).get(column_of(transfer))
                 about: Record = {"experiment": NAME, "task": SET + transfer, "network": network, "method": row}
-                about |= {"labels": 0, "paper": told, "provenance": "" if told is None else provenance(paper, theirs)}
+                about |= {"labels": 0, **paper_number(paper, NETWORKS[network].rows.get(row, ""), column_of(transfer))}
                 about |= {"command": command_of(config, networks=network, transfers=transfer, methods=row)}
                 about |= {"command_of_all": command_of(config)}
                 for seed in config.seeds:
@@ -234,14 +229,7 @@ def cell_records(config: DanTable1, results: Mapping[str, Any]) -> list[Record]:
                     result, made = results[trial.name], trial.arguments
                     shared = {**about, "seed": seed, "selection": "", "weights": result["weights"]}
                     shared |= {key: made[key] for key in ("how", "trade_off", "steps")}
-                    evaluations: list[Record] = [
-                        {**shared, **{k: v for k, v in each.items() if k != "event"}, **result["measured_on"]}
-                        for each in result["evaluations"]
-                    ]
-                    best = max(evaluations, key=lambda each: each["accuracy/target"])
-                    oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
-                    evaluations[-1]["selection"] = "last"
-                    records += evaluations + oracle
+                    records += last_and_oracle(shared, result)
     return records
 
 
@@ -257,9 +245,7 @@ def _check(config: DanTable1) -> None:
     from dan.devices import choose_device
 
     for flag, known in (("networks", tuple(NETWORKS)), ("transfers", TRANSFERS), ("methods", ROWS)):
-        check_names(flag, getattr(config, flag), known)
-        if not getattr(config, flag):
-            raise UserError(f"--{flag} needs one or more of: {', '.join(known)}")
+        check_names(flag, getattr(config, flag), known, some=True)
     check_runs(config.seeds, 1 if config.steps is None else config.steps)
     if not 0 < config.trade_off < float("inf"):
         raise UserError(f"--trade-off must be above 0, not {config.trade_off}")

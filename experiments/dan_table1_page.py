@@ -14,7 +14,7 @@ from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.dan_table2_page import Accuracies, Beside, accuracy_table
 from experiments.records import Record, aggregate
 from experiments.tables import signed, write_report
-from experiments.transfers import over_tasks, paper_table, provenance
+from experiments.transfers import over_tasks, paper_number, paper_table
 
 
 def beside(made: Network) -> Beside:
@@ -27,9 +27,8 @@ def with_means(records: Sequence[Record]) -> list[Record]:
     made = list(records)
     for record in over_tasks(records, [SET + transfer for transfer in TRANSFERS], "mean"):
         network = NETWORKS[record["network"]]
-        paper, theirs = paper_table(network.paper), network.rows.get(record["method"], "")
-        told = paper.values.get(theirs, {}).get("Avg")
-        made.append(record | {"paper": told, "provenance": "" if told is None else provenance(paper, theirs)})
+        theirs = network.rows.get(record["method"], "")
+        made.append(record | paper_number(paper_table(network.paper), theirs, "Avg"))
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments import dan_table2_trials
 from experiments.dan_table2_trials import prepared, start_new_layers, trained
-from experiments.transfers import transfer_named
+from experiments.transfers import transfer_named, with_tuples
 
 SET = "office31_"
 DOMAINS = ("a", "d", "w")
@@ -48,8 +48,8 @@ def recipe_of(name: str, how: dict[str, Any], steps: int) -> Any:
     from dan.recipes import recipe_named
 
     recipe = recipe_named(name).recipe
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in how.items()}
-    return replace(recipe, feature_map=False, evaluate_every=min(recipe.evaluate_every, steps), **plain)
+    every = min(recipe.evaluate_every, steps)
+    return replace(recipe, feature_map=False, evaluate_every=every, **with_tuples(how))
 
 
 def prepare(_folder: Path, *, place: dict[str, Any], sides: list[str]) -> dict[str, Any]:

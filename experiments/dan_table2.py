@@ -11,25 +11,27 @@
 
 from __future__ import annotations
 
-import re
-import statistics
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 if __package__ in (None, ""):  # python experiments/dan_table2.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dan.cli import Command, run
-from dan.domains.places import cache_folder, data_folder
-from dan.errors import UserError, nearest
+from dan.domains.places import data_folder
+from dan.errors import UserError
 from experiments.dan_table2_trials import SET
-from experiments.records import Record, read, to_lines, write_text
-from experiments.transfers import paper_table, provenance, weights_file
-from experiments.trials import Outcome, Trial, run_trials
+from experiments.label_free_search import (
+    SEARCH_SEED as SEARCH_SEED,  # others take it from here
+)
+from experiments.label_free_search import Point, Searched, check_reported, choose, earlier, records_of, search
+from experiments.records import Record, read
+from experiments.running import check_names, check_runs, one_line, reduced, run_experiment, words_of
+from experiments.transfers import folders_of, last_and_oracle, paper_number, paper_table, weights_file
+from experiments.trials import Trial, slug
 
 NAME = "dan_table2"
 TRIALS = "experiments.dan_table2_trials"
@@ -95,17 +97,8 @@ PAPER_LIKE = {
 # Our rows -> the paper's. Its DAN learns kernel weights, and so has two rows here.
 PAPER_ROWS = {name: name for name in PAPER_LIKE} | {SOURCE_ONLY: "CNN", "DAN, QP weights": "DAN"}
 
-# The search. New layers learn 10 times faster than the trunk, so these are tenths of a bottleneck's rate.
+# Of the search. New layers learn 10 times faster than the trunk, so these are tenths of a bottleneck's rate.
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-TRADE_OFFS = (0.3, 1.0, 3.0, 10.0)
-# Terms of another scale than MMD^2's: covariances are divided by 4 F^2, and a discriminator climbs as it descends.
-OWN_TRADE_OFFS = {
-    "deep_coral": (1.0, 10.0, 100.0, 1000.0),
-    "dann": (0.1, 0.3, 1.0, 3.0),
-    "cdan": (0.1, 0.3, 1.0, 3.0),
-    "cdan_e": (0.1, 0.3, 1.0, 3.0),
-}
-SEARCH_SEED = 100
 HELD_OUT = 0.2  # share of the source that is not trained on, but judged on
 
 
@@ -113,7 +106,16 @@ HELD_OUT = 0.2  # share of the source that is not trained on, but judged on
 class DanTable2:
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    out: Path = Path("runs/dan_table2")
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        "networks": ("squeezenet1_1-frozen", "squeezenet1_1"),
+        "transfers": ("c2w",),
+        "methods": (SOURCE_ONLY, DAN),
+        "seeds": (0,),
+        "steps": 30,
+    }
+
+    out: Path = Path(f"runs/{NAME}")
     """folder of the trials, records and report"""
     data: Path | None = None
     """folder of data sets (also: ACTIVE_DAN_DATA)"""
@@ -147,40 +149,9 @@ class DanTable2:
     """no progress bar"""
 
 
-def reduced(config: DanTable2) -> DanTable2:
-    """What --quick stands for."""
-    if not config.quick:
-        return config
-    small: dict[str, Any] = {
-        "networks": ("squeezenet1_1-frozen", "squeezenet1_1"),
-        "transfers": ("c2w",),
-        "seeds": (0,),
-        "steps": 30,
-    }
-    small |= {"methods": (SOURCE_ONLY, DAN), "out": Path("runs/dan_table2_quick")}
-    defaults = DanTable2()
-    return replace(config, **{k: v for k, v in small.items() if getattr(config, k) == getattr(defaults, k)})
-
-
 def command_of(config: DanTable2, **only: str) -> str:
-    """The command that makes these records again, or with `only` (networks, transfers, methods) one cell of them."""
-    words = [f"python -m experiments run {NAME}"]
-    if config.quick:
-        words.append("--quick")
-    like = reduced(DanTable2(quick=config.quick))
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("out", "data", "quick", "workers", "cluster", "image_cache", "quiet", *only):
-            continue
-        if value != getattr(like, field.name):
-            listed = value if isinstance(value, tuple) else [value]
-            words.append(" ".join(["--" + field.name.replace("_", "-"), *(_quoted(str(part)) for part in listed)]))
-    words += [f"--{name} {_quoted(value)}" for name, value in only.items()]
-    return " ".join(words)
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"' if " " in word else word
+    """As `experiments.running.command_of`, and --search is told, whose choice decides the numbers."""
+    return one_line(words_of(config, **only))
 
 
 def rows() -> dict[str, Row]:
@@ -219,8 +190,7 @@ def place_of(network: str, config: DanTable2) -> dict[str, Any]:
         "backbone": made.backbone,
         "frozen": made.frozen,
         "weights": weights_file(said, data),
-        "data": str(data.absolute()),
-        "images": str(cache_folder(config.image_cache).absolute()),
+        **folders_of(config),
         "image_size": config.image_size,
     }
 
@@ -255,7 +225,7 @@ def searching(
             arguments |= {"how": rows()[row].how | {"rate": rate}, "trade_off": trade_off, "steps": config.steps}
             arguments |= {"seed": SEARCH_SEED, "held_out": HELD_OUT}
             after = tuple(trial.name for trial in _prepared_search(network, config))
-            name = f"search-{network}-{transfer}-{_slug(row)}-{trade_off:g}-{rate:g}"
+            name = f"search-{network}-{transfer}-{slug(row)}-{trade_off:g}-{rate:g}"
             trials[trade_off, rate, transfer] = Trial(name, f"{TRIALS}:score", arguments, after)
     return trials
 
@@ -298,7 +268,7 @@ def groups(config: DanTable2, choice: dict[str, Any]) -> dict[str, list[Trial]]:
 def cell(network: str, transfer: str, row: str, config: DanTable2, choice: dict[str, Any]) -> list[Trial]:
     """The trials of one cell of the table: one a seed; one in all for logistic regression, which draws nothing."""
     arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
-    name, after = f"{network}-{transfer}-{_slug(row)}", (preparing(network, config).name,)
+    name, after = f"{network}-{transfer}-{slug(row)}", (preparing(network, config).name,)
     if row == FLOOR:
         return [Trial(name, f"{TRIALS}:floor", arguments, after)]
     chosen = choice[NETWORKS[network].searched_on][rows()[row].searched]
@@ -314,73 +284,25 @@ def _comparing_cache(network: str, config: DanTable2, chosen: dict[str, Any]) ->
     return Trial(f"cache-{network}", f"{TRIALS}:compare_cache", arguments, (preparing(network, config).name,))
 
 
-def _slug(row: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", row.lower())
-
-
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
 def search_records(config: DanTable2) -> list[Record]:
     """The records of the search, one a trial: made now, or read from the earlier run that `search` names."""
+    needed = {network: searched_rows(network, config) for network in searched_networks(config)}
     if config.search is not None:
-        needed = [(n, row) for n in searched_networks(config) for row in searched_rows(n, config)]
-        found = [record for record in read(config.search) if record.get("phase") == "search"]
-        if missing := [row for n, row in needed if (n, row) not in {(r["network"], r["method"]) for r in found}]:
-            raise UserError(f"{config.search} has no search for {', '.join(missing)}: leave out --search to make one")
-        return [record for record in found if (record["network"], record["method"]) in needed]
-    prepared = [trial for network in searched_networks(config) for trial in _prepared_search(network, config)]
-    rates = RATES[1:3] if config.quick else RATES
-    first = {(n, SOURCE_ONLY): [(0.0, rate) for rate in rates] for n in searched_networks(config)}
-    records = _searched(config, first, prepared)
-    choice = choose(records)
-    then = {}
-    for network in searched_networks(config):
-        rate = choice[network][SOURCE_ONLY]["rate"]
-        for row in searched_rows(network, config)[1:]:
-            trade_offs = OWN_TRADE_OFFS.get(row, TRADE_OFFS)
-            then[network, row] = [(value, rate) for value in (trade_offs[1:3] if config.quick else trade_offs)]
-    return records + _searched(config, then, prepared)
+        return earlier(config.search, [(network, row) for network, listed in needed.items() for row in listed])
+    prepared = [trial for network in needed for trial in _prepared_search(network, config)]
 
+    def tried(points: Mapping[Searched, Sequence[Point]]) -> list[Record]:
+        trials = {
+            ((network, row), (trade_off, rate), SET + transfer): trial
+            for (network, row), listed in points.items()
+            for (trade_off, rate, transfer), trial in searching(network, row, listed, config).items()
+        }
+        return records_of(config, trials, prepared=prepared, command=command_of(config))
 
-def _searched(
-    config: DanTable2, points: dict[tuple[str, str], list[tuple[float, float]]], prepared: list[Trial]
-) -> list[Record]:
-    """The records of the search of (network, row) at its points, each a (trade-off, rate).
-
-    judged_by: the score; of source-only, which does not try to mix the domains, the cross-entropy on the held-out
-    source, since its error there moves in steps of one image, and rates differ by one or two.
-    """
-    trials = {where: searching(*where, listed, config) for where, listed in points.items()}
-    every = [trial for listed in trials.values() for trial in listed.values()]
-    outcome = _run(config, "search", [*prepared, *every] if every else [])
-    if outcome.failed:
-        raise UserError(f"the search for hyper-parameters failed: {next(iter(outcome.failed.values()))}")
-    records = []
-    for (network, row), listed in trials.items():
-        for (trade_off, rate, transfer), trial in listed.items():
-            result = outcome.results[trial.name]
-            record: Record = {"experiment": NAME, "phase": "search", "task": SET + transfer, "network": network}
-            record |= {"method": row, "labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off}
-            record |= {"rate": rate, "command": command_of(config), **result}
-            records.append(record | {"judged_by": result["source_loss" if row == SOURCE_ONLY else "score"]})
-    return records
-
-
-def choose(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
-    """network -> row -> {"trade_off", "rate", "score", "tried"}: the lowest mean of `judged_by` over transfers."""
-    judged: dict[tuple[str, str], dict[tuple[float, float], list[float]]] = {}
-    for record in records:
-        if record.get("phase") == "search":
-            by_point = judged.setdefault((record["network"], record["method"]), {})
-            by_point.setdefault((record["trade_off"], record["rate"]), []).append(record["judged_by"])
-    choice: dict[str, dict[str, dict[str, Any]]] = {}
-    for (network, row), by_point in judged.items():
-        means = {point: statistics.fmean(values) for point, values in by_point.items()}
-        (trade_off, rate), lowest = min(means.items(), key=lambda item: item[1])
-        found = {"trade_off": trade_off, "rate": rate, "score": lowest, "tried": len(means)}
-        choice.setdefault(network, {})[row] = found
-    return choice
+    return search(needed, RATES[1:3] if config.quick else RATES, tried, quick=config.quick)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -391,18 +313,15 @@ def column_of(transfer: str) -> str:
     return "->".join(transfer.upper().split("2"))
 
 
-def cell_records(config: DanTable2, choice: dict[str, Any], results: dict[str, Any]) -> list[Record]:
-    """The evaluations of all finished trials. `last` is the model after the last step; `oracle`, which reads target
-    labels to choose among a run's evaluations, is there to be compared with and is never the result."""
+def cell_records(config: DanTable2, choice: dict[str, Any], results: Mapping[str, Any]) -> list[Record]:
+    """The evaluations of all finished trials, and the oracle's choices among them."""
     paper = paper_table(PAPER)
     records: list[Record] = []
     for network in networks_of(config):
         cells = [(transfer, row) for transfer in transfers_of(network, config) for row in rows_of(network, config)]
         for transfer, row in cells:
-            named = PAPER_ROWS.get(row, "")
-            told = paper.values.get(named, {}).get(column_of(transfer))
             about: Record = {"experiment": NAME, "task": SET + transfer, "network": network, "method": row, "labels": 0}
-            about |= {"paper": told, "provenance": "" if told is None else provenance(paper, named)}
+            about |= paper_number(paper, PAPER_ROWS.get(row, ""), column_of(transfer))
             about |= {"command": command_of(config, networks=network, transfers=transfer, methods=row)}
             for trial in cell(network, transfer, row, config, choice):
                 if trial.name not in results:
@@ -410,18 +329,11 @@ def cell_records(config: DanTable2, choice: dict[str, Any], results: dict[str, A
                 result, made = results[trial.name], trial.arguments
                 shared = {**about, "seed": made.get("seed", 0), "selection": "", "weights": result["weights"]}
                 shared |= {key: made[key] for key in ("how", "trade_off", "steps") if key in made}
-                evaluations: list[Record] = [
-                    {**shared, **{key: value for key, value in each.items() if key != "event"}, **result["measured_on"]}
-                    for each in result["evaluations"]
-                ]
-                best = max(evaluations, key=lambda each: each["accuracy/target"])
-                oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
-                evaluations[-1]["selection"] = "last"
-                records += evaluations + oracle
+                records += last_and_oracle(shared, result)
     return records
 
 
-def cache_records(config: DanTable2, results: dict[str, Any]) -> list[Record]:
+def cache_records(config: DanTable2, results: Mapping[str, Any]) -> list[Record]:
     """What the cache was measured to be worth on each network, and what filling it took."""
     records = []
     for network in networks_of(config):
@@ -438,52 +350,22 @@ def run_table(config: DanTable2) -> int:
     """Train what is missing, group by group, and make the report after each; exit code 1 if a trial failed."""
     config = reduced(config)
     _check(config)
-    began = time.perf_counter()
     searched = search_records(config)
     choice = choose(searched)
-    failed: dict[str, str] = {}
-    results: dict[str, Any] = {}
-    for title, trials in groups(config, choice).items():
-        outcome = _run(config, title, trials)
-        results |= outcome.results
-        failed |= outcome.failed
-        records = cell_records(config, choice, results) + cache_records(config, results) + searched
-        write_text(config.out / "records.jsonl", to_lines(records))
-        if any(record["selection"] for record in records):
-            report(config.out)
-    for line in failed.values():
-        print(f"failed: {line}", file=sys.stderr)
-    if (config.out / "table.md").is_file():
-        print((config.out / "table.md").read_text(encoding="utf-8"))
-    print(f"took: {time.perf_counter() - began:.0f} s\nreport: {config.out / 'report.html'}")
-    return 1 if failed else 0
 
+    def all_records(results: Mapping[str, Any]) -> list[Record]:
+        return cell_records(config, choice, results) + cache_records(config, results) + searched
 
-def _run(config: DanTable2, title: str, trials: Sequence[Trial]) -> Outcome:
-    began = time.perf_counter()
-    outcome = run_trials(trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet)
-    if not config.quiet:
-        took = time.perf_counter() - began
-        print(f"{title}: {len(outcome.results)} of {len(trials)} trials done, {took:.0f} s", file=sys.stderr)
-    return outcome
+    return run_experiment(config, groups(config, choice), all_records, report)
 
 
 def _check(config: DanTable2) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
-    for flag, given, known in (
-        ("networks", config.networks, list(NETWORKS)),
-        ("transfers", config.transfers, [*PAPER_SIX, *OTHER_SIX]),
-        ("methods", config.methods, [FLOOR, *rows()]),
-    ):
-        for name in given:
-            if name not in known:
-                raise UserError(f'--{flag}: there is no "{name}"{nearest(name, known)}; there are: {", ".join(known)}')
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"--seeds needs one or more different numbers, not {list(config.seeds)}")
-    if SEARCH_SEED in config.seeds:
-        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
-    if config.steps < 1:
-        raise UserError(f"--steps must be 1 or more, not {config.steps}")
+    check_names("networks", config.networks, list(NETWORKS))
+    check_names("transfers", config.transfers, [*PAPER_SIX, *OTHER_SIX])
+    check_names("methods", config.methods, [FLOOR, *rows()])
+    check_runs(config.seeds, config.steps)
+    check_reported(config.seeds)
     if not networks_of(config):
         raise UserError("nothing is left to train: no network has these rows on these transfers")
     for network in networks_of(config):

@@ -21,15 +21,14 @@ from experiments.dan_table2 import (
     PAPER,
     PAPER_ROWS,
     PAPER_SIX,
-    SEARCH_SEED,
     SOURCE_ONLY,
-    choose,
     column_of,
 )
 from experiments.dan_table2_trials import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
+from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.records import Record, aggregate, to_csv, write_text
-from experiments.tables import TESTS, Table, machines, markdown, origins, signed, tidy, told
-from experiments.transfers import over_tasks, paper_table, provenance
+from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told
+from experiments.transfers import over_tasks, paper_number, paper_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +43,8 @@ def with_means(records: Sequence[Record]) -> list[Record]:
     made = list(records)
     for name, transfers in MEANS.items():
         for record in over_tasks(records, [SET + transfer for transfer in transfers], name):
-            row = PAPER_ROWS.get(record["method"], "")
-            told = paper.values.get(row, {}).get("Avg") if name == "mean" else None
-            made.append(record | {"paper": told, "provenance": "" if told is None else provenance(paper, row)})
+            row = PAPER_ROWS.get(record["method"], "") if name == "mean" else ""
+            made.append(record | paper_number(paper, row, "Avg"))
     return made
 
 
@@ -290,9 +288,7 @@ def gains_figure(records: Sequence[Record], network: str) -> Figure | None:
         means = [found.mean(network, method, task) for method in (SOURCE_ONLY, DAN)]
         axes.plot([mean for mean in means if mean is not None], [place, place], color="#cccccc", linewidth=2, zorder=1)
         for method, colour in ((SOURCE_ONLY, "#888888"), (DAN, "#222222")):
-            values = list(found.of(network, method, task).values())
-            axes.scatter(values, [place] * len(values), s=12, color=colour, alpha=0.5, linewidths=0, zorder=2)
-            axes.scatter([statistics.fmean(values)], [place], s=38, color=colour, marker="D", zorder=3)
+            dots(axes, place, list(found.of(network, method, task).values()), colour, (12, 38))
     axes.set_yticks(range(len(shown)), [column_of(task) for task in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("accuracy on the target, %")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.transfers import logistic_regression, machine, transfer_named, weights_label
+from experiments.label_free_search import judged
+from experiments.transfers import logistic_regression, machine, transfer_named, weights_label, with_tuples
 
 SET = "office_caltech10_"
 DOMAINS = ("a", "c", "d", "w")
@@ -73,12 +74,11 @@ def recipe_of(how: dict[str, Any], steps: int) -> Any:
     """how: {"method", "align", "rate", ...} as `dan.recipes.Recipe` has them, from JSON, where tuples are lists."""
     from dan.recipes import Recipe
 
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
     every: dict[str, Any] = {
         "evaluate_every": min(EVALUATE_EVERY, steps),
         "checkpoint_every": min(CHECKPOINT_EVERY, steps),
     }
-    return Recipe(batch_size=BATCH, new_rate_factor=NEW_RATE_FACTOR, feature_map=False, **{**every, **plain})
+    return Recipe(batch_size=BATCH, new_rate_factor=NEW_RATE_FACTOR, feature_map=False, **{**every, **with_tuples(how)})
 
 
 def prepare(_folder: Path, *, place: dict[str, Any], sides: list[str], held_out: float) -> dict[str, Any]:
@@ -116,10 +116,7 @@ def score(
 
     No target label is read: `fit` takes none of them, and nothing here looks at one.
     """
-    from torch.nn.functional import cross_entropy
-
     from dan.evaluation import predict
-    from dan.model_selection import label_free_score, two_sample_error
     from dan.training import fit
 
     where = Place(**place)
@@ -132,15 +129,7 @@ def score(
         predict(model, where.outputs(part, model), start=model.cached_stages)
         for part in (task.source_test, task.target)
     )
-    source_error = float((of_source.logits.argmax(1) != y).double().mean())
-    domains_error = two_sample_error(of_source.layers["hidden1"], of_target.layers["hidden1"])
-    together = label_free_score(source_error, domains_error)
-    return {
-        "source_error": source_error,
-        "source_loss": float(cross_entropy(of_source.logits, y)),
-        "two_sample_error": domains_error,
-        "score": together,
-    }
+    return judged(of_source.logits, y, of_source.layers["hidden1"], of_target.layers["hidden1"])
 
 
 def adapt(

@@ -7,10 +7,8 @@ for each seed:  source-only (lambda = 0)    DAN (lambda > 0)    and from that DA
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -22,6 +20,8 @@ if __package__ in (None, ""):  # python experiments/demo.py puts this folder on 
 from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.records import Record, read, to_lines, write_text
+from experiments.running import check_runs
+from experiments.transfers import versions
 from experiments.trials import Outcome, Trial, run_trials
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -
         run=folder,
         about={"task": task},
     )
-    return {"network": transfer.backbone, "evaluations": records, "measured_on": _machine()}
+    return {"network": transfer.backbone, "evaluations": records, "measured_on": versions()}
 
 
 def ask(folder: Path, *, task: str, start: str, **settings: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def ask(folder: Path, *, task: str, start: str, **settings: Any) -> dict[str, An
 
     transfer = transfer_named(task)
     rounds = run_rounds(transfer, settings.pop("strategy"), start=folder.parent / start, run=folder, **settings)
-    return {"network": transfer.backbone, "evaluations": list(rounds), "measured_on": _machine()}
+    return {"network": transfer.backbone, "evaluations": list(rounds), "measured_on": versions()}
 
 
 def records_of(config: Demo, outcome: Outcome) -> list[Record]:
@@ -174,7 +174,7 @@ def run_demo(config: Demo) -> int:
     path, lines = config.out / "records.jsonl", to_lines(records)
     page = config.out / "report.html"
     if from_nothing and not outcome.failed:  # the time of a run that was resumed, or found finished, says nothing
-        took = {"seconds": round(time.perf_counter() - began), "workers": config.workers, **_machine()}
+        took = {"seconds": round(time.perf_counter() - began), "workers": config.workers, **versions()}
         write_text(config.out / "took.json", json.dumps(took) + "\n")
     if not page.is_file() or not path.is_file() or path.read_text(encoding="utf-8") != lines:
         page.unlink(missing_ok=True)  # if the report fails, the next run must not take the old one for it
@@ -190,26 +190,14 @@ def run_demo(config: Demo) -> int:
 
 def _check(config: Demo) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"--seeds needs one or more different numbers, not {list(config.seeds)}")
-    if config.steps < 1 or config.budget < 1 or config.round_steps < 1 or config.rounds < 0:
-        raise UserError("--steps, --budget and --round-steps must be 1 or more, --rounds 0 or more")
+    check_runs(config.seeds, config.steps)
+    if config.budget < 1 or config.round_steps < 1 or config.rounds < 0:
+        raise UserError("--budget and --round-steps must be 1 or more, --rounds 0 or more")
     if config.strategies != STRATEGIES:  # the default ones are known to be there without waiting for PyTorch
         from active.strategies import strategy_named
 
         for strategy in config.strategies:
             strategy_named(strategy)
-
-
-def _machine() -> Mapping[str, str]:
-    import torch
-
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        named = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        processor = named[0].partition(":")[2].strip() if named else processor
-    return {"torch": torch.__version__, "python": platform.python_version(), "processor": processor}
 
 
 def report(folder: Path) -> Path:

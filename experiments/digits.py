@@ -9,14 +9,12 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 if __package__ in (None, ""):  # python experiments/digits.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -24,12 +22,30 @@ if __package__ in (None, ""):  # python experiments/digits.py puts this folder o
 from dan.cli import Command, run
 from dan.domains.digit_sets import COUNTS, Split, digit_set
 from dan.domains.places import cache_folder, data_folder
-from dan.errors import UserError, nearest
-from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, Row, choose
+from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, Row
 from experiments.digits_trials import ALIGN, SET
-from experiments.records import Record, read, to_lines, write_text
-from experiments.transfers import paper_table, provenance
-from experiments.trials import Outcome, Trial, run_trials
+from experiments.label_free_search import (
+    SEARCH_SEED,
+    Point,
+    Searched,
+    check_reported,
+    choose,
+    earlier,
+    records_of,
+    search,
+)
+from experiments.records import Record, read
+from experiments.running import (
+    check_least,
+    check_names,
+    check_runs,
+    check_samples,
+    reduced,
+    run_experiment,
+    words_of,
+)
+from experiments.transfers import folders_of, paper_table, provenance
+from experiments.trials import Trial, slug
 
 NAME = "digits"
 TRIALS = "experiments.digits_trials"
@@ -73,22 +89,23 @@ PUBLISHED = (
 )
 
 RATES = (0.01, 0.03, 0.1)
-TRADE_OFFS = (0.3, 1.0, 3.0, 10.0)
-# Terms of another scale than MMD^2's: covariances are divided by 4 F^2, and a discriminator climbs as it descends.
-OWN_TRADE_OFFS = {
-    "deep_coral": (1.0, 10.0, 100.0, 1000.0),
-    "dann": (0.1, 0.3, 1.0, 3.0),
-    "cdan": (0.1, 0.3, 1.0, 3.0),
-    "cdan_e": (0.1, 0.3, 1.0, 3.0),
-}
-SEARCH_SEED = 100
 
 
 @dataclass(frozen=True)
 class Digits:
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    out: Path = Path("runs/digits")
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        "tasks": ("usps2mnist",),
+        "methods": (SOURCE_ONLY, DAN),
+        "seeds": (0,),
+        "steps": 20,
+        "search_steps": 5,
+        "samples": 500,
+    }
+
+    out: Path = Path(f"runs/{NAME}")
     """folder of the trials, records and report"""
     data: Path | None = None
     """folder of data sets (also: ACTIVE_DAN_DATA)"""
@@ -118,30 +135,10 @@ class Digits:
     """no progress bar"""
 
 
-def reduced(config: Digits) -> Digits:
-    """What --quick stands for."""
-    if not config.quick:
-        return config
-    small: dict[str, Any] = {"tasks": ("usps2mnist",), "methods": (SOURCE_ONLY, DAN), "seeds": (0,), "steps": 20}
-    small |= {"search_steps": 5, "samples": 500, "out": Path("runs/digits_quick")}
-    defaults = Digits()
-    return replace(config, **{k: v for k, v in small.items() if getattr(config, k) == getattr(defaults, k)})
-
-
 def command_of(config: Digits, **only: str) -> str:
-    """The command that makes these records again, or with `only` (tasks, methods) one cell of them."""
-    words = ["python", "-m", "experiments", "run", NAME, *(["--quick"] if config.quick else [])]
-    like = reduced(Digits(quick=config.quick))
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("out", "data", "quick", "workers", "cluster", "image_cache", "quiet", *only):
-            continue
-        if value != getattr(like, field.name):
-            listed = value if isinstance(value, tuple) else [value]
-            words += ["--" + field.name.replace("_", "-"), *map(str, listed)]
-    for name, value in only.items():
-        words += [f"--{name}", value]
-    return shlex.join(words)
+    """As `experiments.running.command_of`, and --search is told, whose choice decides the numbers; in single quotes,
+    as published."""
+    return shlex.join(words_of(config, **only))
 
 
 def rows() -> dict[str, Row]:
@@ -190,21 +187,20 @@ def column_of(task: str) -> str:
 
 def place_of(config: Digits) -> dict[str, Any]:
     """Where the data lie, as `experiments.digits_trials.Place` has it."""
-    folders = {"data": data_folder(config.data), "images": cache_folder(config.image_cache)}
-    return {name: str(folder.absolute()) for name, folder in folders.items()} | {"samples": config.samples}
+    return {**folders_of(config), "samples": config.samples}
 
 
 def searching(row: str, trade_off: float, rate: float, task: str, config: Digits) -> Trial:
     """The trial of one point of the search."""
     arguments: dict[str, Any] = {"place": place_of(config), "task": task, "how": rows()[row].how | {"rate": rate}}
     arguments |= {"trade_off": trade_off, "steps": config.search_steps, "seed": SEARCH_SEED}
-    return Trial(f"search-{task}-{_slug(row)}-{trade_off:g}-{rate:g}", f"{TRIALS}:score", arguments)
+    return Trial(f"search-{task}-{slug(row)}-{trade_off:g}-{rate:g}", f"{TRIALS}:score", arguments)
 
 
 def cell(task: str, row: str, config: Digits, choice: dict[str, Any]) -> list[Trial]:
     """The trials of one cell of the table: one a seed; one in all for logistic regression, which draws nothing."""
     arguments: dict[str, Any] = {"place": place_of(config), "task": task}
-    name = f"{task}-{_slug(row)}"
+    name = f"{task}-{slug(row)}"
     if row == FLOOR:
         return [Trial(name, f"{TRIALS}:floor", arguments)]
     chosen = choice[rows()[row].searched]
@@ -220,10 +216,6 @@ def group(task: str, config: Digits, choice: dict[str, Any]) -> list[Trial]:
     return sorted(trials, key=lambda trial: seeds[trial.arguments.get("seed", config.seeds[0])])
 
 
-def _slug(row: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", row.lower())
-
-
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
@@ -237,35 +229,19 @@ def search_records(config: Digits) -> list[Record]:
     """The records of the search, one a trial: made now, or read from the earlier run that `search` names."""
     needed = searched_rows(config)
     if config.search is not None:
-        found = [record for record in read(config.search) if record.get("phase") == "search"]
-        if missing := [row for row in needed if row not in {record["method"] for record in found}]:
-            raise UserError(f"{config.search} has no search for {', '.join(missing)}: leave out --search to make one")
-        return [record for record in found if record["method"] in needed]
-    if not needed:
-        return []
-    records = _searched(config, [(SOURCE_ONLY, 0.0, rate) for rate in (RATES[:2] if config.quick else RATES)])
-    rate = choose(records)[NETWORK][SOURCE_ONLY]["rate"]
-    points = []
-    for row in needed[1:]:
-        trade_offs = OWN_TRADE_OFFS.get(row, TRADE_OFFS)
-        points += [(row, value, rate) for value in (trade_offs[1:3] if config.quick else trade_offs)]
-    return records + _searched(config, points)
+        return earlier(config.search, [(NETWORK, row) for row in needed])
 
+    def tried(points: Mapping[Searched, Sequence[Point]]) -> list[Record]:
+        trials = {
+            ((network, row), (trade_off, rate), SET + task): searching(row, trade_off, rate, task, config)
+            for (network, row), listed in points.items()
+            for trade_off, rate in listed
+            for task in searched_tasks(config)
+        }
+        return records_of(config, trials, command=command_of(config), steps=config.search_steps)
 
-def _searched(config: Digits, points: Sequence[tuple[str, float, float]]) -> list[Record]:
-    """The records of the search at (row, trade-off, rate). judged_by: the score; of source-only, which does not try to
-    mix the domains, the cross-entropy on the held-out source."""
-    trials = {(*point, task): searching(*point, task, config) for point in points for task in searched_tasks(config)}
-    outcome = _run(config, "search", list(trials.values()))
-    if outcome.failed:
-        raise UserError(f"the search for hyper-parameters failed: {next(iter(outcome.failed.values()))}")
-    records = []
-    for (row, trade_off, rate, task), trial in trials.items():
-        record: Record = {"experiment": NAME, "phase": "search", "task": SET + task, "network": NETWORK, "method": row}
-        record |= {"labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off, "rate": rate}
-        record |= {"steps": config.search_steps, "command": command_of(config), **outcome.results[trial.name]}
-        records.append(record | {"judged_by": record["source_loss" if row == SOURCE_ONLY else "score"]})
-    return records
+    rates = RATES[:2] if config.quick else RATES
+    return search({NETWORK: needed}, rates, tried, quick=config.quick) if needed else []
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -281,7 +257,7 @@ def published(row: str, task: str) -> list[tuple[float, str]]:
     return found
 
 
-def cell_records(config: Digits, choice: dict[str, Any], results: dict[str, Any]) -> list[Record]:
+def cell_records(config: Digits, choice: dict[str, Any], results: Mapping[str, Any]) -> list[Record]:
     """One record a finished trial: the model after its last step."""
     records: list[Record] = []
     for task in tasks_of(config):
@@ -304,51 +280,20 @@ def run_digits(config: Digits) -> int:
     """Train what is missing, transfer by transfer, and make the report after each; exit code 1 if a trial failed."""
     config = reduced(config)
     _check(config)
-    began = time.perf_counter()
     searched = search_records(config)
     choice = choose(searched).get(NETWORK, {})
-    failed: dict[str, str] = {}
-    results: dict[str, Any] = {}
-    for task in tasks_of(config):
-        outcome = _run(config, column_of(task), group(task, config, choice))
-        results |= outcome.results
-        failed |= outcome.failed
-        records = cell_records(config, choice, results)
-        write_text(config.out / "records.jsonl", to_lines(records + searched))
-        if records:
-            report(config.out)
-    for line in failed.values():
-        print(f"failed: {line}", file=sys.stderr)
-    if (config.out / "table.md").is_file():
-        print((config.out / "table.md").read_text(encoding="utf-8"))
-    print(f"took: {time.perf_counter() - began:.0f} s\nreport: {config.out / 'report.html'}")
-    return 1 if failed else 0
-
-
-def _run(config: Digits, title: str, trials: Sequence[Trial]) -> Outcome:
-    began = time.perf_counter()
-    outcome = run_trials(trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet)
-    if not config.quiet:
-        took = time.perf_counter() - began
-        print(f"{title}: {len(outcome.results)} of {len(trials)} trials done, {took:.0f} s", file=sys.stderr)
-    return outcome
+    parts = {column_of(task): group(task, config, choice) for task in tasks_of(config)}
+    return run_experiment(config, parts, lambda results: cell_records(config, choice, results) + searched, report)
 
 
 def _check(config: Digits) -> None:
     """The mistakes that would otherwise show only after minutes of training; the data are decoded here, once."""
-    for flag, given, known in (("tasks", config.tasks, TASKS), ("methods", config.methods, [FLOOR, *rows()])):
-        for name in given:
-            if name not in known:
-                raise UserError(f'--{flag}: there is no "{name}"{nearest(name, known)}; there are: {", ".join(known)}')
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise UserError(f"--seeds needs one or more different numbers, not {list(config.seeds)}")
-    if SEARCH_SEED in config.seeds:
-        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
-    for flag, value, least in (("steps", config.steps, 1), ("search-steps", config.search_steps, 1)):
-        if value < least:
-            raise UserError(f"--{flag} must be {least} or more, not {value}")
-    if config.samples and config.samples < 100:
-        raise UserError(f"--samples must be 100 or more, or 0 for all, not {config.samples}")
+    check_names("tasks", config.tasks, TASKS)
+    check_names("methods", config.methods, [FLOOR, *rows()])
+    check_runs(config.seeds, config.steps)
+    check_reported(config.seeds)
+    check_least(config, "search_steps")
+    check_samples(config, "samples")
     data, cache = data_folder(config.data), cache_folder(config.image_cache)
     asked = [*tasks_of(config), *([] if config.search else searched_tasks(config))]
     splits: tuple[Split, ...] = ("train", "test")

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from experiments import report_html, report_latex
 from experiments.comparison_report import write_comparisons
 from experiments.comparisons import compare_all
-from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, choose
-from experiments.digits import BOTH_WAYS, NAME, PUBLISHED, SEARCH_SEED, TASKS, column_of
+from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
+from experiments.digits import BOTH_WAYS, NAME, PUBLISHED, TASKS, column_of
 from experiments.digits_trials import BATCH, FLOOR_IMAGES, HIDDEN, SET
+from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.records import SPLITS, Record, aggregate, to_csv, write_text
-from experiments.tables import TESTS, Table, machines, markdown, origins, signed, tidy, told
+from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told
 from experiments.transfers import over_tasks, paper_table
 
 if TYPE_CHECKING:
@@ -223,8 +224,7 @@ def accuracy_figure(records: Sequence[Record]) -> Figure | None:
             colour = {SOURCE_ONLY: "#888888", FLOOR: "#888888", DAN: "#222222"}.get(method, "#0072b2")
             values = list(found.of(method, task).values())
             if values:
-                axes.scatter(values, [place] * len(values), s=12, color=colour, alpha=0.5, linewidths=0, zorder=2)
-                axes.scatter([statistics.fmean(values)], [place], s=30, color=colour, marker="D", zorder=3)
+                dots(axes, place, values, colour, (12, 30))
         axes.set_title(column_of(task), fontsize=9)
         axes.set_yticks(range(len(found.methods)), found.methods, fontsize=8)
         axes.set_xlabel("accuracy, %", fontsize=8)

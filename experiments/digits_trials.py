@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.transfers import logistic_regression, machine, transfer_named
+from experiments.label_free_search import judged
+from experiments.transfers import logistic_regression, machine, transfer_named, with_tuples
 
 SET = "digits_"
 HIDDEN = 64  # units of the layer between LeNet's 128, "fc1", and the logits: "hidden1"
@@ -60,8 +61,7 @@ def recipe_of(how: dict[str, Any], steps: int) -> Any:
     """
     from dan.recipes import Recipe
 
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
-    return Recipe(batch_size=BATCH, new_rate_factor=1.0, evaluate_every=steps, feature_map=False, **plain)
+    return Recipe(batch_size=BATCH, new_rate_factor=1.0, evaluate_every=steps, feature_map=False, **with_tuples(how))
 
 
 def score(
@@ -71,25 +71,17 @@ def score(
 
     No target label is read: `fit` takes none of them, and nothing here looks at one.
     """
-    from torch.nn.functional import cross_entropy
-
     from dan.evaluation import predict
-    from dan.model_selection import label_free_score, two_sample_error
     from dan.training import fit
 
     data = Place(**place).task(task)
     model = network(data, seed)
     fit(model, data.source, data.target, trade_off=trade_off, steps=steps, seed=seed, recipe=recipe_of(how, steps))
     of_source, y = predict(model, data.source_test)
-    source_error = float((of_source.logits.argmax(1) != y).double().mean())
-    judged = (predict(model, evenly(part, JUDGED))[0].layers["hidden1"] for part in (data.source_test, data.target))
-    domains_error = two_sample_error(*judged)
-    return {
-        "source_error": source_error,
-        "source_loss": float(cross_entropy(of_source.logits, y)),
-        "two_sample_error": domains_error,
-        "score": label_free_score(source_error, domains_error),
-    }
+    source, target = (
+        predict(model, evenly(part, JUDGED))[0].layers["hidden1"] for part in (data.source_test, data.target)
+    )
+    return judged(of_source.logits, y, source, target)
 
 
 def adapt(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -22,31 +22,25 @@ from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.records import Record, read
+from experiments.running import check_names, reduced
+from experiments.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
 from experiments.ten_class_trials import (
     EVERYTHING,
     NOTHING,
     TRIALS,
-    Drawn,
-    Table,
     TenClass,
     check,
-    check_names,
-    evaluation_records,
-    mean_of,
     measured,
     place_of,
     preparing,
     record_of,
-    reduced,
     resolved,
-    run_experiment,
-    tidy,
+    run_cells,
+    shared_captions,
     title_of,
-    told,
     training,
-    write_report,
 )
-from experiments.trials import Trial
+from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +110,7 @@ def features_trial(config: FrozenLayers) -> Trial:
 
 def cell(transfer: str, cut: Cut, method: str, config: FrozenLayers) -> list[Trial]:
     """One trial a seed."""
-    name = f"{cut.network}-{method.replace('-', '_').lower()}"
+    name = f"{cut.network}-{slug(method)}"
     if not cut.left_out:
         place = place_of(config, cut.stage)
         return [training(name, "adapt", transfer, method, config, seed, place=place) for seed in config.seeds]
@@ -151,21 +145,21 @@ def run_frozen(config: FrozenLayers) -> int:
     check_names("cut", config.cut, STAGES)
     if not config.methods or not (config.frozen or config.cut):
         raise UserError("nothing is left to train: --methods, and --frozen or --cut, need at least one")
+    cells = [
+        (about_cell(transfer, cut, method, config, chosen_by), cell(transfer, cut, method, config))
+        for transfer in config.transfers
+        for cut in cuts_of(config)
+        for method in config.methods
+    ]
+    return run_cells(config, cells, report, parts_of(config))
 
-    def records_of(results: Mapping[str, Any]) -> list[Record]:
-        records = []
-        for transfer in config.transfers:
-            for cut in cuts_of(config):
-                for method in config.methods:
-                    only = {"frozen": () if cut.left_out else cut.stage, "cut": cut.stage if cut.left_out else ()}
-                    about = record_of(config, transfer, method, chosen_by, methods=method, **only)
-                    about |= {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out}
-                    about |= {"frozen_stages": cut.depth}
-                    for trial in cell(transfer, cut, method, config):
-                        records += evaluation_records(about, trial, results)
-        return records
 
-    return run_experiment(config, parts_of(config), records_of, report)
+def about_cell(transfer: str, cut: Cut, method: str, config: FrozenLayers, chosen_by: str) -> Record:
+    """What every record of a cell says."""
+    only = {"frozen": () if cut.left_out else cut.stage, "cut": cut.stage if cut.left_out else ()}
+    about = record_of(config, transfer, method, chosen_by, methods=method, **only)
+    about |= {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out}
+    return about | {"frozen_stages": cut.depth}
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -245,8 +239,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
         axes.set_xlabel("frozen up to")
         tidy(axes)
     panels[0].set_ylabel("accuracy on the target, %")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    legend_above(figure, panels[0], 2)
     return figure
 
 
@@ -278,6 +271,7 @@ def report(folder: Path) -> Path:
             f"{cut_short}. The rate and the trade-off were chosen with the whole trunk frozen, and none was chosen "
             "again for deeper fine-tuning; later layers with random weights, as in the transfer study that asked this "
             "first (Yosinski et al., NIPS 2014), are not part of it.",
+            *shared_captions(records),
         ],
     )
 

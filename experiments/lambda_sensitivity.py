@@ -6,7 +6,7 @@ L = CE(source) + lambda * sum over the bottleneck and the class probabilities of
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,24 +18,18 @@ from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.records import Record, read
+from experiments.running import reduced
+from experiments.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
 from experiments.ten_class_trials import (
-    Drawn,
-    Table,
     TenClass,
     check,
-    evaluation_records,
-    mean_of,
     measured,
-    preparing,
     record_of,
-    reduced,
     resolved,
-    run_experiment,
-    tidy,
+    run_cells,
+    shared_captions,
     title_of,
-    told,
     training,
-    write_report,
 )
 from experiments.trials import Trial
 
@@ -76,18 +70,15 @@ def run_lambdas(config: LambdaSensitivity) -> int:
     check(config)
     if not config.trade_offs or len(set(config.trade_offs)) < len(config.trade_offs) or min(config.trade_offs) < 0:
         raise UserError(f"--trade-offs needs one or more different numbers of 0 or more, not {list(config.trade_offs)}")
-    cells = [(transfer, value) for transfer in config.transfers for value in config.trade_offs]
-
-    def records_of(results: Mapping[str, Any]) -> list[Record]:
-        records = []
-        for transfer, value in cells:
-            about = record_of(config, transfer, method_of(value), chosen_by, trade_offs=f"{value:g}")
-            for trial in cell(transfer, value, config):
-                records += evaluation_records(about, trial, results)
-        return records
-
-    trials = [preparing(config), *(trial for where in cells for trial in cell(*where, config))]
-    return run_experiment(config, [trials], records_of, report)
+    cells = [
+        (
+            record_of(config, transfer, method_of(value), chosen_by, trade_offs=f"{value:g}"),
+            cell(transfer, value, config),
+        )
+        for transfer in config.transfers
+        for value in config.trade_offs
+    ]
+    return run_cells(config, cells, report)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -157,8 +148,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
         axes.set_xticks(lambdas, [f"{value:g}" for value in lambdas], fontsize=8)
         tidy(axes)
     panels[0].set_ylabel("accuracy on the target, %")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    legend_above(figure, panels[0], 2)
     return figure
 
 
@@ -180,7 +170,8 @@ def report(folder: Path) -> Path:
             "Accuracy in percent, mean ± standard deviation over seeds, of the model after the last step. "
             "The layout of Figure 3b of Long et al., ICML 2015: there AlexNet, fine-tuned, C->W with 10 classes and "
             "A->W with 31; here 10-class in both, and the trunk frozen. Our lambda grows from 0 to its value over the "
-            "training and weighs other layers, so it is no number to compare with the paper's."
+            "training and weighs other layers, so it is no number to compare with the paper's.",
+            *shared_captions(records),
         ],
     )
 

@@ -10,7 +10,6 @@ as it was first made: 49,000 images, 1,000 labels a round until all are in, 49 t
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +21,10 @@ if __package__ in (None, ""):  # python experiments/margin_sweep.py puts this fo
 
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.cifar10_trials import NETWORKS, TASK, TRIALS, check, check_networks, command, place_of, settled
+from experiments.cifar10_trials import NETWORKS, TASK, TRIALS, check, command, place_of, settled
 from experiments.records import Record, read
 from experiments.running import check_names, run_experiment
-from experiments.trials import Trial
+from experiments.trials import Trial, dotted
 
 NAME = "margin_sweep"
 FOREST = "random forest, "
@@ -107,7 +106,7 @@ def trial_of(method: str, seed: int, config: MarginSweep) -> Trial:
         arguments |= {"network": config.network, "how": asdict(how)}
     arguments |= {"start": config.start, "budget": config.budget, "rounds": config.rounds, "seed": seed}
     function = "forest" if method.startswith(FOREST) else "curve"
-    return Trial(f"{re.sub(r'[^A-Za-z0-9_.]+', '.', method)}-seed{seed}", f"{TRIALS}:{function}", arguments)
+    return Trial(f"{dotted(method)}-seed{seed}", f"{TRIALS}:{function}", arguments)
 
 
 def cells_of(config: MarginSweep) -> list[tuple[str, int]]:
@@ -152,7 +151,7 @@ def run_margin_sweep(config: MarginSweep) -> int:
     """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
     config = settled(config)
     check_names("methods", config.methods, METHODS)
-    check_networks("network", (config.network,))
+    check_names("network", (config.network,), list(NETWORKS))
     if not config.methods or not 0 < config.target < 100:
         raise UserError(
             f"--methods needs one or more names, and --target percent between 0 and 100, not {config.target}"

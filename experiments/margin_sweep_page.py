@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from experiments import plots
-from experiments.clue_digits_page import gains
+from experiments.against_random import BASE, gains, in_order, seconds_of_runs
 from experiments.comparisons import Family, compare_all
 from experiments.margin_sweep import FOREST, METHODS, SHARES
 from experiments.records import Key, Record, Row, aggregate, measurements
-from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
+from experiments.tables import Drawn, Table, difference, each, mean_of, signed, tidy, told, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASE, WHOLE, DIVERSE = "random", "margin", "k_center"
+WHOLE, DIVERSE = "margin", "k_center"
 SHOWN = (BASE, "margin@0.5", WHOLE, DIVERSE)  # as curves: more cannot be told apart
 
 
@@ -55,15 +55,10 @@ def target_of(records: Sequence[Record]) -> float:
     return float(records[-1]["target_accuracy"])
 
 
-def in_order(records: Sequence[Record]) -> list[Record]:
-    """The records by arm, from random to margin, then the others."""
-    return sorted(records, key=lambda record: METHODS.index(record["method"]))
-
-
 def needed(records: Sequence[Record]) -> dict[str, Needed]:
     """method -> what its trials needed, arms in order."""
     curves: dict[str, dict[int, dict[int, float]]] = {}
-    for record in in_order(records):
+    for record in in_order(records, METHODS):
         by_seed = curves.setdefault(record["method"], {})
         by_seed.setdefault(record["seed"], {})[record["labels"]] = 100 * record["accuracy/target_test"]
     found = {}
@@ -139,7 +134,7 @@ def _trials(need: Needed) -> int:
 
 def _saved(arm: Needed, base: Needed) -> dict[int, float]:
     """seed -> labels of the base minus labels of the arm, of the seeds that both have."""
-    return {seed: base.by_seed[seed] - count for seed, count in arm.by_seed.items() if seed in base.by_seed}
+    return difference(base.by_seed, arm.by_seed)
 
 
 def _count(need: Needed) -> str:
@@ -154,14 +149,11 @@ def _count(need: Needed) -> str:
 
 def table_of(records: Sequence[Record]) -> Table:
     """One row an arm: the labels it needs, how many fewer than random's, and accuracies at its most labels."""
-    measured, found = measurements(in_order(records)), needed(records)
+    measured, found = measurements(in_order(records, METHODS)), needed(records)
     of = {split: plots.final(measured, split) for split in ("test", "unqueried")}
     areas = {method: values for method, (_, values) in plots.final(measured, "test", "alc").items()}
     over = gains({method: values for method, (_, values) in of["test"].items() if not method.startswith(FOREST)})
-    seconds: dict[str, dict[int, float]] = {}
-    for record in records:
-        by_seed = seconds.setdefault(record["method"], {})
-        by_seed[record["seed"]] = by_seed.get(record["seed"], 0.0) + record["seconds"]
+    seconds = seconds_of_runs(records)
     headers = ["arm", "share", f"labels to {target_of(records):g} %", "fewer than random", "labels", "test"]
     headers += ["over random", "unqueried", "ALC test", "s a trial", "n"]
     rows = []
@@ -182,7 +174,7 @@ _NONE = Needed({}, [])
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     """The rows of table.csv: accuracies and seconds, and the labels needed of the arms whose trials all got there."""
-    rows, metric = aggregate(in_order(records)), f"labels_to_{target_of(records):g}"
+    rows, metric = aggregate(in_order(records, METHODS)), f"labels_to_{target_of(records):g}"
     for method, need in needed(records).items():
         own = [record for record in records if record["method"] == method]
         values = list(need.by_seed.values())
@@ -243,15 +235,12 @@ def sweep(records: Sequence[Record]) -> Figure | None:
 
 def curves(records: Sequence[Record], split: str) -> Figure | None:
     """Accuracy against labels of a few arms. None where none of them has two label counts."""
-    return plots.curves(measurements([r for r in in_order(records) if r["method"] in SHOWN]), split)
+    return plots.curves(measurements([r for r in in_order(records, METHODS) if r["method"] in SHOWN]), split)
 
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-
-    def each(name: str) -> str:
-        return ", ".join(f"{value:,}" for value in sorted({record[name] for record in records}))
-
+    pools, start, budget, tests = (each(records, name) for name in ("pool", "start", "budget", "test_images"))
     nets = sorted({record["network"] for record in records if "how" in record})
     hows = [record["how"] for record in records if "how" in record]
     trained = (
@@ -265,8 +254,8 @@ def captions(records: Sequence[Record]) -> list[str]:
         "mean ± standard deviation over n trials; fewer than random: the difference, seed by seed. Accuracies in "
         "percent at the most labels; unqueried: images of the pool never asked for; ALC: area under the "
         "accuracy-labels curve; s a trial: seconds of all its rounds, asking and evaluation included.",
-        f"CIFAR-10, pool of {each('pool')} images, {each('start')} of them labelled at random at the start (the same "
-        f"for all arms of a seed), {each('budget')} labels a round, {each('test_images')} test images. {trained}"
+        f"CIFAR-10, pool of {pools} images, {start} of them labelled at random at the start (the same "
+        f"for all arms of a seed), {budget} labels a round, {tests} test images. {trained}"
         "Nothing is selected, and no test label was read to choose anything.",
         f"random forest: {FOREST.strip(', ')} of scikit-learn on pixel blocks, one seed: the same rounds with another "
         "learner.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,29 +22,23 @@ from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY
 from experiments.dan_table2_trials import SET
 from experiments.records import Record, aggregate, read
+from experiments.running import check_names, reduced
+from experiments.tables import Drawn, Table, legend_above, tidy, told, write_report
 from experiments.ten_class_trials import (
     NETWORK,
-    Drawn,
-    Table,
     TenClass,
     check,
-    check_names,
-    evaluation_records,
     how_of,
     measured,
     metric_rows,
-    preparing,
     record_of,
-    reduced,
     resolved,
-    run_experiment,
-    tidy,
+    run_cells,
+    shared_captions,
     title_of,
-    told,
     training,
-    write_report,
 )
-from experiments.trials import Trial
+from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,31 +70,22 @@ class MmdDuringTraining(TenClass):
 def cell(transfer: str, method: str, config: MmdDuringTraining) -> list[Trial]:
     """One trial a seed."""
     how = how_of(method, config) | {"evaluate_every": config.every}
-    name = method.replace("-", "_").lower()
-    return [training(name, "watched", transfer, method, config, seed, how=how) for seed in config.seeds]
+    return [training(slug(method), "watched", transfer, method, config, seed, how=how) for seed in config.seeds]
 
 
 def run_watched(config: MmdDuringTraining) -> int:
     """Train what is missing and make the report; exit code 1 if a trial failed."""
     config, chosen_by = resolved(reduced(config))
     check(config)
-    check_names("methods", config.methods, list(METHODS))
-    if not config.methods:
-        raise UserError("--methods needs at least one")
+    check_names("methods", config.methods, list(METHODS), some=True)
     if not 1 <= config.every <= config.steps:
         raise UserError(f"--every must be from 1 to the {config.steps} steps, not {config.every}")
-    cells = [(transfer, method) for transfer in config.transfers for method in config.methods]
-
-    def records_of(results: Mapping[str, Any]) -> list[Record]:
-        records = []
-        for transfer, method in cells:
-            about = record_of(config, transfer, method, chosen_by, methods=method)
-            for trial in cell(transfer, method, config):
-                records += evaluation_records(about, trial, results)
-        return records
-
-    trials = [preparing(config), *(trial for where in cells for trial in cell(*where, config))]
-    return run_experiment(config, [trials], records_of, report)
+    cells = [
+        (record_of(config, transfer, method, chosen_by, methods=method), cell(transfer, method, config))
+        for transfer in config.transfers
+        for method in config.methods
+    ]
+    return run_cells(config, cells, report)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -180,8 +165,7 @@ def figure_of(records: Sequence[Record], name: str) -> Figure:
         axes.set_xlabel("step")
     for line in panels:
         line[0].set_ylabel("MMD$^2$")
-    handles = panels[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    legend_above(figure, panels[0][0], 4)
     return figure
 
 
@@ -218,6 +202,7 @@ def report(folder: Path) -> Path:
             "A bandwidth that follows the features compares shapes, not sizes: features that all shrink alike keep "
             "their MMD^2. A kept one sees sizes, and goes blind where features outgrow it: bandwidth, now / first, "
             "says by how much they did.",
+            *shared_captions(records),
         ],
         rows=aggregate(records) + [row for name, metric in names.items() for row in metric_rows(records, name, metric)],
     )

@@ -4,15 +4,18 @@ task, or a panel for each), and mean ranks with the critical difference."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments.comparisons import ALPHA, Ranking
 from experiments.records import Key
+from experiments.tables import tidy
 
 Measured = Mapping[Key, Mapping[int, float]]  # as records.measurements gives it
 
@@ -67,7 +70,7 @@ def bars(measured: Measured, split: str = "target") -> Figure:
     left = max(0, int((lowest - 5) // 10 * 10))
     axes.set_xlim(left, 100)
     axes.set_xlabel(f"accuracy on {SPLIT_NAMES[split]}, %" + (f"  (axis from {left})" if left else ""))
-    _clean(axes, "x")
+    tidy(axes, "x")
     return figure
 
 
@@ -87,13 +90,8 @@ def curves(measured: Measured, split: str = "target") -> Figure | None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for place, (method, line) in enumerate(learners.items()):
-        labels = sorted(line)
-        means = [statistics.fmean(line[count]) for count in labels]
-        spreads = [statistics.stdev(line[count]) if len(line[count]) > 1 else 0.0 for count in labels]
-        axes.plot(labels, means, color=paint[method], marker=MARKERS[place % len(MARKERS)], markersize=5, label=method)
-        lows = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-        highs = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-        axes.fill_between(labels, lows, highs, color=paint[method], alpha=0.13, linewidth=0)
+        marked = {"marker": MARKERS[place % len(MARKERS)], "markersize": 5, "label": method}
+        _band(axes, line, paint[method], alpha=0.13, **marked)
     # A method without target labels has asked for none: on the images never asked about it is its accuracy on all.
     for key, values in measured.items():
         in_place = key.split == ("target" if split == "unqueried" else split)
@@ -104,7 +102,7 @@ def curves(measured: Measured, split: str = "target") -> Figure | None:
     axes.set_ylabel(f"accuracy on {SPLIT_NAMES[split]}, %")
     axes.set_xticks(sorted({count for line in learners.values() for count in line}))
     axes.legend(fontsize=8, frameon=False)
-    _clean(axes, "both")
+    tidy(axes)
     return figure
 
 
@@ -131,30 +129,19 @@ def panels(measured: Measured, split: str = "target", *, columns: int = 4) -> Fi
     shown = {}
     for axes, (task, found) in zip(grid.flat, tasks.items(), strict=False):
         for method, line in found.items():
-            labels = sorted(line)
-            means = [statistics.fmean(line[count]) for count in labels]
-            if len(labels) == 1:
+            if len(line) == 1:
+                (of_seeds,) = line.values()
                 style = "--" if method == "DAN" else ":"
-                shown[method] = axes.axhline(means[0], color=paint[method], linestyle=style, linewidth=1)
+                level = statistics.fmean(of_seeds)
+                shown[method] = axes.axhline(level, color=paint[method], linestyle=style, linewidth=1)
                 continue
             place = methods.index(method) if method in methods else 0
-            style = STYLES[place // len(COLOURS) % len(STYLES)]
-            (shown[method],) = axes.plot(
-                labels,
-                means,
-                color=paint[method],
-                linestyle=style,
-                linewidth=1.2,
-                marker=MARKERS[place % 8],
-                markersize=3,
-            )
-            spreads = [statistics.stdev(line[count]) if len(line[count]) > 1 else 0.0 for count in labels]
-            lows = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-            highs = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-            axes.fill_between(labels, lows, highs, color=paint[method], alpha=0.08, linewidth=0)
+            marked = {"marker": MARKERS[place % len(MARKERS)], "markersize": 3, "linewidth": 1.2}
+            marked["linestyle"] = STYLES[place // len(COLOURS) % len(STYLES)]
+            shown[method] = _band(axes, line, paint[method], alpha=0.08, **marked)
         axes.set_title(task, fontsize=8)
         axes.tick_params(labelsize=7)
-        _clean(axes, "both")
+        tidy(axes)
     figure.supxlabel("target labels", fontsize=9)
     figure.supylabel(f"accuracy on {SPLIT_NAMES[split]}, %", fontsize=9)
     figure.legend(
@@ -166,6 +153,18 @@ def panels(measured: Measured, split: str = "target", *, columns: int = 4) -> Fi
         frameon=False,
     )
     return figure
+
+
+def _band(axes: Axes, line: Mapping[int, Sequence[float]], colour: str, *, alpha: float, **style: Any) -> Line2D:
+    """A line through the means of labels -> one value a seed, and a band of one standard deviation; the line."""
+    labels = sorted(line)
+    means = [statistics.fmean(line[count]) for count in labels]
+    spreads = [statistics.stdev(line[count]) if len(line[count]) > 1 else 0.0 for count in labels]
+    (drawn,) = axes.plot(labels, means, color=colour, **style)
+    lows = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+    highs = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+    axes.fill_between(labels, lows, highs, color=colour, alpha=alpha, linewidth=0)
+    return drawn
 
 
 def critical_difference(ranking: Ranking) -> Figure:
@@ -229,9 +228,3 @@ def save(figure: Figure, png: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": png.stem}):
         figure.savefig(png, dpi=130, bbox_inches="tight")
         figure.savefig(png.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})
-
-
-def _clean(axes: Axes, grid: str) -> None:
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

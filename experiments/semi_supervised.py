@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if __package__ in (None, ""):  # python experiments/semi_supervised.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -20,28 +20,21 @@ from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.dan_table2_trials import SET
 from experiments.records import Record, Row, aggregate, read
+from experiments.running import check_names, reduced
+from experiments.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
 from experiments.ten_class_trials import (
     NETWORK,
-    Drawn,
-    Table,
     TenClass,
     check,
-    check_names,
-    evaluation_records,
-    mean_of,
     measured,
-    preparing,
     record_of,
-    reduced,
     resolved,
-    run_experiment,
-    tidy,
-    told,
+    run_cells,
+    shared_captions,
     training,
-    write_report,
 )
 from experiments.transfers import paper_table, provenance
-from experiments.trials import Trial
+from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,33 +86,24 @@ class SemiSupervised(TenClass):
 def cell(transfer: str, method: str, config: SemiSupervised) -> list[Trial]:
     """One trial a seed, which also draws the source's part and the labelled target images."""
     row, labelled = METHODS[method]
-    name = method.replace("-", "_").replace(" ", "_").lower()
     draws = {"source_per_class": SOURCE_PER_CLASS[transfer[0]], "labels_per_class": config.labels_per_class}
     more = {**draws, "labelled": labelled}
-    return [training(name, "few_labels", transfer, row, config, seed, **more) for seed in config.seeds]
+    return [training(slug(method), "few_labels", transfer, row, config, seed, **more) for seed in config.seeds]
 
 
 def run_semi_supervised(config: SemiSupervised) -> int:
     """Train what is missing and make the report; exit code 1 if a trial failed."""
     config, chosen_by = resolved(reduced(config))
     check(config, known_transfers=COLUMNS)
-    check_names("methods", config.methods, list(METHODS))
-    if not config.methods:
-        raise UserError("--methods needs at least one")
+    check_names("methods", config.methods, list(METHODS), some=True)
     if not 1 <= config.labels_per_class <= 7:
         raise UserError(f"--labels-per-class must be from 1 to 7 (dslr has 8 mugs), not {config.labels_per_class}")
-    cells = [(transfer, method) for transfer in config.transfers for method in config.methods]
-
-    def records_of(results: Mapping[str, Any]) -> list[Record]:
-        records = []
-        for transfer, method in cells:
-            about = about_cell(transfer, method, config, chosen_by)
-            for trial in cell(transfer, method, config):
-                records += evaluation_records(about, trial, results)
-        return records
-
-    trials = [preparing(config), *(trial for where in cells for trial in cell(*where, config))]
-    return run_experiment(config, [trials], records_of, report)
+    cells = [
+        (about_cell(transfer, method, config, chosen_by), cell(transfer, method, config))
+        for transfer in config.transfers
+        for method in config.methods
+    ]
+    return run_cells(config, cells, report)
 
 
 def about_cell(transfer: str, method: str, config: SemiSupervised, chosen_by: str) -> Record:
@@ -232,8 +216,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
     axes.set_ylim(left, 100)
     axes.set_ylabel("accuracy, %" + (f"  (axis from {left})" if left else ""))
     axes.set_xticks(range(len(columns)), [f"{column_of(column)}, 10-class" for column in columns])
-    handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    legend_above(figure, axes, 2)
     tidy(axes, "y")
     return figure
 
@@ -266,6 +249,7 @@ def report(folder: Path) -> Path:
             "scores all rows on the same images: those that were not drawn.",
             f"The paper's rows: {paper.source} ({paper.provenance}): AlexNet, fine-tuned, 31 classes; here 10-class, "
             "the trunk frozen, so they show the layout and the size of a gain, and are no number to reach.",
+            *shared_captions(records),
         ],
         rows=table_rows(with_means(records)),
     )

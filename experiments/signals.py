@@ -111,7 +111,7 @@ COMMAND = Command(Signals, show, "Source-only beside DAN on synthetic 1-D signal
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return run("python -m experiments run", "An example.", {"signals": COMMAND}, ["signals", *words])
+    return run("experiments/signals.py", "An example.", {"signals": COMMAND}, ["signals", *words])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What the pages of experiments share: a cell, a table in Markdown, a light grid, the machine, and the page of a small
-experiment, from records alone.
+"""What the pages of experiments share: a cell, a table in Markdown, a light grid, dots and a legend, the machine, and
+the page of a small experiment, from records alone.
 
     cell = mean ± sqrt(sum_i (v_i - mean)^2 / (n - 1)) over seeds
 """
@@ -59,9 +59,25 @@ def mean_of(by_seed: Mapping[int, float] | None) -> float | None:
     return statistics.fmean(by_seed.values()) if by_seed else None
 
 
+def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
+    """{seed: ours minus theirs}, of the seeds that both have."""
+    return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
+
+
 def signed(value: float | None) -> str:
     """A difference, with its sign; a dash for none."""
     return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def points(differences: Mapping[int, float] | None) -> str:
+    """The mean difference with its sign, ± its standard deviation over seeds; a dash for none."""
+    values = list((differences or {}).values())
+    return signed(mean_of(differences)) + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def each(records: Iterable[Record], name: str, form: str = ",") -> str:
+    """All values that records have under `name`, from small to large."""
+    return ", ".join(f"{v:{form}}" for v in sorted({r[name] for r in records if r.get(name) is not None}))
 
 
 def markdown(table: Table) -> str:
@@ -101,6 +117,19 @@ def tidy(axes: Axes, grid: str = "both") -> None:
     axes.grid(axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int) -> None:
+    """What the lines of these axes are, above all panels."""
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
+
+
+def dots(axes: Axes, place: float, values: Sequence[float], colour: str, sizes: tuple[float, float]) -> None:
+    """A dot a seed at this height, and a diamond at their mean; sizes: of both."""
+    small, large = sizes
+    axes.scatter(values, [place] * len(values), s=small, color=colour, alpha=0.5, linewidths=0, zorder=2)
+    axes.scatter([statistics.fmean(values)], [place], s=large, color=colour, marker="D", zorder=3)
 
 
 # --- the page of a small experiment -----------------------------------------------------------------------------------

@@ -9,28 +9,25 @@ Shapes: N samples; F features.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dan.errors import UserError
-from experiments import tables as pages
-from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SEARCH_SEED, SOURCE_ONLY, DanTable2, choose, column_of
+from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SOURCE_ONLY, DanTable2, column_of
 from experiments.dan_table2 import place_of as place_in_table2
 from experiments.dan_table2 import rows as rows_in_table2
-from experiments.dan_table2_trials import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of
+from experiments.dan_table2_trials import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of, start_new_layers
+from experiments.label_free_search import check_reported, choose
 from experiments.records import Key, Record, Row, read
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.tables import Drawn, Table, mean_of, tidy, told
+from experiments.running import check_names, check_runs, command_of, run_experiment
+from experiments.tables import each
 from experiments.transfers import HOME, machine, weights_label
 from experiments.trials import Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# What these experiments take from here though it lies in running.py and tables.py.
-__all__ = ["Drawn", "Table", "check_names", "mean_of", "reduced", "run_experiment", "tidy", "told"]
 
 NETWORK = "squeezenet1_1-frozen"  # as dan_table2 calls it: its search decides
 TRIALS = "experiments.ten_class_trials"
@@ -110,12 +107,9 @@ def resolved(config: Config) -> tuple[Config, str]:
 
 def check(config: TenClass, *, known_transfers: Sequence[str] = PAPER_SIX + OTHER_SIX) -> None:
     """The mistakes that would otherwise show only after some training."""
-    check_names("transfers", config.transfers, known_transfers)
-    if not config.transfers:
-        raise UserError("--transfers needs at least one")
+    check_names("transfers", config.transfers, known_transfers, some=True)
     check_runs(config.seeds, config.steps)
-    if SEARCH_SEED in config.seeds:
-        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
+    check_reported(config.seeds)
     place_of(config)  # the data's folder and the weights' file are there
 
 
@@ -391,7 +385,7 @@ def probe(
         torch.manual_seed(seed)
         trunk = Trunk({"stage": nn.Identity()}, out_features=x_source.shape[1])
         model = DAN(trunk, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
-    start_as_released(model, seed)
+    start_new_layers(model, seed)
     evaluations = fit(
         model,
         TensorDataset(x_source, source["y"]),
@@ -403,17 +397,6 @@ def probe(
         recipe=recipe_of(how, steps),
     )
     return {"evaluations": evaluations, **told_of(Place(**place))}
-
-
-def start_as_released(model: Any, seed: int) -> None:
-    """The new layers' start in `Place.network`, for a network on features."""
-    import torch
-    from torch import nn
-
-    generator = torch.Generator().manual_seed(seed)
-    for layer, deviation, bias in ((model.hidden[0][0], 0.005, 0.1), (model.output, 0.01, 0.0)):
-        nn.init.normal_(layer.weight, 0.0, deviation, generator=generator)
-        nn.init.constant_(layer.bias, bias)
 
 
 def told_of(where: Place) -> dict[str, Any]:
@@ -443,6 +426,26 @@ def evaluation_records(about: Record, trial: Trial, results: Mapping[str, Any]) 
     made = [{**shared, **{k: v for k, v in each.items() if k != "event"}} for each in result["evaluations"]]
     made[-1]["selection"] = "last"
     return made
+
+
+def run_cells(
+    config: TenClass,
+    cells: Sequence[tuple[Record, Sequence[Trial]]],
+    report: Callable[[Path], Path],
+    parts: Sequence[Sequence[Trial]] | None = None,
+) -> int:
+    """Run the trials of all cells and make the report; exit code 1 if a trial failed.
+
+    cells: what every record of a cell says, and its trials. parts: how they are run; None: all at once, on the trunk
+    that is frozen as a whole.
+    """
+
+    def records_of(results: Mapping[str, Any]) -> list[Record]:
+        return [r for about, trials in cells for trial in trials for r in evaluation_records(about, trial, results)]
+
+    if parts is None:
+        parts = [[preparing(config), *(trial for _, trials in cells for trial in trials)]]
+    return run_experiment(config, parts, records_of, report)
 
 
 def measured(records: Iterable[Record], name: str, scale: float = 1.0) -> dict[tuple[str, str, str], dict[int, float]]:
@@ -475,43 +478,16 @@ def metric_rows(records: Sequence[Record], name: str, metric: str) -> list[Row]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def write_report(
-    folder: Path,
-    records: Sequence[Record],
-    *,
-    title: str,
-    findings: Sequence[str],
-    tables: Sequence[tuple[str, Table]],
-    figures: Sequence[Drawn],
-    captions: Sequence[str],
-    rows: Sequence[Row] | None = None,
-) -> Path:
-    """`experiments.tables.write_report` with the captions that are true of all these experiments."""
-    return pages.write_report(
-        folder,
-        records,
-        title=title,
-        findings=findings,
-        tables=tables,
-        figures=figures,
-        captions=[*captions, *shared_captions(records)],
-        rows=rows,
-    )
-
-
 def shared_captions(records: Sequence[Record]) -> list[str]:
     """What is true of all these experiments: the network, and who chose its hyper-parameters."""
-
-    def each(name: str) -> str:
-        return ", ".join(f"{value:g}" for value in sorted({r[name] for r in records if r.get(name) is not None}))
-
+    size, steps, rate, trade_offs = (each(records, n, "g") for n in ("image_size", "steps", "rate", "trade_off"))
     weights = "; ".join(sorted({record["weights"] for record in records if "weights" in record}))
     who = "; ".join(dict.fromkeys(record["chosen_by"] for record in records))
     return [
-        f"SqueezeNet 1.1 ({weights}) at {each('image_size')} pixels, a bottleneck of {BOTTLENECK} (dropout {DROPOUT}) "
-        f"and the logits, {each('steps')} steps. All runs of a seed start from the same weights and see the same "
-        f"source batches. Rate {each('rate')}, for new layers ten times that; trade-offs: {each('trade_off')} (0 is "
-        f"source-only). The rate, and a trade-off that is not varied: {who}.",
+        f"SqueezeNet 1.1 ({weights}) at {size} pixels, a bottleneck of {BOTTLENECK} (dropout {DROPOUT}) and the "
+        f"logits, {steps} steps. All runs of a seed start from the same weights and see the same source batches. Rate "
+        f"{rate}, for new layers ten times that; trade-offs: {trade_offs} (0 is source-only). The rate, and a "
+        f"trade-off that is not varied: {who}.",
     ]
 
 

@@ -1,4 +1,5 @@
-"""What experiments on transfers share: data made once a process, published tables, the floor, means over tasks."""
+"""What experiments on transfers share: data made once a process, published tables and numbers beside ours, the floor,
+means over tasks."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.records import Record
 
@@ -75,6 +77,19 @@ def provenance(table: PaperTable, row: str) -> str:
     return f"{table.source}, row {row}; {table.provenance}"
 
 
+def paper_number(table: PaperTable, row: str, column: str) -> Record:
+    """What a record says of the published number in that row ("" for none) and column, where there is one."""
+    number = table.values.get(row, {}).get(column)
+    return {"paper": number, "provenance": "" if number is None else provenance(table, row)}
+
+
+def folders_of(config: Any) -> dict[str, str]:
+    """The folders of data sets and of decoded images that settings with `data` and `image_cache` mean, as a trial's
+    arguments have them."""
+    folders = {"data": data_folder(config.data), "images": cache_folder(config.image_cache)}
+    return {name: str(folder.absolute()) for name, folder in folders.items()}
+
+
 @cache
 def transfer_named(task: str, data: str, images: str, image_size: int = 224, source_holdout: float = 0.0) -> Transfer:
     """The task's data, made once in a process: its trials only read it. data: the folder of data sets; images: the one
@@ -115,6 +130,24 @@ def over_tasks(records: Iterable[Record], tasks: Sequence[str], name: str) -> li
     return means
 
 
+def last_and_oracle(about: Record, result: Mapping[str, Any]) -> list[Record]:
+    """A record an evaluation of a trial's result. `last` is the model after the last step; `oracle`, which reads target
+    labels to choose among several evaluations, is there to be compared with and is never the result."""
+    evaluations: list[Record] = [
+        {**about, **{key: value for key, value in each.items() if key != "event"}, **result["measured_on"]}
+        for each in result["evaluations"]
+    ]
+    best = max(evaluations, key=lambda each: each["accuracy/target"])
+    oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
+    evaluations[-1]["selection"] = "last"
+    return evaluations + oracle
+
+
+def with_tuples(how: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's fields from JSON, where its tuples are lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in how.items()}
+
+
 def weights_file(said: str, data: Path) -> str:
     """`said` if it names published weights; else the path of that file, looked for from here and from the folder of
     data sets. Raises UserError, before any work, where there is no such file."""
@@ -138,9 +171,8 @@ def weights_label(weights: str) -> str:
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
 
 
-@cache
-def machine() -> dict[str, str]:
-    """What the numbers were measured with: versions, processor, and the commit, if this is a checkout."""
+def versions() -> dict[str, str]:
+    """Versions and processor that numbers were measured with."""
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -148,7 +180,13 @@ def machine() -> dict[str, str]:
     if cpuinfo.is_file():
         named = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         processor = named[0].partition(":")[2].strip() if named else processor
-    about = {"torch": torch.__version__, "python": platform.python_version(), "processor": processor, "device": "cpu"}
+    return {"torch": torch.__version__, "python": platform.python_version(), "processor": processor}
+
+
+@cache
+def machine() -> dict[str, str]:
+    """What the numbers were measured with: versions, processor, and the commit, if this is a checkout."""
+    about = {**versions(), "device": "cpu"}
     try:
         words = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12"]
         about["commit"] = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -9,6 +9,7 @@ A trial does not depend on what ran before it in its worker, so its arguments (w
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from collections.abc import Sequence
@@ -42,6 +43,16 @@ class Trial:
         """What has to be the same for a stored result to be this trial's; tuples are lists, as in the stored JSON."""
         made: dict[str, Any] = json.loads(json.dumps({"function": self.function, "arguments": self.arguments}))
         return made
+
+
+def slug(row: str) -> str:
+    """A table's row as part of a trial's name: small letters and digits, `_` in place of the rest."""
+    return re.sub(r"[^a-z0-9]+", "_", row.lower())
+
+
+def dotted(strategy: str) -> str:
+    """A strategy, which may be a code, as part of a trial's name: a dot in place of what has no place in a folder's."""
+    return re.sub(r"[^A-Za-z0-9_.]+", ".", strategy)
 
 
 @dataclass

@@ -27,21 +27,19 @@ from experiments.dan_table2 import (
     PAPER,
     PAPER_SIX,
     RATES,
-    SEARCH_SEED,
     SOURCE_ONLY,
-    TRADE_OFFS,
     DanTable2,
     cell,
-    choose,
     command_of,
     groups,
-    reduced,
     rows,
     search_records,
     searched_rows,
 )
 from experiments.dan_table2_trials import Place, compare_cache, prepare, recipe_of, score
+from experiments.label_free_search import SEARCH_SEED, TRADE_OFFS, choose
 from experiments.records import aggregate, read, to_lines, write_text
+from experiments.running import reduced
 
 COUNTS = {"amazon": 958, "caltech": 1123, "dslr": 157, "webcam": 295}
 

@@ -24,19 +24,15 @@ from experiments.digits import (
     BOTH_WAYS,
     NETWORK,
     OPTIONAL,
-    OWN_TRADE_OFFS,
     PUBLISHED,
     RATES,
-    SEARCH_SEED,
     TASKS,
-    TRADE_OFFS,
     Digits,
     cell,
     column_of,
     command_of,
     group,
     published,
-    reduced,
     rows,
     search_records,
     searched_rows,
@@ -45,7 +41,9 @@ from experiments.digits import (
     tasks_of,
 )
 from experiments.digits_trials import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, network, recipe_of, score
+from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS
 from experiments.records import read, to_lines, write_text
+from experiments.running import reduced
 from experiments.transfers import paper_table
 
 

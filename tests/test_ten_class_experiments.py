@@ -31,13 +31,14 @@ from experiments import (
     frozen_layers,
     lambda_sensitivity,
     mmd_during_training,
+    running,
     semi_supervised,
 )
 from experiments import (
     ten_class_trials as shared,
 )
 from experiments.dan_table2 import DAN, SOURCE_ONLY
-from experiments.dan_table2_trials import Place
+from experiments.dan_table2_trials import Place, start_new_layers
 from experiments.records import read, to_lines, write_text
 from experiments.trials import _work
 
@@ -117,7 +118,7 @@ def test_a_network_on_features_starts_as_the_one_with_a_trunk(small: tuple[Place
     whole = shared.network(where, task, 3)
     model = Network(nn.Flatten(), 10, layers=(256,), dropout=0.5)
     model(torch.zeros(2, 512))
-    shared.start_as_released(model, 3)
+    start_new_layers(model, 3)
     for name, value in model.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
 
@@ -175,17 +176,17 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "cell"), CELLS)
 def test_the_command_of_a_cell_reads_back_as_that_cell(name: str, cell: dict[str, Any]) -> None:
     config = config_of(name, seeds=(4, 5), steps=7)
-    words = shlex.split(shared.command_of(config, transfers="d2w", **cell))
+    words = shlex.split(running.command_of(config, transfers="d2w", **cell))
     assert words[:5] == ["python", "-m", "experiments", "run", name]
     assert tyro.cli(SETTINGS[name], args=words[5:]) == replace(config, transfers=("d2w",), **cell)
 
 
 @pytest.mark.parametrize("name", list(MODULES))
 def test_quick_is_small_and_what_was_said_stays(name: str) -> None:
-    quick = shared.reduced(SETTINGS[name](quick=True, steps=9))
+    quick = running.reduced(SETTINGS[name](quick=True, steps=9))
     assert (quick.transfers, quick.seeds, quick.steps) == (("d2w",), (0,), 9)
     assert quick.out == Path(f"runs/{name}_quick")
-    assert shared.command_of(quick) == f"python -m experiments run {name} --quick --steps 9"
+    assert running.command_of(quick) == f"python -m experiments run {name} --quick --steps 9"
 
 
 def test_lambdas_differ_in_the_trade_off_alone(tmp_path: Path) -> None:
@@ -405,7 +406,7 @@ QUICK = {
 
 def done_here(name: str, words: list[str]) -> None:
     """Do an experiment's trials in this process, as a worker would: most need no process of their own to be tested."""
-    config = shared.resolved(shared.reduced(tyro.cli(SETTINGS[name], args=words)))[0]
+    config = shared.resolved(running.reduced(tyro.cli(SETTINGS[name], args=words)))[0]
     cells = {"lambda_sensitivity": "trade_offs", "a_distance": "features", "semi_supervised": "methods"}
     if name in cells:
         parts = [MODULES[name].cell("d2w", part, config) for part in getattr(config, cells[name])]
