@@ -8,7 +8,6 @@ pool, the views and M_0, so differences are taken seed by seed.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.aift_trials import ENLARGED
 from experiments.records import Record
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.transfers import weights_file
-from experiments.trials import Trial
+from experiments.running import check_least, check_names, check_runs, command_of, reduced, run_experiment
+from experiments.transfers import folders_of, weights_file
+from experiments.trials import Trial, slug
 
 NAME = "aift"
 TRIALS = "experiments.aift_trials"
@@ -148,16 +147,15 @@ def parts_of(config: Aift) -> list[list[Trial]]:
 
 
 def _shared(config: Aift, seed: int) -> dict[str, Any]:
-    data = data_folder(config.data)
-    place = {"data": str(data.absolute()), "images": str(cache_folder(config.image_cache).absolute())}
+    place = folders_of(config)
     if config.network != "lenet":
-        place["weights"] = weights_file(config.weights or "DEFAULT", data)
+        place["weights"] = weights_file(config.weights or "DEFAULT", Path(place["data"]))
     sizes = {"pool": config.pool, "test": config.test, "views": config.views}
     return {"place": place, "backbone": config.network, "sizes": sizes, "seed": seed}
 
 
 def _name(what: str, seed: int) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", what.lower()).strip("_") + f"-seed{seed}"
+    return f"{slug(what).strip('_')}-seed{seed}"
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -196,15 +194,10 @@ def run_aift(config: Aift) -> int:
 
 def _check(config: Aift) -> None:
     """The mistakes that would otherwise show only after minutes; the data are decoded here, once."""
-    check_names("selections", config.selections, [RANDOM, *CODES])
-    check_names("trainings", config.trainings, TRAININGS)
+    check_names("selections", config.selections, [RANDOM, *CODES], some=True)
+    check_names("trainings", config.trainings, TRAININGS, some=True)
     check_runs(config.seeds, config.steps)
-    for flag in ("selections", "trainings"):
-        if not getattr(config, flag):
-            raise UserError(f"--{flag} needs at least one")
-    for flag in ("pool", "test", "views", "budget", "rounds"):
-        if getattr(config, flag) < 1:
-            raise UserError(f"--{flag} must be 1 or more, not {getattr(config, flag)}")
+    check_least(config, "pool", "test", "views", "budget", "rounds")
     if config.budget * config.rounds > config.pool:
         raise UserError(f"{config.rounds} rounds of {config.budget} are more than the pool's {config.pool} nuclei")
     if config.setting == "scratch" and (config.start_steps, config.trade_off) != (None, None):

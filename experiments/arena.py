@@ -10,7 +10,6 @@ Transfers that share a target are not independent, so what is chosen is chosen a
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,17 +21,26 @@ if __package__ in (None, ""):  # python experiments/arena.py puts this folder on
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dan.cli import Command, run
-from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.arena_trials import BACKBONE, TEN_CLASS
-from experiments.dan_table2 import OTHER_SIX, PAPER_SIX, SEARCH_SEED
+from experiments.dan_table2 import OTHER_SIX, PAPER_SIX
 from experiments.dan_table2_trials import DOMAINS
 from experiments.digits_trials import ALIGN
+from experiments.label_free_search import check_reported
 from experiments.records import Record, alc, read
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
+from experiments.running import (
+    check_least,
+    check_names,
+    check_runs,
+    check_samples,
+    check_strategies,
+    command_of,
+    reduced,
+    run_experiment,
+)
 from experiments.ten_class_trials import TenClass, resolved
-from experiments.transfers import weights_file
-from experiments.trials import Trial
+from experiments.transfers import folders_of, weights_file
+from experiments.trials import Trial, dotted
 
 NAME = "arena"
 TRIALS = "experiments.arena_trials"
@@ -193,11 +201,13 @@ def searched(search: Path | None) -> tuple[float | None, float | None]:
 
 def place_of(task: str, config: Arena) -> dict[str, Any]:
     """Where the data of a task lie, as `experiments.arena_trials.Place` has it."""
-    data, images = data_folder(config.data).absolute(), cache_folder(config.image_cache).absolute()
-    place: dict[str, Any] = {"data": str(data), "images": str(images)}
+    place: dict[str, Any] = {**folders_of(config)}
     if not task.startswith(TEN_CLASS):
         return place | {"samples": config.samples}
-    return place | {"weights": weights_file(config.squeezenet_weights, data), "image_size": config.image_size}
+    return place | {
+        "weights": weights_file(config.squeezenet_weights, Path(place["data"])),
+        "image_size": config.image_size,
+    }
 
 
 def preparing(task: str, config: Arena) -> list[Trial]:
@@ -247,7 +257,7 @@ def trial_of(task: str, strategy: str, seed: int, config: Arena) -> Trial:
     arguments |= {"start": start.name, "strategy": strategy, "budget": list(config.budget)}
     arguments |= {"round_steps": config.round_steps}
     views = viewing(task, config) if "patch_probs" in needs_of(strategy) else []
-    name = f"{task}-{re.sub(r'[^A-Za-z0-9_.]+', '.', strategy)}-seed{seed}"
+    name = f"{task}-{dotted(strategy)}-seed{seed}"
     return Trial(name, f"{TRIALS}:ask", arguments, (start.name, *(trial.name for trial in views)))
 
 
@@ -341,28 +351,22 @@ def run_arena(config: Arena) -> int:
 def check(config: Arena) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
     from active.rounds import check_rounds, labels_of_rounds
-    from active.strategies import strategy_named
     from dan.batches import size
     from experiments.arena_trials import Place, sides_of, unmet
 
     check_names("tasks", config.tasks, [task for group in GROUPS.values() for task in group])
     check_runs(config.seeds, config.steps)
-    if SEARCH_SEED in config.seeds:
-        raise UserError(f"seed {SEARCH_SEED} is the one that hyper-parameters are chosen on: report others")
+    check_reported(config.seeds)
     if config.tasks and config.parts != "all":
         raise UserError("--parts and --tasks both say which transfers: name one of them")
-    if not config.strategies or len(set(config.strategies)) < len(config.strategies):
-        raise UserError("--strategies needs one or more different names")
+    check_strategies(tasks_of(config), config.strategies)
     for strategy in config.strategies:
-        strategy_named(strategy)
         if why := unmet(strategy, tasks_of(config)):
             raise UserError(f"{strategy} cannot be shown what it needs, for {why}: leave it out, or name other --tasks")
-    if config.round_steps < 1:
-        raise UserError(f"--round-steps must be 1 or more, not {config.round_steps}")
+    check_least(config, "round_steps")
     if config.trade_off is not None and not 0 <= config.trade_off < float("inf"):
         raise UserError(f"--trade-off must be 0 or more, not {config.trade_off}")
-    if config.samples and config.samples < 100:
-        raise UserError(f"--samples must be 100 or more, or 0 for all, not {config.samples}")
+    check_samples(config, "samples")
     labels_of_rounds(config.budget, None, 10**9)  # what is no budget, before the data are read
     for task in tasks_of(config):
         place_of(task, config)
