@@ -82,6 +82,12 @@ def share(curves: Curves, cell: Codes, against: str) -> float | None:
     return None if best is None or reached is None else reached / best[0]
 
 
+def swing(curve: Curve) -> float:
+    """The mean change of AUC, up or down, from one purchase to the next: how much is forgotten and learned again."""
+    values = [curve[count] for count in sorted(curve) if count]
+    return statistics.fmean(abs(after - before) for before, after in pairwise(values)) if len(values) > 1 else 0.0
+
+
 def gains(curves: Curves, cell: Codes, base: Codes) -> dict[int, float]:
     """{seed: ALC minus the base's}, of the seeds that both have."""
     ours, theirs = curves.get(cell, {}), curves.get(base, {})
@@ -208,6 +214,13 @@ def findings(records: Sequence[Record]) -> list[str]:
     for training in TRAININGS:
         if training != "AFT(LQ)" and (moved := _training_effect(curves, training)):
             said.append(f"{training} against AFT(LQ), code by code: {_points(moved)}.")
+    swings = {
+        training: statistics.fmean(swing(c) for (code, t), own in curves.items() if t == training for c in own.values())
+        for training in dict.fromkeys(t for _, t in curves)
+    }
+    if len(swings) > 1:
+        told_each = ", ".join(f"{training} {100 * value:.1f}" for training, value in swings.items())
+        said.append(f"From one purchase to the next a curve moves, up or down, by so many points of AUC: {told_each}.")
     said += _saved(curves)
     return said
 
@@ -267,7 +280,7 @@ def figure_of(curves: Curves) -> Figure:
     trainings = [training for training in TRAININGS if any(training == t for _, t in curves)]
     parts = [part for part in ("D", "E", "D+E") if any(_part(code) == part for code, _ in curves)] or [RANDOM]
     figure = Figure(figsize=(1 + 3.2 * len(trainings), 0.6 + 2.6 * len(parts)), layout="constrained")
-    grid = figure.subplots(len(parts), len(trainings), sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(len(parts), len(trainings), sharex=True, sharey="col", squeeze=False)
     for line, part in zip(grid, parts, strict=True):
         for axes, training in zip(line, trainings, strict=True):
             codes = [code for code, t in curves if t == training and _part(code) == part]
@@ -280,7 +293,8 @@ def figure_of(curves: Curves) -> Figure:
             if axes is line[-1]:
                 axes.legend(fontsize=7, frameon=False, loc="lower right")
         line[0].set_ylabel("AUC, test patients", fontsize=8)
-    for axes in grid[-1]:
+    for axes in grid[-1]:  # shared down a column: of trainings that are far apart each needs its own scale
+        axes.set_ylim(top=1.0)
         axes.set_xlabel("labelled nuclei", fontsize=8)
     return figure
 
@@ -348,7 +362,10 @@ def report(folder: Path) -> Path:
     """Make the tables, the figure and the page again from the folder's records; the path of the page."""
     records = read(folder / "records.jsonl")
     curves, paper = curves_of(records), paper_table(PAPER)
-    band = "Mean over seeds and a band of one standard deviation; the dashed line is random with the same training."
+    band = (
+        "Mean over seeds and a band of one standard deviation; the dashed line is random with the same training. Each "
+        "column has a scale of its own."
+    )
     return write_report(
         folder,
         records,

@@ -18,7 +18,7 @@ from dan.cli import run
 from dan.domains.colon import ARCHIVE
 from experiments import aift, aift_page, running
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
-from experiments.aift_page import area, best_of_random, curves_of, findings, labels_to, mean_curve, share
+from experiments.aift_page import area, best_of_random, curves_of, findings, labels_to, mean_curve, share, swing
 from experiments.aift_trials import Place, Sizes, made, network, roc_auc
 from experiments.comparison_report import caption_of_tests
 from experiments.records import read, to_lines, write_text
@@ -60,6 +60,11 @@ def test_areas_and_labels_of_straight_curves() -> None:
     bent = {10: 0.6, 20: 0.5, 30: 0.8, 40: 0.7}
     assert labels_to(bent, 0.65) == pytest.approx(25)  # where it is first reached
     assert mean_curve({0: line, 1: {10: 0.8, 20: 0.9}}) == {10: pytest.approx(0.7), 20: pytest.approx(0.8)}
+
+
+def test_a_swing_is_the_mean_step_up_or_down() -> None:
+    assert swing({0: 0.1, 10: 0.6, 20: 0.5, 30: 0.8}) == pytest.approx(0.2)  # the point without labels is left out
+    assert swing({0: 0.1, 10: 0.6}) == 0 and swing({}) == 0
 
 
 # --- records that are made up -----------------------------------------------------------------------------------------
@@ -160,6 +165,7 @@ def test_the_records_decide_what_is_said(gain: float, cells: str, reached: str) 
     assert f"reaches it first, with {reached} of those labels" in said
     assert "Majority selection (+M) changes the area by +2.00 points" in said and "Randomness" not in said
     assert "ACFT(Q) against AFT(LQ), code by code: −10.00 points" in said
+    assert "by so many points of AUC: AFT(LQ) 10.0, ACFT(Q) 10.0." in said
 
 
 def test_a_result_against_the_method_is_said_as_well() -> None:
