@@ -5,6 +5,7 @@ refused:   unpacked > 1 GiB  and  unpacked > 100 * file's own size         (zero
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def refuse_claim(path: Path, claimed: int) -> None:
             f"{path} claims to hold {claimed / 2**30:.1f} GiB, and is a file of {size} bytes: a decompression bomb, or "
             "damaged; save it without compression if it is yours"
         )
+
+
+def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    """The bytes of a plain file in a tar archive. Raises ValueError for anything else, and for more than `most` bytes,
+    before they are unpacked."""
+    if not member.isfile():
+        raise ValueError(f'"{member.name}" is no plain file')
+    if member.size > most:
+        raise ValueError(f'"{member.name}" claims {member.size:,} bytes, and {most:,} would be many')
+    file = archive.extractfile(member)
+    assert file is not None  # a plain file has content
+    return file.read()
 
 
 def real_size(tensor: Tensor) -> bool:

@@ -31,6 +31,7 @@ from active.round_files import path_of, read_round
 from active.rounds import labels_a_round
 from dan.checkpoint import load_kernels, load_model, save_model
 from dan.domains.candidates import read_candidates
+from dan.domains.cifar10 import cifar10
 from dan.domains.colon import read_part
 from dan.domains.feature_files import read_features
 from dan.domains.image_cache import pixels_of
@@ -42,6 +43,7 @@ from dan.run_folder import read_records, read_tensors
 from dan.source_free import read_kept
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(sign) (w) file\n"
 MARKS = ("<!-- hostile input -->", "<!-- end of hostile input -->")
 
 
@@ -127,13 +129,13 @@ def _network() -> DAN:
         return DAN("lenet", 3, layers=(4,))
 
 
-def tar(folder: Path, name: str, content: bytes = b"x", **kind: Any) -> None:
-    with tarfile.open(folder / "a.tar.gz", "w:gz") as opened:
+def tar(folder: Path, name: str, content: bytes = b"x", *, file: str = "a.tar.gz", **kind: Any) -> None:
+    with tarfile.open(folder / file, "w:gz") as opened:
         member = tarfile.TarInfo(name)
         member.size = len(content)
         for part, value in kind.items():
             setattr(member, part, value)
-        opened.addfile(member, io.BytesIO(content))
+        opened.addfile(member) if member.size != len(content) else opened.addfile(member, io.BytesIO(content))
 
 
 def text(name: str, content: str | bytes) -> Callable[[Path], object]:
@@ -296,6 +298,27 @@ CASES = (
     ),
     Case(
         "size",
+        "a tar archive with a list that claims 2 GiB",
+        lambda f: tar(f, "a.csv", size=2**31),
+        lambda f: read_part(f / "a.tar.gz", "a.csv", 8),
+        "claims 2,147,483,648 bytes",
+    ),
+    Case(
+        "size",
+        "CIFAR-10's archive with an image that claims 2 GiB",
+        lambda f: tar(f, "train/cat/a.jpg", file="cifar10_jpg.tar.gz", size=2**31),
+        cifar10,
+        "claims 2,147,483,648 bytes",
+    ),
+    Case(
+        "size",
+        "CIFAR-10's archive with a PNG of 60,000 x 60,000 pixels",
+        lambda f: tar(f, "train/cat/a.jpg", png(60_000, 60_000), file="cifar10_jpg.tar.gz"),
+        cifar10,
+        "more pixels than Pillow's limit",
+    ),
+    Case(
+        "size",
         "a PNG a million times as wide as high",
         text("a.png", png(1_000_000, 1, bytes(1_000_001))),
         image("a.png"),
@@ -418,8 +441,15 @@ CASES = (
     Case(
         "content",
         "an EPS called .jpg, which Pillow gives to another program",
-        text("a.jpg", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(sign) (w) file\n"),
+        text("a.jpg", EPS),
         image("a.jpg"),
+        "not an image that Pillow knows as",
+    ),
+    Case(
+        "content",
+        "CIFAR-10's archive with such an EPS called .jpg",
+        lambda f: tar(f, "train/cat/a.jpg", EPS, file="cifar10_jpg.tar.gz"),
+        cifar10,
         "not an image that Pillow knows as",
     ),
     Case("content", "a pipe called .png", lambda f: os.mkfifo(f / "a.png"), image("a.png"), "no file"),

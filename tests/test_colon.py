@@ -163,7 +163,7 @@ def test_missing_and_damaged_pieces_are_told(tmp_path: Path, small: None) -> Non
     with pytest.raises(UserError, match=r"5.png cannot be read"):
         nuclei("first", tmp_path)
     archive(tmp_path, {**whole(), f"{PATCHES}/5.png": png("5.png", size=(28, 27))})
-    with pytest.raises(UserError, match=r"5.png is 28 x 27, and patches are 27 x 27"):
+    with pytest.raises(UserError, match=r"5.png cannot be read \(28 x 27 pixels in place of 27 x 27\)"):
         nuclei("first", tmp_path)
     archive(tmp_path, {f"{PATCHES}/5.png": png("5.png")})
     with pytest.raises(UserError, match="holds no data_labels_mainData.csv"):

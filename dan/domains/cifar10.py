@@ -4,7 +4,6 @@ Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 20
 """
 
 import hashlib
-import io
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dan.domains.arrays import Images, held_out
+from dan.domains.decoding import decode_known
 from dan.domains.image_cache import kept_arrays
 from dan.errors import UserError
+from dan.sizes import read_member
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COUNTS = {"train": 50000, "test": 10000}
 VALIDATION = 1000  # of the training images
+SIZE, LARGEST = 32, 2**20  # pixels a side; bytes of an image's file, which has one or two thousand
 ARCHIVE, BATCHES = "cifar10_jpg.tar.gz", "cifar-10-batches-py"
 
 
@@ -79,18 +81,14 @@ def _batches(split: str, data: Path) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
 def _archive(split: str, file: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The JPEGs of a split, by class and then by name, read without untarring."""
-    from PIL import Image
-
     found: dict[str, NDArray[np.uint8]] = {}
     try:
         with tarfile.open(file) as archive:
             for member in archive:
                 parts = member.name.removeprefix("./").split("/")
                 if member.isfile() and len(parts) == 3 and parts[0] == split and parts[1] in CLASSES:
-                    content = archive.extractfile(member)
-                    if content is not None:
-                        with Image.open(io.BytesIO(content.read())) as image:
-                            found[f"{parts[1]}/{parts[2]}"] = np.asarray(image.convert("RGB"))
+                    content = read_member(archive, member, LARGEST)
+                    found[f"{parts[1]}/{parts[2]}"] = np.asarray(decode_known(content, SIZE))
         names = sorted(found)
         pixels = np.stack([found[name] for name in names])
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:

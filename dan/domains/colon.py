@@ -23,16 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dan.domains.arrays import Images, held_out
-from dan.domains.decoding import square
+from dan.domains.decoding import decode_known, square
 from dan.domains.image_cache import kept_arrays
 from dan.domains.listing import some
 from dan.domains.transfer import Options, Transfer, source_split
 from dan.errors import UserError
+from dan.sizes import read_member
 
 ARCHIVE, FOLDER, PATCHES = "colon_nuclei.tar.gz", "colon_nuclei", "patch_images"
 CLASSES = ("other", "cancerous")
 SIZE = 27
-LARGEST = 2**20  # bytes of a patch's file: they have some thousand, and nothing larger is decoded
+LARGEST, LARGEST_LIST = 2**20, 2**26  # bytes of a patch's file, which has some thousand, and of a CSV file
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ def _archived(file: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
                 if path.is_absolute() or ".." in path.parts or member.issym() or member.islnk() or member.isdev():
                     raise UserError(f'{file}: "{member.name}" leads out of the archive: fetch it again')
                 parent = path.parent.name
-                if not member.isfile() or (path.suffix != ".csv" and (parent != PATCHES or member.size > LARGEST)):
-                    continue
-                content = archive.extractfile(member)
-                if content is not None:
-                    (texts if path.suffix == ".csv" else patches)[path.name] = content.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+                listing = path.suffix == ".csv"
+                if member.isfile() and (listing or parent == PATCHES):
+                    content = read_member(archive, member, LARGEST_LIST if listing else LARGEST)
+                    (texts if listing else patches)[path.name] = content
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"{file} is damaged ({error}): fetch it again") from None
     return texts, patches
 
@@ -207,15 +209,7 @@ def _repeated(names: Iterable[str]) -> str | None:
 
 
 def _decoded(content: bytes, name: str, size: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.size != (SIZE, SIZE):  # before it is decoded: a small file may unpack to any size
-                shape = f"{image.width} x {image.height}"
-                raise UserError(f"{PATCHES}/{name} is {shape}, and patches are {SIZE} x {SIZE}: fetch it again")
-            return square(image.convert("RGB"), size)
-    except UserError:
-        raise
+        return square(decode_known(content, SIZE), size)
     except Exception as error:  # noqa: BLE001  (a damaged file raises anything from OSError to struct.error)
         raise UserError(f"{PATCHES}/{name} cannot be read ({error}): fetch it again") from None

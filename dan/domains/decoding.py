@@ -7,6 +7,7 @@ S: pixels a side.
 
 from __future__ import annotations
 
+import io
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,6 +59,21 @@ def decode(file: Path, *, channels: Literal[1, 3] = 3) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB") if image.mode not in ("L", "RGB") else image
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def decode_known(content: bytes, size: int) -> Image.Image:
+    """The picture in these bytes as RGB, of a set whose images are all size x size. Raises ValueError for any other."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+            if opened.size != (size, size):  # before it is decoded: a small file may unpack to any size
+                raise ValueError(f"{opened.width} x {opened.height} pixels in place of {size} x {size}")
+            return opened.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"not an image that Pillow knows as {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError("more pixels than Pillow's limit") from None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -23,11 +23,13 @@ from dan.domains.arrays import Images
 from dan.domains.image_cache import kept_arrays, pixels_of
 from dan.domains.listing import Listing
 from dan.errors import UserError
+from dan.sizes import read_member
 
 Split = Literal["train", "test"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 SIZE = 28
+LARGEST = 2**28  # bytes of a member of mnist.tar.gz: the training images have 47 million
 DIGITS = tuple("0123456789")
 COUNTS: dict[str, tuple[int, int]] = {  # images for training, for test
     "mnist": (60000, 10000),
@@ -97,12 +99,10 @@ def _mnist(split: Split, data: Path, cache: Path | None, download: bool, quiet: 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     try:
-        file = archive.extractfile(name)
+        member = archive.getmember(name)
     except KeyError:
-        file = None
-    if file is None:
-        raise ValueError(f"mnist.tar.gz has no {name}")
-    return file.read()
+        raise ValueError(f"mnist.tar.gz has no {name}") from None
+    return read_member(archive, member, LARGEST)
 
 
 def _idx(content: bytes, dimensions: int) -> NDArray[np.uint8]:
