@@ -165,7 +165,7 @@ def write_report(
     drawn.mkdir(exist_ok=True)
     for old in drawn.glob("*.png"):
         old.unlink()
-    captions = [*captions, origins(records)]
+    captions = [*captions, *([origins(records)] if any(record.get("selection") for record in records) else [])]
     text = [*(f"- {sentence}" for sentence in findings), ""]
     sections = [report_html.note(findings)]
     for heading, table in tables:

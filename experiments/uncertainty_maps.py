@@ -32,6 +32,9 @@ from active.strategies.uncertainty import (
 )
 from dan.cli import Command, run
 from dan.errors import UserError
+from experiments.records import Record, Row, read, to_lines, write_text
+from experiments.tables import Drawn, write_report
+from experiments.transfers import machine
 
 NAME = "uncertainty_maps"
 SCORES = {
@@ -40,6 +43,18 @@ SCORES = {
     "ratio": ("ratio of confidence", ratio_of_confidence),
     "entropy": ("entropy", entropy),
 }
+POINTS = {
+    "certain": (1.0, 0.0, 0.0),
+    "one ahead": (0.6, 0.2, 0.2),
+    "two ahead": (0.45, 0.45, 0.1),
+    "a tie of two": (0.5, 0.5, 0.0),
+    "nearly a tie of all": (0.4, 0.3, 0.3),
+    "a tie of all": (1 / 3, 1 / 3, 1 / 3),
+}
+MAP = (
+    "A corner is certainty of one label, the middle of an edge a tie of two, the centre a tie of all three. White: "
+    "contours, between whose distributions a strategy does not choose."
+)
 # Where label 1, 2 and 3 are certain: the corners of a triangle with sides of length 1.
 CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
 
@@ -49,7 +64,7 @@ class UncertaintyMaps:
     """Draws formulas: no data, no training, no randomness."""
 
     out: Path = Path("runs/uncertainty_maps")
-    """folder that the figure goes to, as figures/maps.png"""
+    """folder of the records, the report and figures/maps.png"""
     resolution: int = 120
     """distributions along a side of the triangle"""
     temperatures: tuple[float, ...] = (1.0, 3.0)
@@ -98,28 +113,102 @@ def maps(resolution: int, temperatures: Sequence[float]) -> Figure:
     return figure
 
 
+def records_of(config: UncertaintyMaps) -> list[Record]:
+    """A record a score, temperature and distribution of POINTS."""
+    given = [f"--resolution {config.resolution}"] * (config.resolution != UncertaintyMaps.resolution)
+    if config.temperatures != UncertaintyMaps.temperatures:
+        given.append("--temperatures " + " ".join(f"{value:g}" for value in config.temperatures))
+    command = " ".join([f"python -m experiments run {NAME}", *given])
+    shared: Record = {"experiment": NAME, "task": "three labels", "network": "", "seed": 0, "labels": 0}
+    shared |= {"selection": "", "paper": None, "provenance": "", "command": command, "command_of_all": command}
+    shared |= {"resolution": config.resolution, **machine()}
+    records = []
+    for temperature in config.temperatures:
+        probs = at_temperature(torch.tensor(list(POINTS.values()), dtype=torch.float64), temperature)  # (P, 3)
+        for name, (_, score) in SCORES.items():
+            for point, value in zip(POINTS, score(probs).tolist(), strict=True):
+                about = {"method": name, "temperature": temperature, "at": point, "probs": POINTS[point]}
+                records.append(shared | about | {"score": value})
+    return records
+
+
+def discordant(first: Tensor, second: Tensor) -> float:
+    """The share of pairs of distributions that two scores (N,) order otherwise; a tie in one alone is a half."""
+    signs = [(value[:, None] - value).sign() * ((value[:, None] - value).abs() > 1e-9) for value in (first, second)]
+    return float((signs[0] - signs[1]).abs().sum() / 2 / (len(first) * (len(first) - 1)))
+
+
+def findings(temperatures: Sequence[float]) -> list[str]:
+    """Sentences that the formulas decide, on all distributions of a coarser grid."""
+    probs = distributions(30)
+    plain = {name: score(probs) for name, (_, score) in SCORES.items()}
+    pairs = [(a, b) for i, a in enumerate(SCORES) for b in list(SCORES)[i + 1 :]]
+    shares = {pair: discordant(plain[pair[0]], plain[pair[1]]) for pair in pairs}
+    told = "; ".join(f"{a} and {b} {100 * share:.0f} %" for (a, b), share in shares.items())
+    said = [f"Of all pairs of distributions, two scores put in another order: {told}."]
+    for temperature in temperatures:
+        if temperature != 1:
+            warm = {name: score(at_temperature(probs, temperature)) for name, (_, score) in SCORES.items()}
+            told = "; ".join(f"{name} {100 * discordant(plain[name], warm[name]):.0f} %" for name in SCORES)
+            said.append(f"Temperature {temperature:g} puts in another order than temperature 1: {told}.")
+    return said
+
+
 def report(folder: Path) -> Path:
-    """Draw the maps with the defaults into folder/figures; the picture's path."""
-    return draw(UncertaintyMaps(out=folder, quiet=True))
+    """Make the map, the tables and the page again from the folder's records; the path of the page."""
+    records = read(folder / "records.jsonl")
+    temperatures = list(dict.fromkeys(record["temperature"] for record in records))
+    found = {(r["method"], r["temperature"], r["at"]): r["score"] for r in records}
+    lines = [
+        [name if t == 1 else f"{name}, temperature {t:g}", *(f"{found[name, t, point]:.3f}" for point in POINTS)]
+        for t in temperatures
+        for name in SCORES
+    ]
+    headers = ["score", *(f"{name} ({', '.join(f'{p:.3g}' for p in probs)})" for name, probs in POINTS.items())]
+    return write_report(
+        folder,
+        records,
+        title="Four uncertainty scores over three labels",
+        findings=findings(temperatures),
+        tables=[("The scores of some distributions", (headers, lines))],
+        figures=[Drawn("maps.png", maps(int(records[0]["resolution"]), temperatures), MAP)],
+        captions=[
+            "Formulas, and nothing measured: no data, no training, no seed. 0: certain, 1: ask first. Orders are "
+            "compared over all pairs of the 496 distributions (i, j, k) / 30; a tie under one score alone is a half."
+        ],
+        rows=[row_of(record) for record in records],
+        compared=[],
+    )
 
 
-def draw(config: UncertaintyMaps) -> Path:
-    """Write the figure; its path. Raises UserError for fewer than 3 distributions a side, or a temperature <= 0."""
-    if config.resolution < 3:
-        raise UserError(f"a map needs a resolution of at least 3, not {config.resolution}")
-    if not config.temperatures or min(config.temperatures) <= 0:
-        raise UserError("temperatures must be positive, and at least one: 1 is the scores as they are")
-    path = config.out / "figures" / "maps.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    maps(config.resolution, config.temperatures).savefig(path, dpi=80)
-    if not config.quiet:
-        print(f"figure: {path}")
-    return path
+def row_of(record: Record) -> Row:
+    """The line of table.csv."""
+    kept = ("experiment", "method", "labels", "selection", "paper", "provenance", "command")
+    return Row(
+        **{name: record[name] for name in kept},
+        task=" ".join(f"{p:.4g}" for p in record["probs"]),
+        network=f"temperature {record['temperature']:g}",
+        split="",
+        metric="score",
+        mean=record["score"],
+        spread=None,
+        n=1,
+    )
 
 
 def start(config: UncertaintyMaps) -> None:
-    """Run the experiment."""
-    draw(config)
+    """Write the records and the report.
+
+    Raises UserError for fewer than 3 distributions a side, and for a temperature that is not above 0.
+    """
+    if config.resolution < 3:
+        raise UserError(f"a map needs a resolution of at least 3, not {config.resolution}")
+    if not config.temperatures or not all(0 < value < math.inf for value in config.temperatures):
+        raise UserError("temperatures must be positive, and at least one: 1 is the scores as they are")
+    write_text(config.out / "records.jsonl", to_lines(records_of(config)))
+    page = report(config.out)
+    if not config.quiet:
+        print(f"report: {page}")
 
 
 COMMAND = Command(UncertaintyMaps, start, "Heat maps of the four uncertainty scores over three labels.")

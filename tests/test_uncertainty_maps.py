@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.uncertainty_maps import CORNERS, SCORES, distributions
+from experiments.records import read
+from experiments.uncertainty_maps import CORNERS, POINTS, SCORES, discordant, distributions
 
 
 def test_every_distribution_of_the_grid_is_there_once():
@@ -27,10 +28,31 @@ def test_corners_are_certain_and_the_centre_is_asked_for():
     assert sides == pytest.approx([1, 1, 1])
 
 
-def test_the_command_draws_a_picture_and_refuses_what_cannot_be(tmp_path, capsys):
+def test_orders_are_compared_pair_by_pair():
+    first, second = torch.tensor([0.0, 1.0, 2.0, 2.0]), torch.tensor([3.0, 2.0, 5.0, 6.0])
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    sign = [[float((v[i] - v[j]).sign()) for i, j in pairs] for v in (first, second)]
+    expected = sum(abs(a - b) / 2 for a, b in zip(*sign, strict=True)) / len(pairs)
+    assert discordant(first, second) == pytest.approx(expected) == pytest.approx(1.5 / 6)
+    assert discordant(first, first) == 0 and discordant(second, -second) == 1
+
+
+def test_the_command_reports_and_refuses_what_cannot_be(tmp_path, capsys):
     assert main(["run", "uncertainty_maps", "--out", str(tmp_path), "--resolution", "12"]) == 0
     picture = tmp_path / "figures" / "maps.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    records = read(tmp_path / "records.jsonl")
+    assert len(records) == 2 * len(SCORES) * len(POINTS)
+    found = {(r["method"], r["temperature"], r["at"]): r["score"] for r in records}
+    assert found["margin", 1.0, "one ahead"] == pytest.approx(1 - 0.4)
+    assert found["ratio", 3.0, "one ahead"] == pytest.approx((0.2 / 0.6) ** (1 / 3))
+    text = (tmp_path / "table.md").read_text()
+    assert "| margin | 0.000 | 0.600 | 1.000 | 1.000 | 0.900 | 1.000 |" in text and "--resolution 12" in text
+    assert "Selection of the model" not in text  # there is none
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert main(["report", "uncertainty_maps", "--out", str(tmp_path)]) == 0
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    capsys.readouterr()
     assert main(["run", "uncertainty_maps", "--out", str(tmp_path), "--resolution", "2"]) == 2
     assert main(["run", "uncertainty_maps", "--out", str(tmp_path), "--temperatures", "0"]) == 2
     assert "at least 3" in (said := capsys.readouterr().err) and "must be positive" in said
