@@ -27,7 +27,7 @@ from experiments.dan_table2 import (
 from experiments.dan_table2_trials import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
 from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.records import Record, aggregate, to_csv, write_text
-from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told
+from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told, write_figures
 from experiments.transfers import over_tasks, paper_number, paper_table
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         old.unlink()
     text, sections = [], [report_html.note(findings(everything))]
     tables: list[tuple[str, Table]] = []
+    drawn: list[tuple[str, str]] = []
     text += [f"- {sentence}" for sentence in findings(everything)] + [""]
     for network in NETWORKS:
         for title, transfers, mean in (
@@ -231,7 +232,9 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
         if figure is not None:
             figure.savefig(figures / f"gains_{network}.png", dpi=110)
             caption = f"{NETWORKS[network].line}: source-only (grey) and DAN (black), mean and one dot a seed."
+            drawn.append((f"gains_{network}.png", caption))
             sections.append(report_html.figures([report_html.figure(figures / f"gains_{network}.png", caption)]))
+    write_figures(folder, drawn)
     for heading, table in (
         ("What the label-free search chose", search_table(records)),
         ("What the cache of the frozen stages is worth", cache_table(records)),

@@ -15,7 +15,7 @@ from experiments.digits import BOTH_WAYS, NAME, PUBLISHED, TASKS, column_of
 from experiments.digits_trials import BATCH, FLOOR_IMAGES, HIDDEN, SET
 from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.records import SPLITS, Record, aggregate, to_csv, write_text
-from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told
+from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told, write_figures
 from experiments.transfers import over_tasks, paper_table
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def write_report(folder: Path, records: Sequence[Record]) -> Path:
     if figure is not None:
         figure.savefig(figures / "accuracy.png", dpi=110)
         caption = "All of the target: mean, and one dot a seed; the line is source-only's mean."
+        write_figures(folder, [("accuracy.png", caption)])
         sections.append(report_html.figures([report_html.figure(figures / "accuracy.png", caption, wide=True)]))
     against = write_comparisons(folder, compare_all(records), experiment=NAME)
     sections += against

@@ -24,7 +24,7 @@ from experiments.records import Record, aggregate, measurements, read, to_csv, w
 from experiments.tables import TESTS, origins
 
 PUBLISHED = ("records.jsonl", "table.md", "table.csv")
-IF_MADE = ("table.tex", *FILES)  # published too, by the reports that have them
+IF_MADE = ("table.tex", "figures.md", *FILES)  # published too, by the reports that have them
 PICTURES = (".png", ".svg")
 HOME = Path(__file__).parent
 
@@ -174,13 +174,16 @@ def write(folder: Path, page: Page) -> Path:
     return folder / "report.html"
 
 
-def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md", *, tests: str = "") -> dict[Path, str]:
+def renewed(
+    name: str, table: str, readme: Path = HOME.parent / "README.md", *, tests: str = "", figures: str = ""
+) -> dict[Path, str]:
     """The pages with an experiment's results in them that change, and their new text; nothing is written.
 
     In the README and the pages of docs beside it: the whole table between `<!-- results:NAME -->` and
     `<!-- /results:NAME -->`, the sentences that it begins with between `<!-- findings:NAME -->` and
-    `<!-- /findings:NAME -->`, and `tests`, the text of tests.md, between `<!-- tests:NAME -->` and
-    `<!-- /tests:NAME -->`; nothing else of a page changes. UserError if no page holds the marks of the table, or one
+    `<!-- /findings:NAME -->`, `tests`, the text of tests.md, between `<!-- tests:NAME -->` and `<!-- /tests:NAME -->`,
+    and `figures`, that of figures.md, between `<!-- figures:NAME -->` and `<!-- /figures:NAME -->`, its links leading
+    to experiments/results; nothing else of a page changes. UserError if no page holds the marks of the table, or one
     holds marks that are not there once each and in order, or of something that the report has not.
     """
     findings = "".join(itertools.takewhile(lambda line: line.startswith("- "), table.splitlines(keepends=True)))
@@ -188,7 +191,9 @@ def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md", *, 
     texts = {page: page.read_text(encoding="utf-8") for page in pages if page.is_file()}
     shown = False
     for page in texts:
-        for kind, block in (("results", table), ("findings", findings), ("tests", tests)):
+        up = "" if page == readme else "../"
+        linked = figures.replace("](figures/", f"]({up}experiments/results/{name}/figures/")
+        for kind, block in (("results", table), ("findings", findings), ("tests", tests), ("figures", linked)):
             begin, end = f"<!-- {kind}:{name} -->", f"<!-- /{kind}:{name} -->"
             text = texts[page]
             if begin not in text and end not in text:
@@ -197,6 +202,8 @@ def renewed(name: str, table: str, readme: Path = HOME.parent / "README.md", *, 
                 raise UserError(f"{page} needs the marks {begin} and {end}, once each and in this order")
             if not block and kind == "tests":
                 raise UserError(f"{page} asks for the tests of {name}, whose report compares no methods")
+            if not block and kind == "figures":
+                raise UserError(f"{page} asks for the figures of {name}, whose report draws none")
             if not block:
                 raise UserError(f"{page} asks for the findings of {name}, whose table.md does not begin with any")
             before, after = text.split(begin)[0], text.split(end)[1]
@@ -217,12 +224,12 @@ def publish(name: str, folder: Path, *, home: Path = HOME, readme: Path = HOME.p
         raise UserError(
             f"{folder / missing[0]} is missing: make the report first (python -m experiments report {name})"
         )
-    tests = folder / "tests.md"
+    more = {kind: folder / f"{kind}.md" for kind in ("tests", "figures")}
     pages = renewed(
         name,
         (folder / "table.md").read_text(encoding="utf-8"),
         readme,
-        tests=tests.read_text(encoding="utf-8") if tests.is_file() else "",
+        **{kind: path.read_text(encoding="utf-8") if path.is_file() else "" for kind, path in more.items()},
     )
     results = home / "results" / name
     results.mkdir(parents=True, exist_ok=True)

@@ -132,6 +132,13 @@ def dots(axes: Axes, place: float, values: Sequence[float], colour: str, sizes: 
     axes.scatter([statistics.fmean(values)], [place], s=large, color=colour, marker="D", zorder=3)
 
 
+def write_figures(folder: Path, figures: Iterable[tuple[str, str]]) -> None:
+    """folder/figures.md: each (file in folder/figures, caption) as Markdown shows it."""
+    plain = str.maketrans("[]", "()")
+    shown = [f"![{caption.translate(plain)}](figures/{file})\n\n{caption}\n" for file, caption in figures]
+    write_text(folder / "figures.md", "\n".join(shown))
+
+
 # --- the page of a small experiment -----------------------------------------------------------------------------------
 
 
@@ -149,8 +156,8 @@ def write_report(
 ) -> Path:
     """All files of a report from records, into a folder; the path of its page, report.html.
 
-    table.csv; table.md and table.tex with the same tables; the figures; tests.csv, tests.md, ranks.csv and the plot of
-    mean ranks where there are methods to compare; and one HTML page with all of it.
+    table.csv; table.md and table.tex with the same tables; the figures, and figures.md, which shows them; tests.csv,
+    tests.md, ranks.csv and the plot of mean ranks where there are methods to compare; and one HTML page with all of it.
 
     findings: sentences that the records decide. tables: (heading, table). captions: how it was measured. rows: of
     table.csv; None: the accuracies and seconds of the records. compared: which methods, on what
@@ -175,6 +182,7 @@ def write_report(
     for file, figure, caption in figures:
         figure.savefig(drawn / file, dpi=110)
         shown.append(report_html.figure(drawn / file, caption, wide=True))
+    write_figures(folder, [(file, caption) for file, _, caption in figures])
     sections.append(report_html.figures(shown))
     name = str(records[0]["experiment"])
     against = write_comparisons(folder, compare_all(records) if compared is None else compared, experiment=name)

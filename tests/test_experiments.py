@@ -22,6 +22,7 @@ from dan.errors import UserError
 from experiments import records, report, report_html
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.demo import Demo, command_of
+from experiments.tables import write_figures
 from experiments.trials import Trial, run_trials
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,6 +202,22 @@ def test_publish_renews_pages_of_docs_and_the_findings_too(tmp_path: Path) -> No
     (tmp_path / "run" / "table.md").write_text("| a |\n")
     with pytest.raises(UserError, match="does not begin with any"):
         report.publish("demo", tmp_path / "run", home=tmp_path, readme=readme)
+
+
+def test_publish_shows_figures_where_they_are(tmp_path: Path) -> None:
+    made_report(tmp_path / "run")
+    write_figures(tmp_path / "run", [("a.png", "A [curve].")])
+    page = tmp_path / "docs" / "demo.md"
+    page.parent.mkdir()
+    marks = "<!-- results:demo -->\n<!-- /results:demo -->\n<!-- figures:demo -->\n<!-- /figures:demo -->\n"
+    page.write_text(marks)
+    (tmp_path / "README.md").write_text("# readme\n")
+    report.publish("demo", tmp_path / "run", home=tmp_path / "experiments", readme=tmp_path / "README.md")
+    shown = "![A (curve).](../experiments/results/demo/figures/a.png)\n\nA [curve].\n"
+    assert page.read_text().endswith(f"<!-- figures:demo -->\n{shown}<!-- /figures:demo -->\n")
+    (tmp_path / "run" / "figures.md").unlink()
+    with pytest.raises(UserError, match="draws none"):
+        report.publish("demo", tmp_path / "run", home=tmp_path / "experiments", readme=tmp_path / "README.md")
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,18 @@ def test_the_pages_and_the_interface_are_a_site(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages <= {path.stem for path in (tmp_path / "site").glob("*.html")}
+    # The figures of results come from experiments/results, and each page's links lead to them.
+    shown = [src for page in pages for src in _pictures(tmp_path / "site" / f"{page}.html")]
+    assert len([src for src in shown if src.startswith("figures/")]) > 10
+    assert not [src for src in shown if not (tmp_path / "site" / src).is_file()]
     text = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
     for name in ("mmd2", "optimal_weights", "k_center_greedy", "fit", "run_rounds"):
         assert f".{name}" in text
+
+
+def _pictures(page: Path) -> list[str]:
+    found = re.findall(r'<img[^>]* src="([^"]+)"', page.read_text(encoding="utf-8"))
+    return [src for src in found if not src.startswith("data:")]
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:
