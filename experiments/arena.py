@@ -302,7 +302,7 @@ def cell_records(config: Arena, results: Mapping[str, Any]) -> list[Record]:
             start, every = (results.get(of(task, seed, config).name) for of in (start_of, every_of))
             if start is None:
                 continue
-            shared: Record = {"experiment": NAME, "task": task, "seed": seed, "paper": None, "provenance": ""}
+            shared: Record = {"experiment": config.NAME, "task": task, "seed": seed, "paper": None, "provenance": ""}
             shared |= {
                 "network": BACKBONE if task.startswith(TEN_CLASS) else "lenet",
                 "command_of_all": command_of(config),
@@ -357,7 +357,7 @@ def check(config: Arena) -> None:
     check_names("tasks", config.tasks, [task for group in GROUPS.values() for task in group])
     check_runs(config.seeds, config.steps)
     check_reported(config.seeds)
-    if config.tasks and config.parts != "all":
+    if config.tasks and config.parts != type(config)().parts:
         raise UserError("--parts and --tasks both say which transfers: name one of them")
     check_strategies(tasks_of(config), config.strategies)
     for strategy in config.strategies:

@@ -1,5 +1,6 @@
 """What the parts of the project's own strategy are worth: variants for the arena, each by name.
 
+    python -m experiments run ablations
     python -m experiments run arena --strategies experiments.arena_ablations:margin_power2 ...
 
 Coverage under DAN's own kernel is what is varied (`active.strategies.kernel_coverage`): its weight, the power of it,
@@ -19,6 +20,7 @@ from active.strategies.chance import how_many
 from active.strategies.coreset import k_center_greedy
 from active.strategies.hybrid import hybrid
 from active.strategies.kernel_coverage import kernel_coverage
+from active.strategies.mmd_reduction import greedy_mmd_reduction
 from active.strategies.uncertainty import highest_first, margin_of_confidence
 from active.strategies.witness import kernel_sums
 from dan.mmd.kernels import MultiKernel, median_bandwidth
@@ -26,6 +28,37 @@ from dan.mmd.kernels import MultiKernel, median_bandwidth
 if TYPE_CHECKING:
     from active.pool import Query
     from active.strategies import Strategy
+
+# Each variant, and what it is; the first is the one that the others are compared with.
+VARIANTS = {
+    "margin": "coverage under DAN's kernel, weighed by 1 - (p1 - p2)",
+    "ones": "the weight is 1: coverage alone",
+    "entropy": "the weight is the entropy",
+    "least_confidence": "the weight is 1 - p1",
+    "patches": "the weight is AIFT's score of 8 views",
+    "patches_4": "of 4 views",
+    "patches_2": "of 2 views",
+    "margin_half": "the square root of the margin",
+    "margin_power2": "the square of the margin",
+    "source_quarter": "a source sample covers a quarter as well",
+    "source_half": "half as well",
+    "source_whole": "as well as a label",
+    "unit_features": "features of length 1, the ladder at their median",
+    "equal_weights": "DAN's bandwidths, equal weights",
+    "narrow_kernel": "a quarter of DAN's bandwidths",
+    "wide_kernel": "four times DAN's bandwidths",
+    "all_layers": "all task-specific layers side by side",
+    "annealed": "typical first: the margin's power grows from 0 to 2",
+    "annealed_kernel": "the kernel narrows as labels are bought",
+    "sum_of_three": "k-center + MMD reduction + entropy, scaled sum",
+    "sum_without_patches": "k-center + MMD reduction",
+    "sum_without_transfer": "k-center + entropy",
+    "sum_without_diversity": "MMD reduction + entropy",
+    "mmd_leaving": "MMD reduction alone; picks join nothing",
+    "rank_fusion": "margin, distance and witness of MMD, as ranks, added",
+    "staged": "a shortlist by margin, of it one by the witness, of it a core-set",
+    "product": "coverage weighed by margin x witness",
+}
 
 SHORTLIST = 5  # candidates a pick, where a first stage hands some on to a second
 
@@ -47,6 +80,38 @@ source_half = kernel_coverage(share=0.5)
 source_whole = kernel_coverage(share=1)
 patches = kernel_coverage(weight="patches")
 patches.needs = ("patch_probs",)  # type: ignore[attr-defined]
+
+
+def of_views(count: int) -> Strategy:
+    """Coverage weighed by the patch score of the first so many views."""
+
+    def ask(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+        (probs,) = query.need("patch_probs")
+        return patches(replace(query, patch_probs=probs[:, :count]), budget, generator=generator)
+
+    ask.needs = ("patch_probs",)  # type: ignore[attr-defined]
+    return ask
+
+
+patches_2 = of_views(2)
+patches_4 = of_views(4)
+
+
+def all_layers(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Coverage on all task-specific layers side by side, under the ladder at their own median."""
+    layers, source = query.need("layers", "source_layers")
+    shown = replace(
+        query, features=layers, source_features=source, labelled_features=query.labelled_layers, kernel=None
+    )
+    return margin(shown, budget, generator=generator)
+
+
+def mmd_leaving(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """MMD reduction whose picks leave the target and join nothing; labels bought earlier have left it, too."""
+    query = query.by_id()
+    features, source = query.need("features", "source_features")
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    return query.ids[greedy_mmd_reduction(features, source, how_many(budget, len(features)), kernel)]
 
 
 def of_kernel(change: str) -> Strategy:

@@ -148,20 +148,3 @@ def test_the_order_of_the_pool_decides_nothing() -> None:
 def test_options_that_cannot_be_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         kernel_coverage(**options)  # type: ignore[arg-type]
-
-
-def test_every_ablation_gives_a_batch_of_distinct_ids() -> None:
-    from experiments import arena_ablations
-
-    q = query(6)
-    found = [
-        name
-        for name, value in vars(arena_ablations).items()
-        if callable(value) and getattr(value, "__name__", "").startswith("ask") and not name.startswith("_")
-    ]
-    found += ["annealed", "annealed_kernel", "rank_fusion", "staged", "product"]
-    assert len(found) > 15
-    for name in set(found) - {"kernel_coverage", "hybrid", "k_center_greedy"}:
-        picks = getattr(arena_ablations, name)(q, 4, generator=torch.Generator())
-        assert len(set(picks.tolist())) == 4, name
-        assert set(picks.tolist()) <= set(q.ids.tolist()), name

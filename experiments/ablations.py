@@ -1,0 +1,70 @@
+"""What the parts of the project's own strategy are worth, on the arena's development transfers.
+
+    variants    coverage under DAN's kernel, one thing changed at a time; the sum of three, its pairs; other fusions
+    references  each part alone (k_center, mmd_reduction, entropy), random, and those to beat
+    choice      for the transfers of one half of the targets the variant that is best on those of the other half
+
+The protocol, trials and measures are those of the arena.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+if __package__ in (None, ""):  # python experiments/ablations.py puts this folder on the path, and not its parent
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from dan.cli import Command, run
+from experiments.arena import Arena, cell_records, check, parts_of
+from experiments.arena_ablations import VARIANTS
+from experiments.records import read
+from experiments.running import reduced, run_experiment
+
+NAME = "ablations"
+PREFIX = "experiments.arena_ablations:"  # of a variant's name as a strategy
+REFERENCES = ("random", "k_center", "mmd_reduction", "entropy", "margin", "badge", "clue", "uherding")
+STRATEGIES = (*(PREFIX + name for name in VARIANTS), *REFERENCES)
+
+
+@dataclass(frozen=True)
+class Ablations(Arena):
+    """What is run; a folder keeps one choice of these, and a finished trial is never run again."""
+
+    NAME: ClassVar[str] = NAME
+    QUICK: ClassVar[dict[str, Any]] = {
+        **Arena.QUICK,
+        "strategies": ("random", PREFIX + "margin", PREFIX + "ones"),
+    }
+
+    out: Path = Path(f"runs/{NAME}")
+    """folder of the trials, records and report"""
+    parts: Literal["development", "confirmation", "all"] = "development"
+    """these groups of transfers only: development (the paper's six of the ten-class set), confirmation (the others)"""
+    strategies: tuple[str, ...] = STRATEGIES
+    """these ways to ask only"""
+
+
+def run_ablations(config: Ablations) -> int:
+    """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
+    config = reduced(config)
+    check(config)
+    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
+
+
+def report(folder: Path) -> Path:
+    """Make the tables and the page again from the folder's records; the path of the page."""
+    from experiments.ablations_page import write_page
+
+    return write_page(folder, read(folder / "records.jsonl"))
+
+
+COMMAND = Command(Ablations, run_ablations, "what the parts of the project's own strategy are worth")
+
+if __name__ == "__main__":
+    # By its own name, so that the module that reports and the one that trains are the same.
+    from experiments.ablations import COMMAND as ITSELF
+
+    sys.exit(run(f"experiments/{NAME}.py", "Ablations.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
