@@ -319,7 +319,8 @@ def test_one_call_makes_every_file(tmp_path: Path) -> None:
     )
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {
-        *("records.jsonl", "table.csv", "table.md", "table.tex", "report.html", *FILES, "figures/empty.png"),
+        *("records.jsonl", "table.csv", "table.md", "table.tex", "report.html", *FILES),
+        *("figures.md", "figures/empty.png"),
         *(f"figures/ranks_1_accuracy_target_last.{kind}" for kind in ("png", "svg")),
     }
     tex = (tmp_path / "table.tex").read_text(encoding="ascii")
