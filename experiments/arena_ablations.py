@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.coreset import k_center_greedy
 from active.strategies.hybrid import hybrid
 from active.strategies.kernel_coverage import kernel_coverage

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active import Query
+from active.strategies.checks import check_probabilities
 from active.strategies.uncertainty import (
     ask_highest,
     at_temperature,
-    check_probabilities,
     entropy,
     highest_first,
     least_confidence,

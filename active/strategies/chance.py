@@ -5,25 +5,15 @@ Shapes: N samples, C classes.
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from active.strategies.checks import check_probabilities, how_many
+
 if TYPE_CHECKING:
     from active.pool import Query
-
-
-def how_many(budget: int, count: int) -> int:
-    """min(budget, count): how many a strategy returns. ValueError unless budget is a whole number >= 0."""
-    try:
-        whole = operator.index(budget)
-    except TypeError:
-        whole = -1
-    if whole < 0:
-        raise ValueError(f"budget must be a whole number of samples, 0 or more, not {budget!r}")
-    return min(whole, count)
 
 
 def ask_random(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
@@ -54,8 +44,6 @@ def balanced_order(groups: Tensor, count: int, *, generator: torch.Generator) ->
 
 def ask_random_balanced(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     """Equal shares of the predicted classes, argmax of probs, as far as the pool has them; at random within a class."""
-    from active.strategies.uncertainty import check_probabilities  # that module takes how_many from here
-
     query = query.by_id()
     (probs,) = query.need("probs")
     check_probabilities(probs, ids=query.ids)

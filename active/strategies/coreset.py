@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.robust import robust_k_center as robust_k_center  # the other core-set, Algorithm 2
 from dan.progress import watched
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
-from active.strategies.uncertainty import check_probabilities, margin_of_confidence
+from active.strategies.checks import check_probabilities, how_many
+from active.strategies.uncertainty import margin_of_confidence
 from active.strategies.witness import NUMBERS, kernel_rows, mean_row, unit_sum
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 from dan.progress import watched

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.uncertainty import check_probabilities, highest_first
+from active.strategies.checks import check_probabilities
+from active.strategies.uncertainty import highest_first
 
 if TYPE_CHECKING:
     from active.pool import Query

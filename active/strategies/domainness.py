@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
-from active.strategies.uncertainty import check_probabilities, entropy, highest_first
+from active.strategies.checks import check_probabilities, how_many
+from active.strategies.uncertainty import entropy, highest_first
 
 if TYPE_CHECKING:
     from active.pool import Query

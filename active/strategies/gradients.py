@@ -27,9 +27,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import check_probabilities, how_many
 from active.strategies.coreset import CHUNK, full_precision
-from active.strategies.uncertainty import check_probabilities
 from dan.progress import watched
 
 if TYPE_CHECKING:

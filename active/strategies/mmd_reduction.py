@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.witness import TIE, kernel_sums, lowest_witness
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
-from active.strategies.uncertainty import SUM_TOLERANCE, check_probabilities, highest_first
+from active.strategies.checks import SUM_TOLERANCE, check_probabilities, how_many
+from active.strategies.uncertainty import highest_first
 from dan.errors import UserError, nearest
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.clusters import in_turns
 from active.strategies.kmeans import kmeans
 from active.strategies.uncertainty import highest_first

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 
 if TYPE_CHECKING:
     from active.pool import Query

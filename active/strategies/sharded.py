@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.coreset import Farthest, checked, nearest_to, total_of
 from active.strategies.mmd_reduction import greedy_mmd_reduction, kernel_sums
 from dan.mmd.kernels import MultiKernel

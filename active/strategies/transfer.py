@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.linear import PENALTY, fit_head
 from active.strategies.uncertainty import highest_first
 

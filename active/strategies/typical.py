@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from active.strategies.chance import how_many
+from active.strategies.checks import how_many
 from active.strategies.coreset import k_center_greedy
 from active.strategies.kmeans import kmeans
 from dan.progress import watched

@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.chance import how_many
+from active.strategies.checks import check_probabilities, how_many
 
 if TYPE_CHECKING:
     from active.pool import Query
-
-SUM_TOLERANCE = 1e-3  # how far a row may be from 1: softmax in half precision is off by about this much
 
 
 def least_confidence(probs: Tensor) -> Tensor:
@@ -69,24 +67,6 @@ def at_temperature(probs: Tensor, temperature: float) -> Tensor:
     check_probabilities(probs)
     scaled = (probs.double().log() / temperature).softmax(dim=1)  # exp(-inf) = 0, and no row is all zeros
     return scaled.to(torch.promote_types(probs.dtype, torch.float32))
-
-
-def check_probabilities(probs: Tensor, *, ids: Tensor | None = None) -> None:
-    """ValueError unless every row of probs (N, C) is finite, >= 0 and sums to 1 within 1e-3, with C >= 2.
-
-    The message names the first bad row, by its sample id where ids (N,) are given.
-    """
-    if probs.ndim != 2 or probs.shape[1] < 2:
-        raise ValueError(f"probs must be (samples, classes) with at least 2 classes, not {tuple(probs.shape)}")
-    total = probs.double().sum(dim=1)  # (N,)
-    fine = torch.isfinite(probs).all(dim=1) & (probs >= 0).all(dim=1) & ((total - 1).abs() <= SUM_TOLERANCE)
-    if not bool(fine.all()):
-        row = int((~fine).nonzero()[0, 0])
-        what = f"row {row} of probs" if ids is None else f"probs of sample {int(ids[row])}"
-        values = ", ".join(f"{value:.4g}" for value in probs[row, :8].tolist()) + (
-            ", ..." if probs.shape[1] > 8 else ""
-        )
-        raise ValueError(f"{what}: [{values}] is no distribution; pass softmax(logits), >= 0 and summing to 1")
 
 
 def highest_first(scores: Tensor, budget: int) -> Tensor:

@@ -56,7 +56,8 @@ def evaluate_run(config: Evaluate) -> None:
     from dan.checkpoint import load_model
     from dan.devices import choose_device
     from dan.domains.places import cache_folder, data_folder
-    from dan.doors.run_settings import labels_of, settings_of, task_of
+    from dan.doors.run_settings import labels_of, settings_of
+    from dan.doors.run_task import task_of
     from dan.evaluation import predict
     from dan.label_shift import warnings_of
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dan.doors.run_settings import required
 from dan.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def target_alone(
 
     from dan.batches import gather
     from dan.domains.tasks import load_task
-    from dan.doors.run_settings import required
 
     classes, shape = tuple(required(settings, "classes", run)), list(required(settings, "shape", run))
     if name == "folders":
