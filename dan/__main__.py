@@ -10,7 +10,9 @@ from dan.doors.predict import Predict, predict_folder
 from dan.doors.train import Train, preset, train
 
 COMMANDS = {
-    "train": Command(Train, train, "Train a network on a transfer: source-only, DAN, or another method.", preset),
+    "train": Command(
+        Train, train, "Train a network on a transfer: source-only, DAN, or another method.", preset, processes=True
+    ),
     "evaluate": Command(Evaluate, evaluate_run, "Measure a finished run on every split of its task."),
     "predict": Command(Predict, predict_folder, "Name the classes of images (or features) that nobody has labelled."),
     "export": Command(Export, export_run, "Write a finished run's network as one file for other programs."),

@@ -30,13 +30,15 @@ INTERRUPTED = 130  # exit code of Ctrl-C, as in a shell: 128 + SIGINT
 class Command:
     """One subcommand: `function(config)` with `config` (a dataclass) filled from the command line.
 
-    `help`: its first line stands in the door's list of commands, all of it opens `COMMAND --help`.
+    `help`: its first line stands in the door's list of commands, all of it opens `COMMAND --help`. `processes`: whether
+    it shares its work among the processes that torchrun starts; else it is refused there, as all would do the same.
     """
 
     config: Any
     function: Callable[[Any], int | None]
     help: str
     preset: Callable[[Sequence[str]], Any] | None = None  # argv -> the config whose values are the defaults
+    processes: bool = False
 
 
 def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
@@ -60,6 +62,8 @@ def run(prog: str, description: str, commands: Mapping[str, Command], argv: Sequ
     try:
         default = command.preset(words[1:]) if command.preset else None
         config = _parse(command, prog, words[1:], default)
+        if config is not None and not command.processes and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError("this is of one process: start it without torchrun (python -m dan train takes several)")
         return 0 if config is None else command.function(config) or 0
     except UserError as error:
         print(f"{prog}: {error}", file=sys.stderr)

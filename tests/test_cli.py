@@ -156,6 +156,21 @@ def test_a_user_error_is_told_in_one_line(door: Door, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "python -m door evaluate: no such folder: make it first\n"
 
 
+def test_torchrun_is_refused_where_all_processes_would_do_the_same(
+    door: Door, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert door("evaluate") == 2
+    assert capsys.readouterr().err == (
+        "python -m door evaluate: this is of one process: start it without torchrun "
+        "(python -m dan train takes several)\n"
+    )
+    assert door.seen == []
+    shared = {"train": Command(Nothing, door.function, "Train.", processes=True)}
+    assert run("python -m door", "", shared, ["train"]) == 0
+    assert door.seen == [Nothing()]
+
+
 def test_ctrl_c_says_how_to_go_on(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
     door.outcome = KeyboardInterrupt()
     assert door("evaluate") == 130
