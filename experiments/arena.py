@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # python experiments/arena.py puts this folder on
 
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.arena_trials import BACKBONE, TEN_CLASS
+from experiments.arena_trials import BACKBONE, EVERYTHING, TEN_CLASS
 from experiments.dan_table2 import OTHER_SIX, PAPER_SIX
 from experiments.dan_table2_trials import DOMAINS
 from experiments.digits_trials import ALIGN
@@ -87,6 +87,7 @@ STRATEGIES = (
     "representative",
     "hybrid",
 )
+FROZEN = ("fire5", "fire6", "fire7", "fire8", EVERYTHING)  # stages that a trunk of photographs may be frozen up to
 EVERY = "all labels"  # the method that records call the start fine-tuned with every label of the pool
 BUDGET = ("1%", "1%", "3%", "5%", "10%")  # together 1, 2, 5, 10 and 20 %
 GOAL = 0.95  # of the accuracy that all labels give
@@ -134,6 +135,8 @@ class Arena:
     """at most so many digits of each split, evenly spaced (0: all)"""
     image_size: int = 224
     """pixels a side of the photographs"""
+    frozen: str = EVERYTHING
+    """photographs: SqueezeNet is frozen up to this stage, and fine-tuned above it: fire5 ... fire8, pool (all of it)"""
     search: Path | None = None
     """records.jsonl of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
     quick: bool = False
@@ -207,14 +210,22 @@ def place_of(task: str, config: Arena) -> dict[str, Any]:
     return place | {
         "weights": weights_file(config.squeezenet_weights, Path(place["data"])),
         "image_size": config.image_size,
+        "frozen": config.frozen,
     }
+
+
+def network_of(task: str, config: Arena) -> str:
+    """What records call the network of a task."""
+    if not task.startswith(TEN_CLASS):
+        return "lenet"
+    return BACKBONE if config.frozen == EVERYTHING else f"{BACKBONE}-frozen-to-{config.frozen}"
 
 
 def preparing(task: str, config: Arena) -> list[Trial]:
     """The trials that run the frozen trunk on both domains of a ten-class task: one a domain, whatever else is run."""
     if not task.startswith(TEN_CLASS):
         return []
-    place = place_of(task, config) | {"backbone": BACKBONE, "frozen": "pool"}
+    place = place_of(task, config) | {"backbone": BACKBONE}
     return [
         Trial(
             f"trunk-{side}", "experiments.dan_table2_trials:prepare", {"place": place, "sides": [side], "held_out": 0.0}
@@ -303,10 +314,7 @@ def cell_records(config: Arena, results: Mapping[str, Any]) -> list[Record]:
             if start is None:
                 continue
             shared: Record = {"experiment": config.NAME, "task": task, "seed": seed, "paper": None, "provenance": ""}
-            shared |= {
-                "network": BACKBONE if task.startswith(TEN_CLASS) else "lenet",
-                "command_of_all": command_of(config),
-            }
+            shared |= {"network": network_of(task, config), "command_of_all": command_of(config)}
             if every is not None:
                 about = {**shared, "method": EVERY, "labels": start["sizes"]["target"], "selection": "last", **every}
                 records.append(about | {"command": command_of(config, tasks=task)})
@@ -354,6 +362,7 @@ def check(config: Arena) -> None:
     from dan.batches import size
     from experiments.arena_trials import Place, sides_of, unmet
 
+    check_names("frozen", [config.frozen], FROZEN)
     check_names("tasks", config.tasks, [task for group in GROUPS.values() for task in group])
     check_runs(config.seeds, config.steps)
     check_reported(config.seeds)

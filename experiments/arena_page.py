@@ -215,6 +215,8 @@ def captions(records: Sequence[Record]) -> list[str]:
     rates = each(f"{r['how']['rate']:g} (trade-off {r['trade_off']:g}) on {r['network']}" for r in own)
     sizes = each(f"{TARGETS[target_of(r['task'])]} {r['sizes']['target']:,}/{r['sizes']['target_test']:,}" for r in own)
     longest, start = max(r["cpu_seconds"] for r in own), max(r["cpu_seconds_of_start"] for r in own)
+    tuned = [r["network"].rpartition("-frozen-to-")[2] for r in own if "-frozen-to-" in r["network"]]
+    trunks = f"the trunk fine-tuned above {each(tuned)}" if tuned else "the trunk frozen since the start"
     halves = "; ".join(f"{half}: {', '.join(TARGETS[t] for t in own)}" for half, own in HALVES.items())
     return [
         "ALC: area under accuracy(labels), from no label on, in percent, mean ± standard deviation over seeds, on a "
@@ -225,8 +227,8 @@ def captions(records: Sequence[Record]) -> list[str]:
         "all rounds); ≥: runs that did not get there count with all they bought. s a query: CPU seconds of the "
         "strategy alone.",
         f"Rounds of {each(r['budget'] for r in own)} of the pool. Each: {each(r['round_steps'] for r in own)} steps "
-        "from the last round's weights with a new optimiser, on source, labels bought so far and DAN's alignment; the "
-        f"trunk frozen since the start. Rates {rates}. Images in the pool/test split: {sizes}. CPU seconds: at most "
+        "from the last round's weights with a new optimiser, on source, labels bought so far and DAN's alignment; "
+        f"{trunks}. Rates {rates}. Images in the pool/test split: {sizes}. CPU seconds: at most "
         f"{longest:.1f} a run, {start:.1f} a start.",
         "Development: the six transfers on which ideas may be tried. Other sources: the same targets from other "
         f"sources. Digits: targets that nothing was chosen on. Halves by target: {halves}; what is chosen for one half "

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TEN_CLASS = dan_table2_trials.SET
 BACKBONE = "squeezenet1_1"
+EVERYTHING = "pool"  # the trunk's last stage: all of it is frozen
 HELD_OUT = 0.3  # share of a ten-class target that is neither asked for nor aligned with: it has no test split
 CONVOLUTIONS = "conv2"  # LeNet's last one: frozen after the start
 VIEWS = 8  # P: the image itself, and 7 turned, shifted, scaled (and mirrored) ones
@@ -41,9 +42,12 @@ STREAM = 30  # of the seeds derived from a trial's, that of the held-out draw
 
 @dataclass(frozen=True)
 class Place:
-    """Where the data of a task lie: `data`, the folder of data sets; `images`, the folder of decoded ones; `weights` of
-    SqueezeNet and `image_size`, of the ten-class tasks; `samples`, at most so many images of each split, evenly spaced,
-    of the tasks on digits (0: all); `held_out`, the share of a ten-class target that is its test split (0: none)."""
+    """Where the data of a task lie: `data`, the folder of data sets; `images`, the folder of decoded ones.
+
+    Of the ten-class tasks: `weights` of SqueezeNet, the stage `frozen` that it is frozen up to, `image_size`, and
+    `held_out`, the share of a target that is its test split (0: none). Of the tasks on digits: `samples`, at most so
+    many images of each split, evenly spaced (0: all).
+    """
 
     data: str
     images: str
@@ -51,6 +55,7 @@ class Place:
     image_size: int = 0
     samples: int = 0
     held_out: float = HELD_OUT
+    frozen: str = EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def network(place: Place, task: str, transfer: Transfer, seed: int) -> DAN:
     model: DAN
     if task.startswith(TEN_CLASS):
         said = {name: value for name, value in asdict(place).items() if name not in ("samples", "held_out")}
-        model = dan_table2_trials.Place(backbone=BACKBONE, frozen="pool", **said).network(transfer, seed)
+        model = dan_table2_trials.Place(backbone=BACKBONE, **said).network(transfer, seed)
     else:
         model = digits_trials.network(transfer, seed)
     return model

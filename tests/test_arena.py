@@ -21,7 +21,7 @@ from dan.checkpoint import load_model
 from dan.cli import run
 from dan.evaluation import view_probabilities
 from dan.views import Views
-from experiments import arena, running
+from experiments import arena, arena_trials, running
 from experiments.arena import BUDGET, EVERY, GROUPS, HALVES, STRATEGIES, Arena, half_of, labels_to, target_of
 from experiments.arena_page import by_target, cells_of, findings, gains, mean_ranks, over, sets_of, table_of
 from experiments.arena_trials import VIEW_SEED, VIEWS, Place, Viewed, ask, every_label, recipe_of, sides_of, start
@@ -270,6 +270,32 @@ def test_strategies_do_not_touch_the_start(begun: tuple[Path, dict[str, Any]]) -
     assert kept == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in again]
     every = every_label(folder / "x", **shared, start="start", steps=3)
     assert set(every) == {"accuracy/target", "accuracy/target_test"}
+
+
+def test_a_trunk_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_path: Path) -> None:
+    weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
+    if not (data_folder / "office_caltech10").is_dir() or not weights.is_file():
+        pytest.skip("needs office_caltech10 and weights/squeezenet1_1_caffe_as_torchvision.pth in the data folder")
+    config = Arena(data=data_folder, squeezenet_weights=str(weights), image_cache=tmp_path / "images", image_size=32)
+    task = f"{TEN}w2d"
+    assert arena.network_of(task, config) == "squeezenet1_1"
+    config = replace(config, frozen="fire8", steps=2)
+    assert (
+        arena.network_of(task, config) == "squeezenet1_1-frozen-to-fire8" and arena.network_of(TASK, config) == "lenet"
+    )
+    begin = arena.start_of(task, 0, config)
+    start(tmp_path / begin.name, **begin.arguments)
+    before = arena_trials.network(
+        Place(**begin.arguments["place"]), task, sides_of(Place(**begin.arguments["place"]), task, 0).transfer, 0
+    )
+    after = load_model(tmp_path / begin.name)
+    assert list(after.stages)[after.cached_stages - 1] == "fire8"
+    for name, stage in before.stages.items():
+        same = [torch.equal(x, y) for x, y in zip(stage.parameters(), after.stages[name].parameters(), strict=True)]
+        assert not any(same) if name == "fire9" else all(same), name
+    asked = arena.trial_of(task, "margin", 0, replace(config, budget=("4",), round_steps=2))
+    made = ask(tmp_path / asked.name, **asked.arguments)
+    assert [record["labelled"] for record in made["evaluations"]] == [0, 4]
 
 
 def test_views_kept_through_the_trunk_are_the_views(begun: tuple[Path, dict[str, Any]]) -> None:
