@@ -172,7 +172,10 @@ def cuts_in(records: Sequence[Record]) -> list[Cut]:
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:
-    """One row for each treatment of the trunk, the methods by transfer as columns."""
+    """One row for each treatment of the trunk, the methods by transfer as columns.
+
+    Seconds are of the wall clock, and so hold what a run waited while it was stopped: their median says what it takes.
+    """
     found = measured(records, "accuracy/target", 100)
     seconds = measured(records, "seconds")
     transfers = list(dict.fromkeys(transfer for _, _, transfer in found))
@@ -183,9 +186,9 @@ def accuracy_table(records: Sequence[Record]) -> Table:
         keys = [(cut.network, method, transfer) for transfer in transfers for method in methods]
         times = [value for key in keys for value in seconds.get(key, {}).values()]
         rows.append([cut.stage, str(cut.depth), rest, *(told(found.get(key)) for key in keys)])
-        rows[-1].append(f"{statistics.fmean(times):.0f}" if times else "–")
+        rows[-1].append(f"{statistics.median(times):.0f}" if times else "–")
     headers = [f"{column_of(transfer)}, {method}" for transfer in transfers for method in methods]
-    return ["frozen up to", "stages", "the rest", *headers, "seconds a run"], rows
+    return ["frozen up to", "stages", "the rest", *headers, "seconds a run (median)"], rows
 
 
 def findings(records: Sequence[Record]) -> list[str]:
