@@ -22,7 +22,7 @@ from active.strategies.hybrid import hybrid
 from active.strategies.kernel_coverage import kernel_coverage
 from active.strategies.mmd_reduction import greedy_mmd_reduction
 from active.strategies.uncertainty import highest_first, margin_of_confidence
-from active.strategies.witness import kernel_sums
+from active.strategies.witness import TIE, kernel_rows, kernel_sums, mean_row, unit_sum
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ VARIANTS = {
     "narrow_kernel": "a quarter of DAN's bandwidths",
     "wide_kernel": "four times DAN's bandwidths",
     "all_layers": "all task-specific layers side by side",
+    "joint": "the last hidden layer and the probabilities, both of median distance 1",
+    "uncertain_picks": "the gain of coverage times the pick's own margin",
     "annealed": "typical first: the margin's power grows from 0 to 2",
     "annealed_kernel": "the kernel narrows as labels are bought",
     "sum_of_three": "k-center + MMD reduction + entropy, scaled sum",
@@ -104,6 +106,52 @@ def all_layers(query: Query, budget: int, *, generator: torch.Generator) -> Tens
         query, features=layers, source_features=source, labelled_features=query.labelled_layers, kernel=None
     )
     return margin(shown, budget, generator=generator)
+
+
+def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Coverage on the last hidden layer and the class probabilities side by side, both scaled to a median distance of
+    1, under the ladder at the median: near is what is near for the features and for the answer, as in a joint MMD."""
+    features, source, probs, layers, source_layers = query.need(
+        "features", "source_features", "probs", "layers", "source_layers"
+    )
+    classes = probs.shape[1]
+    outputs = (source_layers[:, -classes:].softmax(1), layers[:, -classes:].softmax(1))
+    widths = (median_bandwidth(source, features).sqrt(), median_bandwidth(*outputs).sqrt())
+
+    def side_by_side(hidden: Tensor, every: Tensor) -> Tensor:
+        return torch.cat((hidden / widths[0], every[:, -classes:].softmax(1) / widths[1]), dim=1)
+
+    known = None
+    if query.labelled_features is not None and len(query.labelled_features):
+        known = side_by_side(*query.need("labelled_features", "labelled_layers"))
+    shown = replace(
+        query,
+        features=side_by_side(features, layers),
+        source_features=side_by_side(source, source_layers),
+        labelled_features=known,
+        kernel=None,
+    )
+    return margin(shown, budget, generator=generator)
+
+
+def uncertain_picks(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """The pick that covers most, times its own margin: a sample that the network is sure of teaches it little."""
+    from active.strategies.coverage import coverage
+
+    query, features, margins, _ = _parts(query)
+    count = how_many(budget, len(features))
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
+    pairs = kernel_rows(
+        features, features, unit_sum(kernel), mean_row(features)
+    )  # (N, N): pools of the arena are small
+    covered = coverage(features, query.labelled_features, kernel)
+    left, picks = torch.ones(len(features), dtype=torch.bool), []
+    for _ in range(count):
+        gains = ((pairs - covered).clamp(min=0) @ margins * margins).masked_fill(~left, -1.0)
+        picks.append(int((gains >= gains.max() - TIE).nonzero()[0, 0]))  # the lowest row of those that tie
+        left[picks[-1]] = False
+        covered = torch.maximum(covered, pairs[picks[-1]])
+    return query.ids[torch.tensor(picks, dtype=torch.long)]
 
 
 def mmd_leaving(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:

@@ -41,6 +41,17 @@ def fabricated() -> list[dict[str, Any]]:
     return records
 
 
+def test_uncertain_picks_are_plain_coverage_where_all_are_as_uncertain() -> None:
+    for seed in range(5):
+        shown = query(seed, probs=torch.full((14, 3), 1 / 3, dtype=torch.float64))
+        picks = arena_ablations.uncertain_picks(shown, 6, generator=torch.Generator())
+        assert torch.equal(picks, arena_ablations.ones(shown, 6, generator=torch.Generator()))
+    sure = torch.eye(3, dtype=torch.float64)[torch.arange(14) % 3]
+    sure[3:5] = torch.tensor([0.4, 0.35, 0.25], dtype=torch.float64)
+    shown = query(0, probs=sure)  # the others' weight is 0, as pick and as what is covered
+    assert set(arena_ablations.uncertain_picks(shown, 2, generator=torch.Generator()).tolist()) == {103, 104}
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_asks_for_distinct_samples_of_the_pool(name: str) -> None:
     plain = query(6)
