@@ -124,6 +124,7 @@ def title_of(comparison: Comparison) -> str:
     parts += [family.network] if family.network else []
     parts += [f"{labels} labels"] if (labels := labels_of(comparison)) not in ("", "0") else []
     parts += [f"all against {family.against}"] if family.against else []
+    parts += [family.where] if family.where else []
     return ", ".join([*parts, f"model: {family.selection}"])
 
 

@@ -46,7 +46,8 @@ class Family:
     metric, split, selection: as in table.csv. network: one, or None for all of them, each its own task. labels: the
     number of target labels, or None for the most that two methods or more have, task by task. methods: which; none
     named: all. against: the one method that the others are compared with, or None for all pairs. higher_is_better:
-    False where rank 1 is the smallest number. unit, unit_of: where tasks share data, as all transfers to one target do,
+    False where rank 1 is the smallest number. tasks: these only, and where, what they are called; none named: all.
+    unit, unit_of: where tasks share data, as all transfers to one target do,
     what a unit is called ("target domain"), and the unit of a cell; each unit is then the mean of its tasks.
     """
 
@@ -58,6 +59,8 @@ class Family:
     methods: tuple[str, ...] = ()
     against: str | None = None
     higher_is_better: bool = True
+    tasks: tuple[str, ...] = ()
+    where: str = ""
     unit: str = "task"
     unit_of: Callable[[Cell], Hashable] | None = None
 
@@ -145,7 +148,7 @@ def cells_of(measured: Mapping[Key, Mapping[int, float]], family: Family) -> dic
         same = (key.metric, key.split, key.selection) == (family.metric, family.split, family.selection)
         if not same or family.network not in (None, key.network) or _is_mean(key.task):
             continue
-        if family.methods and key.method not in family.methods:
+        if (family.methods and key.method not in family.methods) or (family.tasks and key.task not in family.tasks):
             continue
         there.setdefault((key.network, key.task), {}).setdefault(key.labels, set()).add(key.method)
         own = found.setdefault(key.method, {})

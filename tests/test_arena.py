@@ -23,7 +23,19 @@ from dan.evaluation import view_probabilities
 from dan.views import Views
 from experiments import arena, arena_trials, running
 from experiments.arena import BUDGET, EVERY, GROUPS, HALVES, STRATEGIES, Arena, half_of, labels_to, target_of
-from experiments.arena_page import by_target, cells_of, findings, gains, mean_ranks, over, sets_of, table_of
+from experiments.arena_page import (
+    CONFIRMATION,
+    by_target,
+    cells_of,
+    findings,
+    gains,
+    mean_ranks,
+    over,
+    sets_of,
+    table_of,
+    tasks_in,
+    verdict,
+)
 from experiments.arena_trials import VIEW_SEED, VIEWS, Place, Viewed, ask, every_label, recipe_of, sides_of, start
 from experiments.records import alc, read, to_lines, write_text
 from experiments.trials import _work
@@ -194,6 +206,34 @@ def test_what_is_missing_is_told_and_not_averaged_away() -> None:
     assert rows["random"]["% of labels to 95 %"] == "≥ 20.0 (0 of 4)"
     assert any("Not ranked" in sentence and "margin" in sentence for sentence in findings(records))
     assert list(sets_of(tasks)) == ["development", "targets: web", "mean"]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_verdict_is_that_of_the_transfers_nothing_was_chosen_on(ahead: bool) -> None:
+    """On development hybrid is the other way round; of 24 units all of one sign the smallest p is 2^-23."""
+    chosen_on, others = GROUPS["development"], [task for task in arena.tasks_of(Arena()) if task in CONFIRMATION]
+    rivals = dict.fromkeys([*chosen_on, *others], 0.6)
+    own = dict.fromkeys(chosen_on, 0.5 if ahead else 0.7) | dict.fromkeys(others, 0.7 if ahead else 0.5)
+    records = fabricated(
+        {"hybrid": own, "random": rivals, "margin": rivals, "aada": {**rivals, TASK: 0.61}}, seeds=(0, 1, 2, 3)
+    )
+    assert sets_of(tasks_in(records))["confirmation"] == others and len(others) == 9
+    first, by_target_, by_seed = verdict(records)
+    if ahead:
+        assert (
+            first
+            == "On the 9 transfers that it was not chosen on, hybrid has the best mean rank, and the largest area."
+        )
+    else:
+        assert first.endswith(
+            "hybrid has mean rank 4.0, aada the best, 1.8, and an area of 51.50, aada the largest, 61.61."
+        )
+    sign, better = ("+10.0", 6) if ahead else ("−10.0", 0)
+    assert f"margin {sign} ({better} of 6 better, Holm p 0.062)" in by_target_ and "aada" not in by_target_
+    assert f"random {sign} ({4 * better} of 24 better, Holm p 2.4e-07)" in by_seed  # two rivals: 2 * 2^-23
+    headers, lines = table_of(records)
+    ranks = {line[0]: line[headers.index("rank, confirmation")] for line in lines}
+    assert ranks["hybrid"] == ("1.0" if ahead else "4.0")
 
 
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
