@@ -210,7 +210,8 @@ def cell_records(config: ActiveAdaptation, pools: Mapping[str, int], results: Ma
                     shared |= {"method": method, "seed": seed, "paper": None, "provenance": "", "protocol": protocol}
                     only = {"tasks": task, "protocol": protocol} | ({} if strategy is None else {"strategies": method})
                     shared |= {"command": command_of(config, **only), "command_of_all": command_of(config)}
-                    records += told(shared, results[trial.name])
+                    shown = arena.shown_by(task, like_arena(config, task))
+                    records += told(shared | shown, results[trial.name])
     return records
 
 
@@ -219,7 +220,7 @@ def told(shared: Record, result: Mapping[str, Any]) -> list[Record]:
     if shared["protocol"] == "counts":
         records = []
         for point in result["evaluations"]:
-            kept = {k: v for k, v in point.items() if k not in ("labelled", "asked", "round")}
+            kept = {k: v for k, v in point.items() if k != "labelled"}
             records.append({**shared, "labels": point["labelled"], "selection": "last", **kept, "pool": result["pool"]})
         return [*records[:-1], records[-1] | result["measured_on"]]
     evaluations = result["evaluations"]

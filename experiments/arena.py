@@ -221,6 +221,12 @@ def network_of(task: str, config: Arena) -> str:
     return BACKBONE if config.frozen == EVERYTHING else f"{BACKBONE}-frozen-to-{config.frozen}"
 
 
+def shown_by(task: str, config: Arena) -> Record:
+    """What the dashboard needs, to show the pictures that a round asked for."""
+    names = ("image_size",) if task.startswith(TEN_CLASS) else ("samples",)
+    return {name: getattr(config, name) for name in names}
+
+
 def preparing(task: str, config: Arena) -> list[Trial]:
     """The trials that run the frozen trunk on both domains of a ten-class task: one a domain, whatever else is run."""
     if not task.startswith(TEN_CLASS):
@@ -315,6 +321,7 @@ def cell_records(config: Arena, results: Mapping[str, Any]) -> list[Record]:
                 continue
             shared: Record = {"experiment": config.NAME, "task": task, "seed": seed, "paper": None, "provenance": ""}
             shared |= {"network": network_of(task, config), "command_of_all": command_of(config)}
+            shared |= shown_by(task, config)
             if every is not None:
                 about = {**shared, "method": EVERY, "labels": start["sizes"]["target"], "selection": "last", **every}
                 records.append(about | {"command": command_of(config, tasks=task)})
@@ -333,7 +340,7 @@ def told(
     """The records of one trial. every: what all labels give, if that is known; else there is no goal to reach."""
     records: list[Record] = []
     for evaluation in result["evaluations"]:
-        kept = {k: v for k, v in evaluation.items() if k not in ("labelled", "asked")}
+        kept = {k: v for k, v in evaluation.items() if k != "labelled"}
         records.append({**shared, "labels": evaluation["labelled"], "selection": "last", **kept})
     labels = [record["labels"] for record in records]
     curve = [record["accuracy/target_test"] for record in records]

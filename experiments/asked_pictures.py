@@ -35,7 +35,22 @@ def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
     return place.task(str(record["task"]).removeprefix(SET))
 
 
-POOLS: dict[str, Callable[[Mapping[str, Any], Path | None], Any]] = {"demo": of_demo, "clue_digits": of_digits}
+def of_arena(record: Mapping[str, Any], data: Path | None) -> Any:
+    """The pool of a trial of the arena: its target without the test split of the seed."""
+    from experiments.arena_trials import Place, sides_of
+
+    kept: dict[str, Any] = {name: int(record[name]) for name in ("image_size", "samples") if name in record}
+    place = Place(str(data_folder(data)), str(cache_folder(None)), **kept)
+    return sides_of(place, str(record["task"]), int(record["seed"])).transfer
+
+
+POOLS: dict[str, Callable[[Mapping[str, Any], Path | None], Any]] = {
+    "demo": of_demo,
+    "clue_digits": of_digits,
+    "arena": of_arena,
+    "ablations": of_arena,
+    "active_adaptation": of_arena,
+}
 
 
 def asked_pictures(record: Mapping[str, Any], data: Path | None = None) -> list[Picture]:

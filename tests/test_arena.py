@@ -19,6 +19,7 @@ from active.strategies import STRATEGIES as KNOWN
 from active.with_dan import run_rounds
 from dan.checkpoint import load_model
 from dan.cli import run
+from dan.domains.tasks import load_task
 from dan.evaluation import view_probabilities
 from dan.views import Views
 from experiments import arena, arena_trials, running
@@ -36,7 +37,19 @@ from experiments.arena_page import (
     tasks_in,
     verdict,
 )
-from experiments.arena_trials import VIEW_SEED, VIEWS, Place, Viewed, ask, every_label, recipe_of, sides_of, start
+from experiments.arena_trials import (
+    VIEW_SEED,
+    VIEWS,
+    Place,
+    Viewed,
+    ask,
+    evenly,
+    every_label,
+    recipe_of,
+    sides_of,
+    start,
+)
+from experiments.asked_pictures import asked_pictures
 from experiments.records import alc, read, to_lines, write_text
 from experiments.trials import _work
 
@@ -378,6 +391,10 @@ def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: 
         *curve, summary = own
         labels = [record["labels"] for record in curve]
         assert labels == [0, 1, 2, 5, 10, 20]
+        assert [len(record.get("asked", [])) for record in curve] == [1, 1, 3, 5, 10, 0]
+        pool = evenly(load_task(TASK).target, 100)
+        pictures = asked_pictures(curve[3])
+        assert [picture.name for picture in pictures] == [str(int(pool[i][1])) for i in curve[3]["asked"]]
         for name in ("target_test", "unqueried"):
             values = [record[f"accuracy/{name}"] for record in curve]
             area = sum((labels[i + 1] - labels[i]) * (values[i] + values[i + 1]) / 2 for i in range(5)) / 20
