@@ -426,7 +426,9 @@ def test_a_restart_with_fewer_processes(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds torchrun's workers in /proc")
 @pytest.mark.parametrize("killed", [0, 1])
-def test_torchrun_starts_killed_processes_again(tmp_path: Path, killed: int) -> None:
+def test_torchrun_starts_killed_processes_again(
+    tmp_path: Path, killed: int, record_property: Callable[[str, int], None]
+) -> None:
     """The real command under torchrun: a worker is killed after the first checkpoint, all are started again, and the
     records are those of an undisturbed run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -446,6 +448,7 @@ def test_torchrun_starts_killed_processes_again(tmp_path: Path, killed: int) -> 
     assert without_clock(a) == without_clock(b)
     assert [record.get("processes") for record in b] == [None, 2, 2, 2, None]
     assert len([file for file in (tmp_path / "b").iterdir() if "tfevents" in file.name]) == 2  # it did start again
+    record_property("kills", 1)
 
 
 def worker_of(parent: int, rank: int) -> int:

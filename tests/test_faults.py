@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hostile
@@ -191,7 +191,9 @@ def mtime(path: Path) -> int:
 
 
 @pytest.mark.long
-def test_kill_9_of_a_training_and_files_that_vanish_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_9_of_a_training_and_files_that_vanish_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, int], None]
+) -> None:
     """Killed once, then taken up again; then its features are removed in the middle, and it ends as it would have."""
     words = [*features(tmp_path), "--steps", "400", "--checkpoint-every", "20"]
     assert door([*words, "--run", str(tmp_path / "whole")], monkeypatch) == 0
@@ -201,10 +203,13 @@ def test_kill_9_of_a_training_and_files_that_vanish_under_it(tmp_path: Path, mon
     files = tuple(tmp_path / f"{name}.npy" for name in "ab")
     assert killed(words, run, "resume.pt", 0.0, gone=files)
     same(run, tmp_path / "whole")
+    record_property("kills", 1)
 
 
 @pytest.mark.long
-def test_kill_9_of_a_training_at_fifty_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_9_of_a_training_at_fifty_random_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, int], None]
+) -> None:
     """Each on a run of its own, and the one after it is taken up to its end."""
     words = features(tmp_path)
     assert door([*words, "--run", str(tmp_path / "whole")], monkeypatch) == 0
@@ -216,6 +221,7 @@ def test_kill_9_of_a_training_at_fifty_random_moments(tmp_path: Path, monkeypatc
         assert door([*words, "--run", str(run)], monkeypatch) == 0
         same(run, tmp_path / "whole")
     assert alive >= 25  # the others had ended
+    record_property("kills", alive)
 
 
 def labels_until_killed(path: Path, told: int) -> None:
@@ -298,7 +304,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.long
-def test_kill_9_of_a_sweep_at_ten_random_moments(tmp_path: Path) -> None:
+def test_kill_9_of_a_sweep_at_ten_random_moments(tmp_path: Path, record_property: Callable[[str, int], None]) -> None:
     """The parent is killed, and its workers with it: the next run does what is missing, and all results are whole."""
     (tmp_path / "sweep_work.py").write_text(WORK)
     (tmp_path / "sweep.py").write_text(SWEEP)
@@ -317,3 +323,4 @@ def test_kill_9_of_a_sweep_at_ten_random_moments(tmp_path: Path) -> None:
             assert json.loads(file.read_bytes())["function"] == "sweep_work:work"
         assert subprocess.run(words, env=environment).returncode == 0
         assert {len(file.read_bytes().split()) for file in out.glob("*/part.txt")} == {1000}
+    record_property("kills", 10)

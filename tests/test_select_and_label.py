@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -425,7 +426,9 @@ def test_a_kill_between_the_log_and_the_training_loses_nothing(place: Path) -> N
 
 
 @pytest.mark.long
-def test_a_kill_in_the_training_ends_with_the_same_bits(place: Path) -> None:
+def test_a_kill_in_the_training_ends_with_the_same_bits(
+    place: Path, record_property: Callable[[str, int], None]
+) -> None:
     choose(place)
     labels = filled(place / "tasks.csv")
     argv = ["--labels", str(labels), "--steps", "80", "--quiet", "--device", "cpu"]
@@ -448,6 +451,7 @@ def test_a_kill_in_the_training_ends_with_the_same_bits(place: Path) -> None:
     assert active("label", "--run", str(place / "whole"), *argv) == 0
     assert current_network(killed) == killed / "labelled_01" and not (killed / "labelled_02").exists()
     assert same(weights(killed / "labelled_01"), weights(place / "whole" / "labelled_01"))
+    record_property("kills", 1)
 
 
 def test_an_unfinished_network_goes_on_or_is_left_for_other_labels(place: Path) -> None:
