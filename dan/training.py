@@ -61,6 +61,7 @@ def fit(
     earlier: Path | str | None = None,
     of_steps: int | None = None,
     about: Mapping[str, Any] | None = None,
+    watched: bool = True,
     cache: Path | str | bool = False,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     world: World = ALONE,
@@ -85,7 +86,8 @@ def fit(
     were one training: weights, optimiser, the method's state, dropout and the count of steps go on, and `steps` counts
     from that training's first; data and labels may be others. of_steps: the steps of the whole training that this is a
     part of, which the trade-off's ramp is over; default: `steps`.
-    about: JSON-able settings of the caller's, kept in the records.
+    about: JSON-able settings of the caller's, kept in the records. watched: False leaves what `Watch` says out of the
+    records, which is most of the time of an evaluation on small sets; nothing else changes.
     cache: compute the outputs of the frozen first stages once, and train on them: True keeps them in memory, a folder
     on the disk. The same numbers up to rounding, many times faster; it is an error where no stage is frozen.
     precision: of the network's products in training; the loss, MMD and all, is of its outputs in float32, and so are
@@ -130,6 +132,7 @@ def fit(
     settings |= {name: value for name, value in said_of_parts.items() if value is not None}
     settings |= {} if labelled_side == "target" else {"labelled_side": labelled_side}
     settings |= {"cache_trunk": True} if cache else {}
+    settings |= {} if watched else {"watched": False}
     if recipe.optimizer == Recipe().optimizer:
         del settings["optimizer"]
     place = choose_device(device)
@@ -233,10 +236,13 @@ def fit(
         for domain, output in (("source", of_source), ("target", of_target)):
             if not bool(output.logits.isfinite().all()):
                 raise Diverged(f"the network says NaN of {domain} samples: look for NaN in the data or the weights")
+        if not watched:
+            return ({}, {}), of_source, of_target
         activations = [
             {name: comparable(name, of.layers[name], recipe.compare) for name in align} for of in (of_source, of_target)
         ]
-        return watch.look(activations[0], activations[1], getattr(term, "weights", None)), of_source, of_target
+        beta = getattr(term, "weights", None)
+        return watch.look(activations[0], activations[1], beta, draw=folder is not None), of_source, of_target
 
     began = time.perf_counter()
     model.train()
@@ -251,7 +257,8 @@ def fit(
             torch.set_rng_state(state["generator"].cpu())
         if folder is not None and not resumed:
             monitor.settings(settings)
-            monitor.charts(watch.charts())
+            if watched:
+                monitor.charts(watch.charts())
 
         for step in range(start, steps):
             decay = inverse_decay(step, gamma=recipe.decay_gamma, power=recipe.decay_power)

@@ -56,12 +56,15 @@ class Watch(nn.Module):
         source_layers: Mapping[str, Tensor],
         target_layers: Mapping[str, Tensor],
         weights: Mapping[str, Tensor] | None = None,
+        *,
+        draw: bool = True,
     ) -> tuple[dict[str, float], dict[str, float]]:
         """What there is to record of this step, and what else there is to draw: names -> values, none in both.
 
         source_layers, target_layers: activations (N, F) and (M, F) of the held samples, made comparable, by layer.
         weights: the kernel weights beta that training uses now, by layer, if it has any: they are drawn, and change no
         other value. They are of a ladder with the same step, of as many kernels as there are weights.
+        draw: False leaves out what there is to draw besides.
 
         To record, for each aligned layer LAYER:
             mmd2/LAYER                      unbiased MMD^2, bandwidth frozen, equal weights
@@ -96,6 +99,8 @@ class Watch(nn.Module):
             kernel = self._ladder(frozen)
             record |= self._tested(x, y, kernel, "", name)
             record[f"a_distance/{name}"] = a_distance(x, y, seed=self.seed)
+            if not draw:
+                continue
 
             scalars |= self._tested(x, y, self._ladder(float(current)), "_current", name)
             scalars[f"gamma_ratio/{name}"] = float(current) / frozen

@@ -127,6 +127,7 @@ def ask_at(
                 tests=tests,
                 run=parts[number],
                 earlier=earlier,
+                watched=False,
             )
             if last:
                 told = [{k: v for k, v in r.items() if k.startswith("accuracy") or k == "step"} for r in records]

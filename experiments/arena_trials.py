@@ -240,6 +240,7 @@ def ask(
                 steps=round_steps,
                 seed=derived_seed(seed, number),
                 recipe=recipe,
+                watched=False,
             )
         return model
 
@@ -294,7 +295,7 @@ def every_label(
     model = copied(made)
     recipe = replace(recipe_of(task, how, steps), schedule="constant")
     common: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": derived_seed(seed, 1), "recipe": recipe}
-    fit(model, data.source, data.target, labelled=data.target, **common)
+    fit(model, data.source, data.target, labelled=data.target, watched=False, **common)
     return {f"accuracy/{k}": evaluate(model, v, start=model.cached_stages).accuracy for k, v in data.splits.items()}
 
 

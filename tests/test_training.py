@@ -111,6 +111,19 @@ def test_the_seed_alone_decides() -> None:
     assert same(first, second) and not same(first, third)
 
 
+def test_what_is_not_watched_is_trained_the_same(tmp_path: Path) -> None:
+    """In memory and in a folder: the same network and records, without what is watched; and TensorBoard has no MMD."""
+    models = [network(dropout=0.5) for _ in range(3)]
+    watched, plain, kept = (
+        train(model, watched=seen, run=run)
+        for model, seen, run in zip(models, (True, False, False), (None, None, tmp_path / "run"), strict=True)
+    )
+    assert same(models[0], models[1]) and same(models[0], models[2])
+    names = ("mmd2/", "mmd2_null_low/", "mmd2_null_high/", "p_value/", "a_distance/")
+    rest = [{k: v for k, v in record.items() if not k.startswith(names)} for record in without_clock(watched)]
+    assert without_clock(plain) == without_clock(kept) == rest != without_clock(watched)
+
+
 def test_bought_labels_are_learned() -> None:
     """A class that the source does not show the target's way: labels of the target flip it."""
     target = blobs(48, 1.0, seed=1)

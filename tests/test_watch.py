@@ -64,6 +64,14 @@ def test_every_value_is_what_its_name_says() -> None:
     assert json.loads(json.dumps(record)) == record
 
 
+def test_what_is_recorded_is_the_same_where_nothing_is_drawn() -> None:
+    plain, quick = Watch(("hidden1",)), Watch(("hidden1",))
+    for shift in (0.3, 1.0):
+        record, scalars = plain.look(*layers(shift))
+        assert scalars and quick.look(*layers(shift), draw=False) == (record, {})
+    assert plain.gamma("hidden1") == quick.gamma("hidden1")
+
+
 def test_the_bandwidth_stays_while_features_grow() -> None:
     source, target = layers(0.5)
     watch = Watch(("hidden1",))
