@@ -18,6 +18,7 @@ from torch import Tensor
 
 from active.strategies.checks import how_many
 from active.strategies.coreset import k_center_greedy
+from active.strategies.coverage import coverage, greedy_coverage
 from active.strategies.hybrid import hybrid
 from active.strategies.kernel_coverage import kernel_coverage
 from active.strategies.mmd_reduction import greedy_mmd_reduction
@@ -50,6 +51,7 @@ VARIANTS = {
     "all_layers": "all task-specific layers side by side",
     "joint": "the last hidden layer and the probabilities, both of median distance 1",
     "uncertain_picks": "the gain of coverage times the pick's own margin",
+    "doubt": "the network's confidence counts as far as the source covers the sample",
     "annealed": "typical first: the margin's power grows from 0 to 2",
     "annealed_kernel": "the kernel narrows as labels are bought",
     "sum_of_three": "k-center + MMD reduction + entropy, scaled sum",
@@ -136,8 +138,6 @@ def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
 
 def uncertain_picks(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     """The pick that covers most, times its own margin: a sample that the network is sure of teaches it little."""
-    from active.strategies.coverage import coverage
-
     query, features, margins, _ = _parts(query)
     count = how_many(budget, len(features))
     kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
@@ -152,6 +152,19 @@ def uncertain_picks(query: Query, budget: int, *, generator: torch.Generator) ->
         left[picks[-1]] = False
         covered = torch.maximum(covered, pairs[picks[-1]])
     return query.ids[torch.tensor(picks, dtype=torch.long)]
+
+
+def doubt(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """U_n = 1 - t_n (p1 - p2), with t_n = max_j k(x_n, s_j) over its maximum: where the source has nothing like a
+    sample, the network's confidence says little, and the sample counts as uncertain."""
+    query, features, margins, _ = _parts(query)
+    count = how_many(budget, len(features))
+    (source,) = query.need("source_features")
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    trust = coverage(features, source, kernel)
+    weights = 1 - trust / trust.max().clamp_min(1e-300) * (1 - margins)
+    covered = coverage(features, query.labelled_features, kernel)
+    return query.ids[greedy_coverage(features, weights, kernel, covered, count)]
 
 
 def mmd_leaving(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
@@ -243,8 +256,6 @@ def product(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     query, features, margins, targetness = _parts(query)
     low, high = targetness.min(), targetness.max()
     scaled = (targetness - low) / (high - low).clamp_min(1e-300)
-    from active.strategies.coverage import coverage, greedy_coverage
-
     kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
     labelled = query.labelled_features if query.labelled_features is not None else features[:0]
     covered = coverage(features, labelled, kernel)

@@ -52,6 +52,17 @@ def test_uncertain_picks_are_plain_coverage_where_all_are_as_uncertain() -> None
     assert set(arena_ablations.uncertain_picks(shown, 2, generator=torch.Generator()).tolist()) == {103, 104}
 
 
+def test_doubt_is_of_what_the_source_does_not_cover() -> None:
+    """A sample far from all sources counts in full, however sure of it the network is; near ones by their margin."""
+    shown = query(0)
+    features, source = shown.need("features", "source_features")
+    features = features.clone()
+    features[0], features[1:] = 100.0, source[torch.arange(13) % len(source)]  # the others lie on source samples
+    probs = torch.tensor([[0.98, 0.01, 0.01]], dtype=torch.float64).expand(14, 3)
+    alone = replace(shown, features=features, probs=probs, labelled_features=None)
+    assert arena_ablations.doubt(alone, 1, generator=torch.Generator()).tolist() == [100]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_asks_for_distinct_samples_of_the_pool(name: str) -> None:
     plain = query(6)
