@@ -50,6 +50,7 @@ VARIANTS = {
     "wide_kernel": "four times DAN's bandwidths",
     "all_layers": "all task-specific layers side by side",
     "joint": "the last hidden layer and the probabilities, both of median distance 1",
+    "gradients": "BADGE's gradient embeddings in place of the features",
     "uncertain_picks": "the gain of coverage times the pick's own margin",
     "doubt": "the network's confidence counts as far as the source covers the sample",
     "annealed": "typical first: the margin's power grows from 0 to 2",
@@ -130,6 +131,30 @@ def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
         query,
         features=side_by_side(features, layers),
         source_features=side_by_side(source, source_layers),
+        labelled_features=known,
+        kernel=None,
+    )
+    return margin(shown, budget, generator=generator)
+
+
+def gradients(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Coverage of gradient embeddings (p - e_y) x h, y the predicted class, under the ladder at their median: what the
+    network is sure of lies at 0, and one label covers it all."""
+    features, source, layers, source_layers = query.need("features", "source_features", "layers", "source_layers")
+    classes = query.need("probs")[0].shape[1]
+
+    def embedded(hidden: Tensor, every: Tensor) -> Tensor:
+        p = every[:, -classes:].softmax(1)
+        error = p - torch.nn.functional.one_hot(p.argmax(1), classes).to(p)
+        return (error[:, :, None] * hidden[:, None, :]).flatten(1)
+
+    known = None
+    if query.labelled_features is not None and len(query.labelled_features):
+        known = embedded(*query.need("labelled_features", "labelled_layers"))
+    shown = replace(
+        query,
+        features=embedded(features, layers),
+        source_features=embedded(source, source_layers),
         labelled_features=known,
         kernel=None,
     )
