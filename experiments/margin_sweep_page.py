@@ -20,7 +20,7 @@ from experiments.against_random import BASE, gains, in_order, seconds_of_runs
 from experiments.comparisons import Family, compare_all
 from experiments.margin_sweep import FOREST, METHODS, SHARES
 from experiments.records import Key, Record, Row, aggregate, measurements
-from experiments.tables import Drawn, Table, difference, each, mean_of, signed, tidy, told, write_report
+from experiments.tables import Drawn, Table, difference, each, legend_above, mean_of, signed, tidy, told, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,8 +122,8 @@ def findings(records: Sequence[Record]) -> list[str]:
             side = "fewer" if statistics.fmean(saved.values()) > 0 else "more"
             amount = abs(statistics.fmean(saved.values()))
             said.append(
-                f"k_center takes {amount:,.0f} labels {side} than random, as a mean over {len(saved)} seeds "
-                f"({sum(value > 0 for value in saved.values())} of them fewer)."
+                f"k_center takes {amount:,.0f} labels {side} than random, as a mean over {len(saved)} "
+                f"seed{'s'[: len(saved) > 1]} ({sum(value > 0 for value in saved.values())} of them fewer)."
             )
     return said
 
@@ -228,7 +228,7 @@ def sweep(records: Sequence[Record]) -> Figure | None:
         axes.axhline(level, color="#d55e00", linestyle="--", label="k_center, mean")
     axes.set_xlabel("share of the batch asked for by margin, %")
     axes.set_ylabel(f"labels to {target_of(records):g} % test accuracy")
-    axes.legend(fontsize=8, frameon=False)
+    legend_above(figure, axes, 2)
     tidy(axes)
     return figure
 
