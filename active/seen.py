@@ -21,6 +21,7 @@ from dan.domains.transfer import Transfer
 from dan.evaluation import dropout_probabilities, predict, view_probabilities
 from dan.mmd import MultiKernel, domain_probabilities, median_bandwidth
 from dan.networks.dan import DAN, Output
+from dan.trunk_cache import stages_run
 from dan.views import Views
 
 PASSES = 10  # T
@@ -46,7 +47,7 @@ def seen_of(
     Raises UserError for what the network or the task cannot give: dropout without dropout, views of vectors.
     """
     pool = Subset(task.target, ids.tolist())
-    entry = getattr(task.target, "after_stages", 0)
+    entry = stages_run(task.target)
     output = predict(model, pool, start=entry)[0]
     of_source, source_targets = predict(model, task.source, start=entry)
     said: dict[str, Any] = {

@@ -36,7 +36,7 @@ from dan.progress import showing
 from dan.recipes import check_recipe
 from dan.run_folder import Record, read_records, read_tensors
 from dan.training import Recipe, fit
-from dan.trunk_cache import CachedOutputs, cached_transfer
+from dan.trunk_cache import CachedOutputs, cached_transfer, stages_run
 
 Between = Literal["scratch", "fine-tune", "continue"]
 BETWEEN = ("scratch", "fine-tune", "continue")
@@ -190,7 +190,7 @@ def run_rounds(
     if cache:
         folder = None if cache is True else Path(cache)
         task = cached_transfer(task, load_model(start), folder, device=choose_device(device), quiet=quiet)
-    entry = getattr(task.target, "after_stages", 0)
+    entry = stages_run(task.target)
 
     def part(number: int) -> Part:
         if query_at:

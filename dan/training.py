@@ -35,7 +35,7 @@ from dan.objectives import METHODS, Objective, build_objective, comparable, inve
 from dan.progress import Progress
 from dan.recipes import Recipe, check_recipe
 from dan.run_folder import Record, Run, read_tensors
-from dan.trunk_cache import cached
+from dan.trunk_cache import cached, stages_run
 from dan.watch import Watch
 
 __all__ = ["Diverged", "Recipe", "fit"]
@@ -146,7 +146,7 @@ def fit(
         folder_of_cache = None if isinstance(cache, bool) else Path(cache)
 
         def outputs_of(data: Dataset) -> Dataset:
-            if getattr(data, "after_stages", 0) == entry:
+            if stages_run(data) == entry:
                 return data
 
             def ran() -> Dataset:
@@ -385,7 +385,7 @@ def _full(output: Output) -> Output:
 
 def _entry(model: DAN, source: Dataset, cache: Path | str | bool) -> int:
     """How many stages of the trunk are computed before training: those that the source went through, or the frozen."""
-    done = getattr(source, "after_stages", 0)
+    done = stages_run(source)
     if done > model.cached_stages:
         last = [*model.stages][:done][-1]
         raise UserError(

@@ -49,6 +49,13 @@ class CachedOutputs(TensorDataset):
         return CachedOutputs(self.tensors[0][rows], y, fingerprint=None, path=None, after_stages=self.after_stages)
 
 
+def stages_run(data: Dataset | None) -> int:
+    """How many of the trunk's stages the samples of a data set have been through; those of a Subset, its data set's."""
+    while isinstance(data, Subset):
+        data = data.dataset
+    return int(getattr(data, "after_stages", 0))
+
+
 def cached(
     data: Dataset,
     model: DAN | Trunk,

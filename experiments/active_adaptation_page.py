@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BASE = "random"
+# What decides: rounds at label counts have a test split that nobody could ask about; in the one training there is none.
+DECIDES = {"5%": ("unqueried", "images never asked for"), "counts": ("target_test", "test split")}
 SETS = {"Office-10 + Caltech-10": True, "digits": False}  # name -> whether its tasks are ten-class
 BySeed = Mapping[int, float]
 
@@ -89,12 +91,13 @@ def at_counts(records: Sequence[Record], tasks: Sequence[str], split: str) -> Ta
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """Sentences that the records decide: the best by each protocol, and what random has."""
+    """Sentences that the records decide: the best and the worst by each protocol, and what random has."""
     said = []
     for name, ten_class in SETS.items():
         for protocol in SAYS:
             tasks = tasks_of(records, protocol, ten_class)
-            cells = values_of(records, protocol, "accuracy/unqueried")
+            split, where = DECIDES[protocol]
+            cells = values_of(records, protocol, f"accuracy/{split}")
             last = {
                 m: {(t, c): v for (t, c), v in by.items() if c == max(k for s, k in by if s == t)}
                 for m, by in cells.items()
@@ -104,12 +107,14 @@ def findings(records: Sequence[Record]) -> list[str]:
             if len(means) < 2 or BASE not in means:
                 continue
             best = max(means, key=lambda m: means[m])
-            place = sorted(means, key=lambda m: -means[m]).index(BASE) + 1
-            sentence = f"{name}, {protocol}, {len(tasks)} transfer{'s'[: len(tasks) > 1]}, images never asked for, "
+            order = sorted(means, key=lambda m: -means[m])
+            sentence = f"{name}, {protocol}, {len(tasks)} transfer{'s'[: len(tasks) > 1]}, {where}, "
             sentence += f"at the most labels: best {best}, {means[best]:.1f}"
-            said.append(
-                sentence + ("." if best == BASE else f"; random {means[BASE]:.1f}, place {place} of {len(means)}.")
-            )
+            if order[-1] != BASE:
+                sentence += f"; worst {order[-1]}, {means[order[-1]]:.1f}"
+            if best != BASE:
+                sentence += f"; random {means[BASE]:.1f}, place {order.index(BASE) + 1} of {len(means)}"
+            said.append(sentence + ".")
     return said
 
 

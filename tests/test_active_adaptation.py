@@ -24,6 +24,22 @@ TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "rate": 0.01}
 
 
+def test_the_one_training_on_kept_outputs_of_photographs(data_folder: Path, tmp_path: Path) -> None:
+    weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
+    if not (data_folder / "office_caltech10").is_dir() or not weights.is_file():
+        pytest.skip("needs office_caltech10 and weights/squeezenet1_1_caffe_as_torchvision.pth in the data folder")
+    config = ActiveAdaptation(
+        data=data_folder, squeezenet_weights=str(weights), image_cache=tmp_path / "images", image_size=32
+    )
+    config = replace(config, query_at=(1, 2), epochs=4)
+    task = "office_caltech10_w2d"
+    for trial in (active_adaptation.begin_of(task, 0, config), active_adaptation.ask_of(task, "margin", 0, config)):
+        (tmp_path / trial.name).mkdir()
+        made = (begin if trial.name.count("begin") else ask_at)(tmp_path / trial.name, **trial.arguments)
+    assert made["labels"] == 4 and made["pool"] == 157 and len(made["evaluations"]) == 2
+    assert all(0 <= e["accuracy/unqueried"] <= 1 for e in made["evaluations"])
+
+
 def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
     """The same picks and accuracies in every round as `python -m active run --query-at`, though the first part of the
     training is made once for all strategies."""

@@ -1,5 +1,6 @@
 """What a frozen trunk says, kept: the same numbers as without, keyed by all that they depend on, safe from damage."""
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 import dan.trunk_cache
-from dan import DAN
+from dan import DAN, fit
 from dan.batches import gather, in_order
 from dan.errors import UserError
 from dan.networks.backbones import build_backbone
 from dan.networks.trunk import Trunk
-from dan.trunk_cache import cached, fingerprint
+from dan.recipes import Recipe
+from dan.trunk_cache import cached, fingerprint, stages_run
 
 
 def samples(count: int = 11, size: int = 32, *, seed: int = 0) -> TensorDataset:
@@ -92,6 +94,22 @@ def test_training_on_what_is_kept_is_training_on_the_data(model: DAN) -> None:
     assert len(gradients[0]) == len(gradients[1]) > 4
     for plain, quick in zip(*gradients, strict=True):
         torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_a_part_of_what_is_kept_is_kept_too(model: DAN) -> None:
+    """A Subset of outputs goes on where they are: to train on, and to be tested on."""
+    kept = cached(samples(), model)
+    part = Subset(Subset(kept, range(2, 9)), [0, 3, 5])
+    assert stages_run(kept) == stages_run(part) == 8 and stages_run(samples()) == stages_run(None) == 0
+    networks = [copy.deepcopy(model) for _ in range(2)]
+    rows = torch.tensor([2, 5, 7])
+    common = {"trade_off": 0.0, "steps": 1, "seed": 0, "recipe": Recipe(batch_size=2, feature_map=False)}
+    told = [
+        fit(network, kept, kept, tests={"part": data}, **common)[-1]["accuracy/part"]
+        for network, data in zip(networks, (part, kept.rows(rows, kept.tensors[1][rows])), strict=True)
+    ]
+    assert told[0] == told[1]
+    assert fit(networks[0], part, part, **common)[-1]["step"] == 1
 
 
 def test_the_second_call_reads(model: DAN, tmp_path: Path, runs: list[int]) -> None:

@@ -161,13 +161,14 @@ def _distances(
     from dan.mmd import MultiKernel, a_distance, median_bandwidth, mmd2, mmd2_variance
     from dan.networks.dan import layer_named
     from dan.objectives import comparable
+    from dan.trunk_cache import stages_run
 
     def spread(count: int) -> "Tensor":
         kept = min(count, most)
         return torch.arange(kept) * count // kept
 
     some = Subset(source, spread(size(source)).tolist())
-    of_source = predict(model, some, start=getattr(source, "after_stages", 0))[0].layers
+    of_source = predict(model, some, start=stages_run(source))[0].layers
     align = [layer_named(name) for name in settings.get("align", ())] or model.layer_names
     result = {}
     for name in align:
