@@ -10,6 +10,7 @@ alone and in pairs, and other ways to put the three together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,21 @@ def all_layers(query: Query, budget: int, *, generator: torch.Generator) -> Tens
     return margin(shown, budget, generator=generator)
 
 
+def _seen_as(query: Query, embedding: Callable[[Tensor, Tensor], Tensor]) -> Query:
+    """The query with embedding(features (., F), layers (., H)) for features; the kernel is that of the strategy."""
+    features, source, layers, source_layers = query.need("features", "source_features", "layers", "source_layers")
+    known = None
+    if query.labelled_features is not None and len(query.labelled_features):
+        known = embedding(*query.need("labelled_features", "labelled_layers"))
+    return replace(
+        query,
+        features=embedding(features, layers),
+        source_features=embedding(source, source_layers),
+        labelled_features=known,
+        kernel=None,
+    )
+
+
 def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     """Coverage on the last hidden layer and the class probabilities side by side, both scaled to a median distance of
     1, under the ladder at the median: near is what is near for the features and for the answer, as in a joint MMD."""
@@ -124,23 +140,12 @@ def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     def side_by_side(hidden: Tensor, every: Tensor) -> Tensor:
         return torch.cat((hidden / widths[0], every[:, -classes:].softmax(1) / widths[1]), dim=1)
 
-    known = None
-    if query.labelled_features is not None and len(query.labelled_features):
-        known = side_by_side(*query.need("labelled_features", "labelled_layers"))
-    shown = replace(
-        query,
-        features=side_by_side(features, layers),
-        source_features=side_by_side(source, source_layers),
-        labelled_features=known,
-        kernel=None,
-    )
-    return margin(shown, budget, generator=generator)
+    return margin(_seen_as(query, side_by_side), budget, generator=generator)
 
 
 def gradients(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     """Coverage of gradient embeddings (p - e_y) x h, y the predicted class, under the ladder at their median: what the
     network is sure of lies at 0, and one label covers it all."""
-    features, source, layers, source_layers = query.need("features", "source_features", "layers", "source_layers")
     classes = query.need("probs")[0].shape[1]
 
     def embedded(hidden: Tensor, every: Tensor) -> Tensor:
@@ -148,17 +153,7 @@ def gradients(query: Query, budget: int, *, generator: torch.Generator) -> Tenso
         error = p - torch.nn.functional.one_hot(p.argmax(1), classes).to(p)
         return (error[:, :, None] * hidden[:, None, :]).flatten(1)
 
-    known = None
-    if query.labelled_features is not None and len(query.labelled_features):
-        known = embedded(*query.need("labelled_features", "labelled_layers"))
-    shown = replace(
-        query,
-        features=embedded(features, layers),
-        source_features=embedded(source, source_layers),
-        labelled_features=known,
-        kernel=None,
-    )
-    return margin(shown, budget, generator=generator)
+    return margin(_seen_as(query, embedded), budget, generator=generator)
 
 
 def uncertain_picks(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
