@@ -3,7 +3,7 @@
     python -m experiments run ablations
     python -m experiments run arena --strategies experiments.arena_ablations:margin_power2 ...
 
-Coverage under DAN's own kernel is what is varied (`active.strategies.kernel_coverage`): its weight, the power of it,
+Coverage under DAN's own kernel is what is varied (`active.strategies.hybrid`): its weight, the power of it,
 how much of the target the source covers, and the kernel. Beside it stand the sum of three that it replaces, its parts
 alone and in pairs, and other ways to put the three together.
 """
@@ -21,11 +21,22 @@ from active.strategies.checks import how_many
 from active.strategies.coreset import k_center_greedy
 from active.strategies.coverage import coverage, greedy_coverage
 from active.strategies.hybrid import hybrid
-from active.strategies.kernel_coverage import kernel_coverage
 from active.strategies.mmd_reduction import greedy_mmd_reduction
+from active.strategies.sum_of_three import sum_of_three as weighted_sum
 from active.strategies.uncertainty import highest_first, margin_of_confidence
 from active.strategies.witness import TIE, kernel_rows, kernel_sums, mean_row, unit_sum
 from dan.mmd.kernels import MultiKernel, median_bandwidth
+from experiments.ablation_widths import (  # noqa: F401  variants, by their names
+    at_reach,
+    labels_apart,
+    reach,
+    reach_double,
+    reach_half,
+    reach_one_kernel,
+    reach_power2,
+    reach_unit,
+    reaching,
+)
 
 if TYPE_CHECKING:
     from active.pool import Query
@@ -42,17 +53,34 @@ VARIANTS = {
     "patches_2": "of 2 views",
     "margin_half": "the square root of the margin",
     "margin_power2": "the square of the margin",
+    "entropy_half": "the square root of the entropy",
+    "entropy_narrow": "the entropy, and a quarter of DAN's bandwidths",
+    "entropy_source_half": "the entropy, and a source sample covers half as well",
     "source_quarter": "a source sample covers a quarter as well",
     "source_half": "half as well",
     "source_whole": "as well as a label",
     "unit_features": "features of length 1, the ladder at their median",
     "equal_weights": "DAN's bandwidths, equal weights",
     "narrow_kernel": "a quarter of DAN's bandwidths",
+    "narrower_kernel": "a sixteenth of DAN's bandwidths",
     "wide_kernel": "four times DAN's bandwidths",
+    "reach": "DAN's bandwidths scaled to the reach of a label: N / (labels + batch) samples",
+    "entropy_reach": "so, and the entropy",
+    "reach_power2": "so, and the square of the margin",
+    "reach_one_kernel": "so, but one Gaussian",
+    "reach_unit": "so, on features of length 1",
+    "reach_half": "half of that reach",
+    "reach_double": "twice that reach",
+    "reach_uncertain_picks": "so, and the gain times the pick's own margin",
+    "reach_joint": "so, on the last hidden layer and the probabilities",
+    "labels_apart": "DAN's bandwidths scaled to the smallest distance of two labels, UHerding's rule",
+    "vote": "the margin of the network and of a vote of source and labels under the kernel, averaged",
+    "reach_vote": "so, and scaled to the reach of a label",
     "all_layers": "all task-specific layers side by side",
     "joint": "the last hidden layer and the probabilities, both of median distance 1",
     "gradients": "BADGE's gradient embeddings in place of the features",
     "uncertain_picks": "the gain of coverage times the pick's own margin",
+    "uncertain_plus": "the gain of coverage plus the pick's own margin, each over its maximum",
     "doubt": "the network's confidence counts as far as the source covers the sample",
     "annealed": "typical first: the margin's power grows from 0 to 2",
     "annealed_kernel": "the kernel narrows as labels are bought",
@@ -68,23 +96,26 @@ VARIANTS = {
 
 SHORTLIST = 5  # candidates a pick, where a first stage hands some on to a second
 
-# The sum of three (active/strategies/hybrid.py), its parts in pairs; each alone is k_center, mmd_reduction, entropy.
-sum_of_three = hybrid()
-sum_without_patches = hybrid(patches=0)
-sum_without_transfer = hybrid(transfer=0)
-sum_without_diversity = hybrid(diversity=0)
+# The sum of three, its parts in pairs; each alone is k_center, mmd_reduction, entropy.
+sum_of_three = weighted_sum()
+sum_without_patches = weighted_sum(patches=0)
+sum_without_transfer = weighted_sum(transfer=0)
+sum_without_diversity = weighted_sum(diversity=0)
 
 # Coverage under DAN's kernel.
-margin = kernel_coverage()
-entropy = kernel_coverage(weight="entropy")
-least_confidence = kernel_coverage(weight="least_confidence")
-ones = kernel_coverage(weight="ones")
-margin_half = kernel_coverage(power=0.5)
-margin_power2 = kernel_coverage(power=2)
-source_quarter = kernel_coverage(share=0.25)
-source_half = kernel_coverage(share=0.5)
-source_whole = kernel_coverage(share=1)
-patches = kernel_coverage(weight="patches")
+margin = hybrid()
+entropy = hybrid(weight="entropy")
+least_confidence = hybrid(weight="least_confidence")
+ones = hybrid(weight="ones")
+margin_half = hybrid(power=0.5)
+margin_power2 = hybrid(power=2)
+entropy_half = hybrid(weight="entropy", power=0.5)
+entropy_source_half = hybrid(weight="entropy", share=0.5)
+entropy_reach = reaching(ask=entropy)
+source_quarter = hybrid(share=0.25)
+source_half = hybrid(share=0.5)
+source_whole = hybrid(share=1)
+patches = hybrid(weight="patches")
 patches.needs = ("patch_probs",)  # type: ignore[attr-defined]
 
 
@@ -127,9 +158,8 @@ def _seen_as(query: Query, embedding: Callable[[Tensor, Tensor], Tensor]) -> Que
     )
 
 
-def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
-    """Coverage on the last hidden layer and the class probabilities side by side, both scaled to a median distance of
-    1, under the ladder at the median: near is what is near for the features and for the answer, as in a joint MMD."""
+def _joined(query: Query) -> Query:
+    """The last hidden layer and the class probabilities side by side, both scaled to a median distance of 1."""
     features, source, probs, layers, source_layers = query.need(
         "features", "source_features", "probs", "layers", "source_layers"
     )
@@ -140,7 +170,16 @@ def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     def side_by_side(hidden: Tensor, every: Tensor) -> Tensor:
         return torch.cat((hidden / widths[0], every[:, -classes:].softmax(1) / widths[1]), dim=1)
 
-    return margin(_seen_as(query, side_by_side), budget, generator=generator)
+    return _seen_as(query, side_by_side)
+
+
+def joint(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """Coverage on features and probabilities under the ladder at their median: near is what is near for the features
+    and for the answer, as in a joint MMD."""
+    return margin(_joined(query), budget, generator=generator)
+
+
+reach_joint = reaching(seen=_joined)
 
 
 def gradients(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
@@ -156,22 +195,52 @@ def gradients(query: Query, budget: int, *, generator: torch.Generator) -> Tenso
     return margin(_seen_as(query, embedded), budget, generator=generator)
 
 
-def uncertain_picks(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
-    """The pick that covers most, times its own margin: a sample that the network is sure of teaches it little."""
-    query, features, margins, _ = _parts(query)
-    count = how_many(budget, len(features))
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
-    pairs = kernel_rows(
-        features, features, unit_sum(kernel), mean_row(features)
-    )  # (N, N): pools of the arena are small
-    covered = coverage(features, query.labelled_features, kernel)
-    left, picks = torch.ones(len(features), dtype=torch.bool), []
-    for _ in range(count):
-        gains = ((pairs - covered).clamp(min=0) @ margins * margins).masked_fill(~left, -1.0)
-        picks.append(int((gains >= gains.max() - TIE).nonzero()[0, 0]))  # the lowest row of those that tie
-        left[picks[-1]] = False
-        covered = torch.maximum(covered, pairs[picks[-1]])
-    return query.ids[torch.tensor(picks, dtype=torch.long)]
+def _own_doubt(join: Callable[[Tensor, Tensor], Tensor]) -> Strategy:
+    """Coverage whose gains are joined with the picks' own margins: join(gains (N,), margins (N,)) -> (N,)."""
+
+    def ask(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+        query, features, margins, _ = _parts(query)
+        count = how_many(budget, len(features))
+        kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
+        # (N, N): pools of the arena are small.
+        pairs = kernel_rows(features, features, unit_sum(kernel), mean_row(features))
+        covered = coverage(features, query.labelled_features, kernel)
+        left, picks = torch.ones(len(features), dtype=torch.bool), []
+        for _ in range(count):
+            gains = join((pairs - covered).clamp(min=0) @ margins, margins).masked_fill(~left, -1.0)
+            picks.append(int((gains >= gains.max() - TIE).nonzero()[0, 0]))  # the lowest row of those that tie
+            left[picks[-1]] = False
+            covered = torch.maximum(covered, pairs[picks[-1]])
+        return query.ids[torch.tensor(picks, dtype=torch.long)]
+
+    return ask
+
+
+# A sample that the network is sure of teaches it little: the gain times the pick's own margin, or the two added.
+uncertain_picks = _own_doubt(lambda gains, margins: gains * margins)
+uncertain_plus = _own_doubt(
+    lambda gains, margins: gains / gains.max().clamp_min(TIE) + margins / margins.max().clamp_min(TIE)
+)
+reach_uncertain_picks = reaching(ask=uncertain_picks)
+
+
+def vote(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    """U is the margin of (p + q) / 2, where q is the vote of source and labelled samples for a sample's class, each by
+    its kernel: where the network and its own kernel disagree, one of them is wrong."""
+    query = query.by_id()
+    features, source, probs, targets = query.need("features", "source_features", "probs", "source_targets")
+    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    known, classes = source, targets
+    if query.labelled_features is not None and len(query.labelled_features):
+        mine, answers = query.need("labelled_features", "labelled_targets")
+        known, classes = torch.cat((source, mine.to(source))), torch.cat((targets, answers.to(targets)))
+    shares = torch.nn.functional.one_hot(classes.long(), probs.shape[1]).double()  # (S + L, C)
+    votes = kernel_rows(features, known, unit_sum(kernel), mean_row(features)) @ (shares / shares.sum(0).clamp_min(1))
+    q = votes / votes.sum(1, keepdim=True).clamp_min(1e-300)
+    return margin(replace(query, probs=(probs.double() + q) / 2), budget, generator=generator)
+
+
+reach_vote = reaching(ask=vote)
 
 
 def doubt(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
@@ -195,11 +264,11 @@ def mmd_leaving(query: Query, budget: int, *, generator: torch.Generator) -> Ten
     return query.ids[greedy_mmd_reduction(features, source, how_many(budget, len(features)), kernel)]
 
 
-def of_kernel(change: str) -> Strategy:
-    """Coverage under another kernel: "unit" features of length 1 with the ladder at their median; the "narrow" and the
-    "wide" one, all bandwidths a quarter and four times what they are; DAN's bandwidths in "equal" weights."""
+def of_kernel(change: str, ask: Strategy = margin) -> Strategy:
+    """Coverage under another kernel: "unit" features of length 1 with the ladder at their median; all bandwidths a
+    sixteenth ("narrower"), a quarter ("narrow") or four times ("wide") what they are; DAN's in "equal" weights."""
 
-    def ask(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
+    def changed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
         features, source = query.need("features", "source_features")
         kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
         if change == "unit":
@@ -210,17 +279,19 @@ def of_kernel(change: str) -> Strategy:
         elif change == "equal":
             query = replace(query, kernel=MultiKernel.of(kernel.bandwidths))
         else:
-            factor = {"narrow": 0.25, "wide": 4.0}[change]
+            factor = {"narrower": 1 / 16, "narrow": 0.25, "wide": 4.0}[change]
             query = replace(query, kernel=MultiKernel(kernel.bandwidths * factor, kernel.weights))
-        return margin(query, budget, generator=generator)
+        return ask(query, budget, generator=generator)
 
-    return ask
+    return changed
 
 
 unit_features = of_kernel("unit")
 equal_weights = of_kernel("equal")
 narrow_kernel = of_kernel("narrow")
+narrower_kernel = of_kernel("narrower")
 wide_kernel = of_kernel("wide")
+entropy_narrow = of_kernel("narrow", entropy)
 
 
 def annealed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
@@ -228,7 +299,7 @@ def annealed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor
     grows on to 2."""
     labelled = 0 if query.labelled_ids is None else len(query.labelled_ids)
     share = labelled / (labelled + len(query.ids))
-    return kernel_coverage(power=min(2.0, share / 0.05))(query, budget, generator=generator)
+    return hybrid(power=min(2.0, share / 0.05))(query, budget, generator=generator)
 
 
 def annealed_kernel(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:

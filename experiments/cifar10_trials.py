@@ -218,7 +218,7 @@ def curve(
     """A trial: `rounds` + 1 trainings of a network, the strategy asking for `budget` labels after each but the last.
 
     A strategy made for two domains finds the labelled images where it looks for the source: MMD, in what it minimises,
-    is then that between labelled and unlabelled images. As such strategies (`hybrid`, `mmd_reduction`) add the labelled
+    is then that between labelled and unlabelled images. As such strategies (`mmd_reduction`) add the labelled
     to the source by themselves, they are given one of them only.
     """
     where, training = Place(**place), Training(**how)

@@ -134,10 +134,11 @@ def captions(records: Sequence[Record]) -> list[str]:
         f"network in each round ({'; '.join(told_of)}). Nothing is selected, and no test label was read to choose "
         "anything.",
     ]
-    if any(record["method"] == "hybrid" for record in records):
+    of_source = [name for name in ("mmd_reduction", "sum_of_three") if any(r["method"] == name for r in records)]
+    if of_source:
         said.append(
-            "hybrid: there is no source, so its MMD part asks for the images whose labelling brings the labelled set "
-            "nearest to the unlabelled one."
+            f"{', '.join(of_source)}: there is no source, so MMD asks for the images whose labelling brings the "
+            "labelled set nearest to the unlabelled one."
         )
     if any(_published(network, columns_of(records, network), MOST_COLUMNS + 6) for network in networks_in(records)):
         paper = paper_table(PAPER)

@@ -129,7 +129,7 @@ def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int 
         axes.scatter(*domains.target[picks].T.numpy(), s=120, facecolors="white", edgecolors="#111111", linewidths=1.1)
         for number, (x, y) in enumerate(domains.target[picks].tolist(), start=1):
             axes.text(x, y, str(number), fontsize=7, ha="center", va="center_baseline")
-        axes.set_title(strategy, fontsize=10)
+        axes.set_title(strategy.rpartition(".")[2], fontsize=10)  # my_project.ideas:mine is ideas:mine
         axes.set_xticks([])
         axes.set_yticks([])
     return figure

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_kernel_coverage import query
+from test_hybrid import query
 
 from active.strategies import strategy_named
 from experiments import arena_ablations
@@ -74,6 +74,8 @@ def test_a_variant_asks_for_distinct_samples_of_the_pool(name: str) -> None:
         patch_probs=draws.double().softmax(2),
         layers=torch.cat((features, features), 1),
         source_layers=torch.cat((source, source), 1),
+        source_targets=torch.arange(len(source)) % probs.shape[1],
+        labelled_targets=torch.arange(len(plain.labelled_ids)),  # type: ignore[arg-type]
         labelled_layers=None if labelled is None else torch.cat((labelled, labelled), 1),
     )
     picks = strategy_named(PREFIX + name)(shown, 4, generator=torch.Generator())

@@ -157,7 +157,7 @@ def test_gains_are_over_random_on_the_same_seed() -> None:
     assert findings(fabricated({})) == []
     assert curve(records, "narrow_cnn", "test") is not None and curve(records, "resnet20", "test") is None
     assert "labelled set nearest" not in " ".join(captions(records))
-    assert "nearest to the unlabelled" in " ".join(captions(fabricated({"hybrid": 0.0})))
+    assert "nearest to the unlabelled" in " ".join(captions(fabricated({"mmd_reduction": 0.0})))
 
 
 def test_published_rows_stand_where_the_labels_are_theirs() -> None:
@@ -191,21 +191,21 @@ def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
 # --- the experiment itself --------------------------------------------------------------------------------------------
 
 
-def test_a_tiny_run_shows_hybrid_the_labelled_as_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, out = write_made(tmp_path / "data", monkeypatch), tmp_path / "run"
     shown: list[Query] = []
-    asked = cifar10_trials.strategy_named("hybrid")
+    asked = cifar10_trials.strategy_named("mmd_reduction")
 
     def watched(query: Query, budget: int, *, generator: torch.Generator) -> torch.Tensor:
         shown.append(query)
         return asked(query, budget, generator=generator)
 
-    flags = ["--strategies", "badge", "hybrid", "--seeds", "3", "--epochs", "1", "--networks", "narrow_cnn"]
+    flags = ["--strategies", "badge", "mmd_reduction", "--seeds", "3", "--epochs", "1", "--networks", "narrow_cnn"]
     flags += ["--start", "40", "--budget", "60", "--rounds", "2", "--pool", "200", "--test", "100"]
     flags += ["--data", str(made), "--out", str(out), "--image-cache", str(tmp_path / "images"), "--quiet"]
     (part,) = parts_of(tyro.cli(CoresetCurve, args=flags))
     for trial in part:
-        if trial.arguments["strategy"] == "hybrid":
+        if trial.arguments["strategy"] == "mmd_reduction":
             monkeypatch.setattr(cifar10_trials, "strategy_named", lambda name: watched)
         finished, result = _work(trial, out)
         assert finished, result
@@ -221,7 +221,7 @@ def test_a_tiny_run_shows_hybrid_the_labelled_as_source(tmp_path: Path, monkeypa
     records = read(out / "records.jsonl")
     assert [r["labels"] for r in records] == [40, 100, 160] * 2
     assert len({r["accuracy/target_test"] for r in records if r["labels"] == 40}) == 1  # the same start for all
-    assert [len(file.answers) for file in read_rounds(out / "narrow_cnn-hybrid-seed3")] == [60, 60, 0]
+    assert [len(file.answers) for file in read_rounds(out / "narrow_cnn-mmd_reduction-seed3")] == [60, 60, 0]
 
 
 def test_resnet20_trains_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

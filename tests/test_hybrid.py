@@ -1,182 +1,162 @@
-"""The hybrid against its parts alone, and against its definition with every part anew at every pick."""
+"""Coverage under DAN's kernel: the greedy from its definition, in loops."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
-from active import STRATEGIES, Query
-from active.strategies.coreset import k_center_greedy
-from active.strategies.hybrid import ask_hybrid, hybrid, hybrid_picks
-from active.strategies.mmd_reduction import greedy_mmd_reduction
-from active.strategies.patches import ask_aift, candidate_scores
-from active.strategies.uncertainty import highest_first
-from dan.mmd import MultiKernel, median_bandwidth
+from active.pool import Query
+from active.strategies.coverage import greedy_coverage
+from active.strategies.hybrid import hybrid
+from active.strategies.uncertainty import margin_of_confidence
+from dan.mmd.kernels import MultiKernel
 
-KERNEL = MultiKernel(torch.tensor([0.5, 2.0, 9.0]), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64))
+N, S, L, F, C = 14, 6, 3, 4, 3
 
 
-def problem(n=40, labelled=6, f=4, seed=0, dtype=torch.float64):
+def query(seed: int = 0, **changes: object) -> Query:
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    return {
-        "features": normal(n, f) + 0.5,
-        "source": normal(30, f),
-        "scores": normal(n),
-        "labelled": normal(labelled, f),
-    }
-
-
-def picks(given, budget, **weights):
-    return hybrid_picks(
-        given["features"], given["source"], given["scores"], budget, KERNEL, labelled=given["labelled"], **weights
+    made = Query(
+        ids=torch.arange(100, 100 + N),
+        probs=normal(N, C).softmax(1),
+        features=normal(N, F),
+        labelled_ids=torch.arange(L),
+        labelled_features=normal(L, F),
+        source_features=normal(S, F),
+        kernel=MultiKernel(torch.tensor([0.5, 2.0, 8.0]), torch.tensor([0.2, 0.5, 0.3])),
     )
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def naive(given, budget, weights):
-    """Distances, the kernel's matrix and every part from the definition, anew at every pick."""
-    x, source, scores, labelled = (given[name].double() for name in ("features", "source", "scores", "labelled"))
-
-    def distances(a, b):
-        return (a[:, None] - b[None]).square().sum(-1).sqrt()
-
-    def scaled(values, rows):
-        low, high = min(values[rows]), max(values[rows])
-        return (values - low) / (high - low) if high > low else torch.zeros_like(values)
-
-    chosen: list[int] = []
-    for _ in range(min(budget, len(x))):
-        rows = [row for row in range(len(x)) if row not in chosen]
-        known, rest = torch.cat((labelled, x[chosen])), x[rows]
-        joined = torch.cat((source, known))
-        d = distances(x, known).amin(1) if len(known) else -distances(x, x.mean(0)[None])[:, 0]
-        total = weights[0] * scaled(d, rows) + weights[2] * scaled(scores, rows)
-        if len(rows) > 1:
-            mine = KERNEL.of_squared_distances(distances(x, joined).square()).sum(1)
-            theirs = KERNEL.of_squared_distances(distances(x, rest).square()).sum(1)
-            total = total + weights[1] * scaled(theirs / (len(rows) - 1) - mine / (len(joined) + 1), rows)
-        best = max(total[row].item() for row in rows)
-        chosen.append(next(row for row in rows if total[row] >= best - 1e-12))
-    return chosen
+def k(x: Tensor, y: Tensor, kernel: MultiKernel) -> float:
+    squared = sum((float(a) - float(b)) ** 2 for a, b in zip(x, y, strict=True))
+    pairs = zip(kernel.weights.tolist(), kernel.bandwidths.tolist(), strict=True)
+    return sum(beta * math.exp(-squared / gamma) for beta, gamma in pairs)
 
 
-@pytest.mark.parametrize("labelled", [0, 6])
-@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (0.3, 2, 0.7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_its_definition(labelled, weights, dtype):
-    for seed in range(2):
-        given = problem(labelled=labelled, seed=seed, dtype=dtype)
-        named = dict(zip(("diversity", "transfer", "patches"), weights, strict=True))
-        assert picks(given, 50, **named).tolist() == naive(given, 50, weights)
+def by_definition(q: Query, budget: int, weights: list[float], share: float) -> list[int]:
+    """Greedy: at each pick, the objective of every candidate added, in full."""
+    assert q.features is not None and q.source_features is not None
+    assert q.labelled_features is not None and q.kernel is not None
+    picks: list[int] = []
+    for _ in range(budget):
+        best, most = -1, -1.0
+        for candidate in range(N):
+            if candidate in picks:
+                continue
+            total = 0.0
+            for n in range(N):
+                near = [k(q.features[n], q.features[i], q.kernel) for i in [*picks, candidate]]
+                near += [k(q.features[n], x, q.kernel) for x in q.labelled_features]
+                near += [share * k(q.features[n], x, q.kernel) for x in q.source_features]
+                total += weights[n] * max(near)
+            if total > most + 1e-12:
+                best, most = candidate, total
+        picks.append(best)
+    return [100 + i for i in picks]
 
 
-@pytest.mark.parametrize("labelled", [0, 6])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_each_part_alone_is_its_own_strategy(labelled, dtype):
-    given = problem(labelled=labelled, dtype=dtype)
-    joined = torch.cat((given["source"], given["labelled"]))
-    alone = {
-        "diversity": k_center_greedy(given["features"], given["labelled"], 30),
-        "transfer": greedy_mmd_reduction(given["features"], joined, 30, KERNEL, joins_source=True),
-        "patches": highest_first(given["scores"], 30),
-    }
-    for name, expected in alone.items():
-        weights = dict.fromkeys(alone, 0.0) | {name: 0.7}
-        assert torch.equal(picks(given, 30, **weights), expected)
-        # And the sum comes to the same as the other parts' weights vanish.
-        weights = dict.fromkeys(alone, 1e-9) | {name: 1.0}
-        assert torch.equal(picks(given, 30, **weights), expected)
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("power", "share"), [(1.0, 0.0), (2.0, 0.5), (0.5, 1.0)])
+def test_picks_are_the_greedy_of_the_definition(seed: int, power: float, share: float) -> None:
+    q = query(seed)
+    assert q.probs is not None
+    ordered = q.probs.sort(1, descending=True).values
+    weights = [(1 - float(row[0] - row[1])) ** power for row in ordered]
+    picks = hybrid(power=power, share=share)(q, 5, generator=torch.Generator())
+    assert picks.tolist() == by_definition(q, 5, weights, share)
 
 
-def test_the_strategies_alone_are_those_that_have_names():
-    generator = torch.Generator().manual_seed(3)
-    n = 25
-    query = Query(
-        ids=300 + 2 * torch.randperm(n, generator=generator),
-        probs=torch.randn(n, 3, generator=generator).softmax(1),
-        features=torch.randn(n, 5, generator=generator),
-        source_features=torch.randn(20, 5, generator=generator) + 0.5,
-        labelled_features=torch.randn(4, 5, generator=generator),
-        patch_probs=torch.randn(n, 8, 3, generator=generator).softmax(2),
+@pytest.mark.parametrize("weight", ["entropy", "least_confidence", "patches", "ones"])
+def test_the_weight_is_what_it_says(weight: str) -> None:
+    q = query(7)
+    assert q.probs is not None
+    if weight == "entropy" or weight == "patches":  # of one patch, AIFT's score is the entropy, up to a factor
+        weights = [-sum(float(p) * math.log(float(p)) for p in row) for row in q.probs]
+    elif weight == "least_confidence":
+        weights = [1 - float(row.max()) for row in q.probs]
+    else:
+        weights = [1.0] * N
+    picks = hybrid(weight=weight)(q, 6, generator=torch.Generator())  # type: ignore[arg-type]
+    assert picks.tolist() == by_definition(q, 6, weights, 0.0)
+
+
+def test_power_0_is_ones_and_certainty_everywhere_too() -> None:
+    q = query(3)
+    plain = hybrid(weight="ones")(q, 4, generator=torch.Generator())
+    assert torch.equal(hybrid(power=0)(q, 4, generator=torch.Generator()), plain)
+    sure = replace(q, probs=torch.eye(C, dtype=torch.float64)[torch.arange(N) % C])
+    assert torch.equal(hybrid()(sure, 4, generator=torch.Generator()), plain)
+
+
+def test_views_give_the_patch_score() -> None:
+    from active.strategies.patches import patch_scores
+
+    generator = torch.Generator().manual_seed(5)
+    q = query(5, patch_probs=torch.randn(N, 4, C, generator=generator, dtype=torch.float64).softmax(2))
+    scores = patch_scores(q)
+    picks = hybrid(weight="patches")(q, 5, generator=torch.Generator())
+    assert picks.tolist() == by_definition(q, 5, scores.tolist(), 0.0)
+
+
+def test_a_source_that_covers_all_leaves_only_what_is_the_targets_own() -> None:
+    """Two groups in the target, one of them on top of the source: with share 1 the other is asked first."""
+    near, own = torch.zeros(10, 2, dtype=torch.float64), torch.full((3, 2), 10.0, dtype=torch.float64)
+    features = torch.cat((near, own)) + torch.linspace(0, 0.1, 26, dtype=torch.float64).view(13, 2)
+    q = Query(
+        ids=torch.arange(13),
+        probs=torch.full((13, 2), 0.5, dtype=torch.float64),
+        features=features,
+        source_features=torch.zeros(4, 2, dtype=torch.float64),
+        kernel=MultiKernel.of(torch.tensor([1.0])),
     )
-    for asked in (query, replace(query, kernel=KERNEL), replace(query, labelled_features=None)):
-        for weights, strategy in (
-            ({"transfer": 0, "patches": 0}, STRATEGIES["k_center"]),
-            ({"diversity": 0, "patches": 0}, STRATEGIES["mmd_reduction"]),
-            ({"diversity": 0, "transfer": 0}, ask_aift),
-        ):
-            answer = hybrid(**weights)(asked, 9, generator=generator)
-            assert torch.equal(answer, strategy(asked, 9, generator=generator))
-    # Without patches a sample is a candidate of one patch: asked for by the entropy of its probs.
-    without = replace(query, patch_probs=None)
-    by_entropy = hybrid(diversity=0, transfer=0)(without, 25, generator=generator)
-    assert torch.equal(by_entropy, STRATEGIES["entropy"](without, 25, generator=generator))
+    first = int(hybrid(share=1)(q, 1, generator=torch.Generator())[0])
+    assert first >= 10
+    assert int(hybrid(share=0)(q, 1, generator=torch.Generator())[0]) < 10  # the larger group
 
 
-def test_the_strategy_weighs_its_parts_alike():
-    given = problem(n=30)
-    ids = 40 + torch.arange(30)
-    probs = torch.randn(30, 3, generator=torch.Generator().manual_seed(9)).softmax(1)
-    query = Query(
-        ids=ids,
-        probs=probs,
-        features=given["features"],
-        source_features=given["source"],
-        kernel=KERNEL,
-        labelled_features=given["labelled"],
-    )
-    given["scores"] = candidate_scores(probs[:, None])
-    assert (ask_hybrid(query, 12, generator=torch.Generator()) - 40).tolist() == naive(given, 12, (1, 1, 1))
-    ladder = MultiKernel.ladder(median_bandwidth(given["source"], given["features"]))
-    expected = hybrid_picks(given["features"], given["source"], given["scores"], 12, ladder, labelled=given["labelled"])
-    assert torch.equal(ask_hybrid(replace(query, kernel=None), 12, generator=torch.Generator()) - 40, expected)
+def test_without_a_kernel_it_is_the_ladder_at_the_median() -> None:
+    from dan.mmd.kernels import median_bandwidth
+
+    q = query(2, kernel=None)
+    assert q.features is not None and q.source_features is not None and q.probs is not None
+    kernel = MultiKernel.ladder(median_bandwidth(q.source_features, q.features))
+    same = replace(q, kernel=kernel)
+    ask = hybrid()
+    assert torch.equal(ask(q, 4, generator=torch.Generator()), ask(same, 4, generator=torch.Generator()))
+    alone = replace(same, labelled_features=None)
+    rows = greedy_coverage(q.features, margin_of_confidence(q.probs), kernel, None, 4)
+    assert torch.equal(ask(alone, 4, generator=torch.Generator()), q.ids[rows])
 
 
-def test_units_and_scales_of_the_parts_do_not_matter():
-    given = problem()
-    expected = picks(given, 15)
-    assert torch.equal(picks(given | {"scores": 1000 * given["scores"] - 3}, 15), expected)
+def test_it_works_without_a_source() -> None:
+    from dan.mmd.kernels import median_bandwidth
+
+    q = query(2, kernel=None, source_features=None)
+    (features,) = q.need("features")
+    same = replace(q, kernel=MultiKernel.ladder(median_bandwidth(features, features[:0])))
+    ask = hybrid()
+    assert torch.equal(ask(q, 4, generator=torch.Generator()), ask(same, 4, generator=torch.Generator()))
+    with pytest.raises(ValueError, match="source_features"):
+        hybrid(share=0.5)(q, 4, generator=torch.Generator())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("n", "f"), [(67, 37), (203, 50)])
-def test_a_part_without_spread_says_nothing(dtype, n, f):
-    """Equal features leave the score to decide: what a product rounds differently, scaled up, must not."""
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(n, generator=generator)
-    same = torch.randn(1, f, generator=generator).to(dtype).expand(n, f).clone()
-    source = torch.randn(33, f, generator=generator).to(dtype)
-    for labelled in (None, same[:2]):
-        answer = hybrid_picks(same, source, scores, n, MultiKernel.ladder(2.0 * f), labelled=labelled)
-        assert torch.equal(answer, highest_first(scores, n))
-    given = problem(dtype=dtype)
-    flat = given | {"scores": torch.ones(40)}
-    assert torch.equal(picks(flat, 20), picks(given, 20, patches=0))
+def test_the_order_of_the_pool_decides_nothing() -> None:
+    q = query(4)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
+    assert q.probs is not None and q.features is not None
+    mixed = replace(q, ids=q.ids[order], probs=q.probs[order], features=q.features[order])
+    ask = hybrid(share=0.5)
+    assert torch.equal(ask(q, 5, generator=torch.Generator()), ask(mixed, 5, generator=torch.Generator()))
 
 
-@pytest.mark.parametrize(
-    ("change", "weights", "message"),
-    [
-        ({}, {"diversity": -1.0}, "weight of diversity"),
-        ({}, {"patches": float("nan")}, "weight of patches"),
-        ({}, {"diversity": 0, "transfer": 0, "patches": 0}, "at least one of"),
-        ({"scores": torch.zeros(3)}, {}, "scores must be"),
-        ({"scores": torch.full((40,), torch.nan)}, {}, "scores must be"),
-        ({"source": torch.zeros(0, 4)}, {}, "source has no samples"),
-        ({"labelled": torch.zeros(2, 3)}, {}, "centres"),
-    ],
-)
-def test_what_cannot_work_is_refused(change, weights, message):
-    with pytest.raises(ValueError, match=message):
-        picks(problem() | change, 3, **weights)
-
-
-def test_budgets_of_nothing_and_of_more_than_there_is():
-    given = problem(n=7)
-    assert picks(given, 0).shape == (0,)
-    assert sorted(picks(given, 99).tolist()) == list(range(7))
-    empty = given | {"features": given["features"][:0], "scores": given["scores"][:0]}
-    assert picks(empty, 3).shape == (0,)
+@pytest.mark.parametrize("options", [{"share": 1.5}, {"share": -0.1}, {"power": -1}, {"weight": "margn"}])
+def test_options_that_cannot_be_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        hybrid(**options)  # type: ignore[arg-type]

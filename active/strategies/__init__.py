@@ -35,6 +35,7 @@ from active.strategies.representative import (
     ask_representative_clusters,
 )
 from active.strategies.robust import ask_robust_k_center
+from active.strategies.sum_of_three import ask_sum_of_three
 from active.strategies.transfer import ask_atl_representative, ask_atl_uncertainty, ask_atlas
 from active.strategies.typical import ask_probcover, ask_typiclust
 from active.strategies.uncertainty import (
@@ -77,6 +78,7 @@ STRATEGIES: dict[str, Strategy] = {
     "mmd_reduction": ask_mmd_reduction,
     "aift": ask_aift,
     "hybrid": ask_hybrid,
+    "sum_of_three": ask_sum_of_three,
     "badge": ask_badge,
     "clue": ask_clue,
     "aada": ask_aada,

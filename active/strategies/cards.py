@@ -141,6 +141,13 @@ CARDS: dict[str, Card] = {
         ),
         Card(
             "hybrid",
+            "with what is labelled, cover the target where the network hesitates, under DAN's own kernel",
+            "this project",
+            "O(N F (N / 2 + L)), then O(N F) for each sample that a pick may be",
+            ("features", "probs"),
+        ),
+        Card(
+            "sum_of_three",
             "far from what is labelled, where the target exceeds the source, and unsettled: three parts in one sum",
             "this project",
             "O(N F (N + S + L + b))",

@@ -1,172 +1,101 @@
-"""Diversity, transfer and patches in one greedy pass: a weighted sum of three parts, scaled to [0, 1] at each pick.
+"""Coverage under DAN's own kernel: ask for samples that, with what is labelled, cover the target where it is uncertain.
 
-    u = argmax_i  diversity [d_i] + transfer [-w_i] + patches [a_i],        [v_i] = (v_i - min v) / (max v - min v)
+    argmax_B  sum_n U_n max( share max_j k(x_n, s_j),  max_{i in L u B} k(x_n, x_i) )        greedily
 
-    d_i  distance to the nearest labelled or picked sample on the last layer: greedy k-center (coreset.py)
-    w_i  the witness of MMD, how far the source's mass exceeds the target's at x_i: MMD reduction (mmd_reduction.py)
-    a_i  a score of the sample by itself: that of its patches (patches.py)
+    k        the multi-kernel that aligned the domains, on the layer it aligned: near under k is near for the network
+    U_n      how uncertain the network is of x_n, to a power: where it is sure, nothing needs to be covered
+    share    in [0, 1]: how well a source sample covers what is near it; 0: the source says nothing of the target
 
-Minimum and maximum are over the samples that are left, anew at each pick: the parts have different units, and d and w
-shrink as picks are made. A part that has no spread says nothing. With one part only it is that part's own strategy.
-Source: this project's own.
+One kernel for alignment and for asking: coverage is core-set diversity that counts how many samples a label speaks for;
+share takes away what the source covers already, the samples that MMD reduction leaves; and U may be AIFT's patch score.
+With U = 1 - (p1 - p2), share = 0, unit features and one width set by the labels it is uncertainty herding
+(coverage.py); with U = 1 it is MaxHerding, and close to kernel herding.
+Source: this project's own; the greedy is that of Bae et al., ICLR 2025, lazy and exact (coverage.py).
 
 Shapes: N samples, S source samples, L labelled samples, F features.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from active.strategies.checks import check_probabilities, how_many
-from active.strategies.coreset import k_center_greedy
-from active.strategies.mmd_reduction import greedy_mmd_reduction
+from active.strategies.coverage import coverage, greedy_coverage
 from active.strategies.patches import candidate_scores, patch_scores
-from active.strategies.uncertainty import highest_first
-from active.strategies.witness import TIE, kernel_sums, mean_row, unit_sum
+from active.strategies.uncertainty import entropy, least_confidence, margin_of_confidence
 from dan.mmd.kernels import MultiKernel, median_bandwidth
-from dan.progress import watched
 
 if TYPE_CHECKING:
     from active.pool import Query
     from active.strategies import Strategy
 
-ROWS = 4096  # samples that are converted to float64 at a time
-FLAT = {torch.float32: 1e-6, torch.float64: TIE}  # a spread of w up to this is that of rounding in the sums over pairs
+Weight = Literal["margin", "entropy", "least_confidence", "patches", "ones"]
+SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "margin": margin_of_confidence,
+    "entropy": entropy,
+    "least_confidence": least_confidence,
+    "ones": lambda probs: torch.ones(len(probs), dtype=torch.float64, device=probs.device),
+}
 
 
-@torch.no_grad()
-def hybrid_picks(
-    features: Tensor,
-    source: Tensor,
-    scores: Tensor,
-    budget: int,
-    kernel: MultiKernel,
-    *,
-    labelled: Tensor | None = None,
-    diversity: float = 1.0,
-    transfer: float = 1.0,
-    patches: float = 1.0,
-) -> Tensor:
-    """Rows of `features` of the highest weighted sum of the three parts, one after the other.
+def hybrid(*, weight: Weight = "margin", power: float = 1.0, share: float = 0.0) -> Strategy:
+    """The strategy of these options.
 
-    features: (N, F). source: (S, F), S >= 1. scores: (N,), a_i. labelled: (L, F) or None; it counts as centre and as
-    source, and so does each pick. diversity, transfer, patches: the parts' weights, >= 0, not all 0.
-    Returns a LongTensor (min(budget, N),), in pick order, distinct; sums within 1e-12 tie: then it is the lowest row.
-    With one weight above 0, exactly what k_center_greedy(features, labelled, ...), greedy_mmd_reduction(features,
-    source and labelled, ..., joins_source=True) or highest_first(scores, ...) return. With more, w comes from sums over
-    pairs in the precision of the features. Without labelled samples the first d_i is minus the distance to the pool's
-    mean, as in k-center.
-    Time O(N F (N / 2 + S + L + b)), memory O(N) beside the features.
-    Raises ValueError for weights that cannot be, and all that the three functions refuse.
+    weight: which U: "margin" 1 - (p1 - p2), "entropy", "least_confidence", "patches" (AIFT's score of a sample's views,
+    scaled to [0, 1]; of a query without views, that of its one prediction, its entropy), or "ones". power: U to this
+    power, >= 0. share: in [0, 1].
+    The kernel is the query's, or the ladder at the median bandwidth of target and source, if there is one. Where U is
+    0 everywhere, all samples weigh alike. Draws nothing at random; ties go to the lowest id.
+    Cost: O(N F (N / 2 + S + L)) once, then O(N F) for each gain taken anew; see `coverage.greedy_coverage`.
+    Raises ValueError for other options, and what the query's fields refuse.
     """
-    weights = {"diversity": diversity, "transfer": transfer, "patches": patches}
-    for name, weight in weights.items():
-        if not (weight >= 0 and math.isfinite(weight)):
-            raise ValueError(f"the weight of {name} must be >= 0 and finite, not {weight}")
-    used = [name for name, weight in weights.items() if weight]
-    if not used:
-        raise ValueError("at least one of diversity, transfer and patches must have a weight above 0")
-    if scores.shape != (len(features),) or not bool(scores.isfinite().all()):
-        raise ValueError(f"scores must be ({len(features)},), finite, one a sample, not {tuple(scores.shape)}")
-    budget = how_many(budget, len(features))
-    labelled = features[:0] if labelled is None or not len(labelled) else labelled.to(features)
-    k_center_greedy(features, labelled, 0)  # both refuse what they cannot work with
-    greedy_mmd_reduction(features, source, 0, kernel)
-    known = torch.cat((source.to(features), labelled))
-    if used == ["patches"]:
-        return highest_first(scores, budget)
-    if used == ["diversity"]:
-        return k_center_greedy(features, labelled, budget)
-    if used == ["transfer"]:
-        return greedy_mmd_reduction(features, known, budget, kernel, joins_source=True)
-
-    picks = torch.empty(budget, dtype=torch.long, device=features.device)
-    if budget == 0:
-        return picks
-    kernel = unit_sum(kernel)
-    centres = labelled if len(labelled) else mean_row(features)[None]
-    nearest = torch.cat([_distances(rows, centres).amin(dim=1) for rows in features.split(ROWS)])  # (N,)
-    cold = not len(labelled)
-    p, r = kernel_sums(features, known, kernel) if transfer else torch.zeros(2, len(features)).to(nearest)
-    n, m = len(known), len(features)
-    noise = TIE * float(features.abs().max())  # of distances
-    flat = FLAT.get(features.dtype, FLAT[torch.float32])
-    a = scores.double()
-    left = torch.ones(len(features), dtype=torch.bool, device=features.device)
-
-    for t in watched(range(budget), "hybrid", budget):
-        total = torch.zeros_like(nearest)
-        if diversity:
-            total += diversity * _scaled(-nearest if cold and t == 0 else nearest, left, noise)
-        if transfer and m > 1:
-            total += transfer * _scaled(r / (m - 1) - p / (n + 1), left, flat)
-        if patches:
-            total += patches * _scaled(a, left, 0.0)
-        total = total.masked_fill_(~left, -torch.inf)
-        pick = (total >= total.max() - TIE).nonzero()[0, 0]  # the lowest row of those that tie
-        picks[t] = pick
-        left[pick] = False
-        far = torch.cat([_distances(rows, features[pick][None])[:, 0] for rows in features.split(ROWS)])  # (N,)
-        nearest = far if cold and t == 0 else torch.minimum(nearest, far)
-        k = kernel.of_squared_distances(far.square())
-        p, r = p + k, r - k
-        n, m = n + 1, m - 1
-    return picks
-
-
-def hybrid(*, diversity: float = 1.0, transfer: float = 1.0, patches: float = 1.0) -> Strategy:
-    """The strategy of these weights.
-
-    A sample is scored by its patch_probs, `candidate_scores` with its defaults. Where the query has none, a sample is a
-    candidate of one patch, its probs: the score is then the entropy of the prediction. The kernel is the query's, or
-    the ladder at the median bandwidth of source and target. Draws nothing at random.
-    """
+    if weight not in (*SCORES, "patches"):
+        raise ValueError(f"weight must be one of {', '.join((*SCORES, 'patches'))}, not {weight!r}")
+    if not 0 <= share <= 1 or not 0 <= power < float("inf"):
+        raise ValueError(f"share must be in [0, 1] and power >= 0, not {share} and {power}")
 
     def ask_hybrid(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
         query = query.by_id()
-        features, source, probs = query.need("features", "source_features", "probs")
+        features, probs = query.need("features", "probs")
         check_probabilities(probs, ids=query.ids)
-        scores = candidate_scores(probs[:, None]) if query.patch_probs is None else patch_scores(query)
-        labelled = None
-        if query.labelled_features is not None and len(query.labelled_features):
-            (labelled,) = query.need("labelled_features")
+        count = how_many(budget, len(query.ids))
+        if not count:
+            return query.ids[:0]
+        weights = _weights(query, weight).pow(power) if power else torch.ones(len(probs), dtype=torch.float64)
+        if not bool((weights > 0).any()):
+            weights = torch.ones_like(weights)
+        source = features[:0]
+        if share or (query.kernel is None and query.source_features is not None):
+            (source,) = query.need("source_features")
         kernel = query.kernel
         if kernel is None:
             if len(features) + len(source) < 2:
-                return query.ids[: how_many(budget, len(features))]  # no pair to measure, and no choice to make
+                return query.ids[:count]  # no pair to measure, and no choice to make
             kernel = MultiKernel.ladder(median_bandwidth(source, features))
-        picks = hybrid_picks(
-            features,
-            source,
-            scores,
-            budget,
-            kernel,
-            labelled=labelled,
-            diversity=diversity,
-            transfer=transfer,
-            patches=patches,
-        )
-        return query.ids[picks]
+        labelled = None
+        if query.labelled_features is not None and len(query.labelled_features):
+            (labelled,) = query.need("labelled_features")
+        covered = coverage(features, labelled, kernel)
+        if share:
+            covered = torch.maximum(covered, share * coverage(features, source, kernel))
+        return query.ids[greedy_coverage(features, weights, kernel, covered, count)]
 
     return ask_hybrid
 
 
+def _weights(query: Query, weight: Weight) -> Tensor:
+    """U (N,) in [0, 1], float64."""
+    (probs,) = query.need("probs")
+    if weight != "patches":
+        return SCORES[weight](probs.double())
+    scores = candidate_scores(probs[:, None]) if query.patch_probs is None else patch_scores(query)
+    scores = scores.double()
+    top = scores.max()
+    return scores / top if bool(top > 0) else torch.zeros_like(scores)
+
+
 ask_hybrid = hybrid()
-
-
-def _scaled(values: Tensor, left: Tensor, noise: float) -> Tensor:
-    """Values (N,) scaled to [0, 1] over those that are left; 0 where they do not differ by more than the noise."""
-    rest = values[left]
-    low, high = rest.min(), rest.max()
-    if not bool(high - low > noise):
-        return torch.zeros_like(values)
-    return (values - low) / (high - low)
-
-
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j| for x (n, F), y (M, F) -> (n, M) float64; from differences, so that equal rows tie."""
-    return torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
