@@ -28,7 +28,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "semi_supervised": ("experiments.semi_supervised", "Table 3's layout, 10-class: a few target labels a class"),
     "frozen_layers": ("experiments.frozen_layers", "10-class: accuracy against the number of frozen stages"),
     "dan_table1": ("experiments.dan_table1", "Office-31, six transfers: DAN beside the paper's Table 1"),
-    "arena": ("experiments.arena", "fifteen transfers, eighteen strategies: which way to ask buys most?"),
+    "arena": ("experiments.arena", "fifteen transfers, nineteen strategies: which way to ask buys most?"),
     "ablations": ("experiments.ablations", "six transfers: what the parts of the project's own strategy are worth"),
     "active_adaptation": ("experiments.active_adaptation", "the field's two protocols, every strategy"),
     "coreset_curve": ("experiments.coreset_curve", "CIFAR-10: accuracy against labels, six ways to ask"),

@@ -13,7 +13,8 @@ from pathlib import Path
 from experiments.ablations import PREFIX
 from experiments.arena import HALVES, TARGETS, chosen_on, half_of
 from experiments.arena_ablations import VARIANTS
-from experiments.arena_page import ALC, Cells, by_target, captions, cells_of, over, tasks_in
+from experiments.arena_cells import ALC, Cells, by_target, cells_of, over, tasks_in
+from experiments.arena_page import captions
 from experiments.arena_page import rows_of as rows_of_arena
 from experiments.comparisons import Cell, Comparison, Family, compare
 from experiments.records import Record
@@ -72,7 +73,7 @@ def table_of(records: Sequence[Record]) -> Table:
         gain = difference(mean, over(found.get(FIRST, {}), tasks))
         line = [name, *(told(targets[name][column], 2) for column in columns), told(mean, 2)]
         count = sum(len(by_seed) for by_seed in by_task.values())
-        lines.append([*line, "–" if name == FIRST else points(gain), VARIANTS.get(name, ""), str(count)])
+        lines.append([*line, "–" if name == FIRST else points(gain, 2), VARIANTS.get(name, ""), str(count)])
     return ["", *(TARGETS.get(c, c) for c in columns), "mean", f"over {FIRST}", "what it is", "runs"], lines
 
 

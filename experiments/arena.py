@@ -1,4 +1,4 @@
-"""The arena: which way to ask buys most? Fifteen transfers, eighteen strategies, one short protocol, all on a DAN.
+"""The arena: which way to ask buys most? Fifteen transfers, nineteen strategies, one short protocol, all on a DAN.
 
     start        a DAN on the source and the unlabelled pool; the trunk is frozen then, so that a run takes seconds
     five times   ask for 1, 1, 3, 5 and 10 % of the pool; fine-tune with all labels bought so far, still aligned
@@ -85,6 +85,7 @@ STRATEGIES = (
     "mmd_reduction",
     "aift",
     "representative",
+    "sum_of_three",
     "hybrid",
 )
 FROZEN = ("fire5", "fire6", "fire7", "fire8", EVERYTHING)  # stages that a trunk of photographs may be frozen up to
@@ -399,7 +400,7 @@ def report(folder: Path) -> Path:
     return write_page(folder, read(folder / "records.jsonl"))
 
 
-COMMAND = Command(Arena, run_arena, "fifteen transfers, eighteen strategies: which way to ask buys most?")
+COMMAND = Command(Arena, run_arena, "fifteen transfers, nineteen strategies: which way to ask buys most?")
 
 if __name__ == "__main__":
     # By its own name, so that the module that reports and the one that trains are the same.

@@ -7,13 +7,28 @@ rank   = mean over target domains of a strategy's place there, by ALC averaged o
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments import plots
-from experiments.arena import GROUPS, HALVES, PARTS, STRATEGIES, TARGETS, half_of, target_of
-from experiments.comparisons import Comparison, Family, compare_all
+from experiments.arena import HALVES, STRATEGIES, TARGETS, target_of
+from experiments.arena_cells import (
+    ALC,
+    BASE,
+    OWN,
+    UNQUERIED,
+    BySeed,
+    by_target,
+    cells_of,
+    gains,
+    mean_ranks,
+    over,
+    sets_of,
+    tasks_in,
+)
+from experiments.arena_verdict import confirmed, standing, verdict
+from experiments.comparisons import Family, compare_all
 from experiments.records import Record, Row, aggregate
 from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
 
@@ -22,81 +37,8 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-BASE, OWN = "random", "hybrid"  # drawn in every plot
-RIVALS = ("margin", "badge", "clue", "uherding", BASE)  # whom the project's own strategy has to be ahead of
-CONFIRMATION = tuple(task for group in PARTS["confirmation"] for task in GROUPS[group])
 SHOWN = 7  # curves in a plot, those of the largest areas
-BySeed = Mapping[int, float]
-Cells = dict[str, dict[str, dict[int, float]]]  # method -> task -> seed -> value
-ALC, UNQUERIED = "alc/target_test", "alc/unqueried"
 SPLITS = {ALC: "test", UNQUERIED: "unqueried", "alc/target": "target"}
-
-
-# --- from records to cells --------------------------------------------------------------------------------------------
-
-
-def cells_of(records: Iterable[Record], name: str, scale: float = 100.0) -> Cells:
-    """scale * what the summaries say under `name`; strategies in the order of the experiment."""
-    found: Cells = {}
-    for record in records:
-        if record.get("summary") and record.get(name) is not None:
-            found.setdefault(record["method"], {}).setdefault(record["task"], {})[record["seed"]] = scale * record[name]
-    rank = {strategy: place for place, strategy in enumerate(STRATEGIES)}
-    return dict(sorted(found.items(), key=lambda item: rank.get(item[0], len(rank))))
-
-
-def tasks_in(records: Iterable[Record]) -> list[str]:
-    """The transfers that have records, in order."""
-    there = {record["task"] for record in records}
-    return [task for group in GROUPS.values() for task in group if task in there]
-
-
-def sets_of(tasks: Sequence[str]) -> dict[str, list[str]]:
-    """What a column is the mean of: the groups, the halves by target, and all; only those that have transfers."""
-    named = {group: [task for task in own if task in tasks] for group, own in GROUPS.items()}
-    if sum(bool(named[group]) for group in PARTS["confirmation"]) > 1:
-        named["confirmation"] = [task for task in CONFIRMATION if task in tasks]
-    named |= {f"targets: {half}": [task for task in tasks if half_of(task) == half] for half in HALVES}
-    return {name: own for name, own in {**named, "mean": list(tasks)}.items() if own}
-
-
-def over(by_task: Mapping[str, BySeed], tasks: Sequence[str]) -> dict[int, float]:
-    """The mean over these transfers for each seed that has all of them; {} if none has."""
-    seeds = set.intersection(*(set(by_task.get(task, {})) for task in tasks)) if tasks else set()
-    return {seed: statistics.fmean(by_task[task][seed] for task in tasks) for seed in sorted(seeds)}
-
-
-def by_target(cells: Cells, tasks: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
-    """method -> target domain -> {seed: mean over its sources}. DSLR has few images: its sources are taken together."""
-    targets: dict[str, list[str]] = {name: [task for task in tasks if target_of(task) == name] for name in TARGETS}
-    return {m: {name: over(found, own) for name, own in targets.items() if own} for m, found in cells.items()}
-
-
-def mean_ranks(cells: Cells, tasks: Sequence[str]) -> tuple[dict[str, float], list[str]]:
-    """(method -> mean over target domains of its rank, 1 the best, ties share theirs; the methods that miss a cell,
-    which are not ranked)."""
-    found = by_target(cells, tasks)
-    seeds = {seed for by_task in cells.values() for by_seed in by_task.values() for seed in by_seed}
-    whole = {m: t for m, t in found.items() if t and all(set(by_seed) == seeds for by_seed in t.values())}
-    targets = list(next(iter(whole.values()), {}))
-    ranks: dict[str, list[float]] = {method: [] for method in whole}
-    for target in targets:
-        values = {method: round(statistics.fmean(whole[method][target].values()), 9) for method in whole}
-        for method, value in values.items():
-            better, equal = (sum(test(v, value) for v in values.values()) for test in (float.__gt__, float.__eq__))
-            ranks[method].append(better + (equal + 1) / 2)
-    return {m: statistics.fmean(r) for m, r in ranks.items()}, [m for m in cells if m not in whole]
-
-
-def gains(cells: Cells, tasks: Sequence[str]) -> dict[str, dict[int, float]]:
-    """method -> {seed: mean over transfers of its value minus random's}, of the seeds and transfers that both have."""
-    base = cells.get(BASE, {})
-    found = {}
-    for method, by_task in cells.items():
-        shared = [task for task in tasks if set(by_task.get(task, {})) & set(base.get(task, {}))]
-        mine, theirs = over(by_task, shared), over(base, shared)
-        found[method] = {seed: mine[seed] - theirs[seed] for seed in mine if seed in theirs}
-    return found
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -113,7 +55,7 @@ def table_of(records: Sequence[Record]) -> Table:
     for method in sorted(cells, key=lambda m: ranks.get(m, len(cells) + 1.0)):
         line = [method, *(told(over(cells[method], own), 2) for own in columns.values())]
         gain = gained[method]
-        line.append("–" if method == BASE or not gain else signed(mean_of(gain)))
+        line.append("–" if method == BASE or not gain else signed(mean_of(gain), 2))
         line += [f"{of[method]:.1f}" if method in of else "–" for of in (ranks, unseen) if of is not None]
         line.append(_needed(records, method))
         line.append(told(dict(enumerate(v for of in seconds[method].values() for v in of.values())), 2).split(" ")[0])
@@ -213,63 +155,6 @@ def findings(records: Sequence[Record]) -> list[str]:
     return said
 
 
-def verdict(records: Sequence[Record]) -> list[str]:
-    """Whether hybrid is ahead of each rival on the transfers that nothing was chosen on, and what the tests say."""
-    tasks = [task for task in tasks_in(records) if task in CONFIRMATION]
-    cells = cells_of(records, ALC)
-    mine = over(cells.get(OWN, {}), tasks)
-    if not mine:
-        return []
-    said = []
-    ranks, _ = mean_ranks(cells, tasks)
-    if OWN in ranks:
-        best = min(ranks, key=ranks.__getitem__)
-        means = {m: statistics.fmean(v.values()) for m, by_task in cells.items() if (v := over(by_task, tasks))}
-        largest = max(means, key=means.__getitem__)
-        said.append(
-            f"On the {len(tasks)} transfers that it was not chosen on, {OWN} has "
-            + (
-                "the best mean rank"
-                if best == OWN
-                else f"mean rank {ranks[OWN]:.1f}, {best} the best, {ranks[best]:.1f}"
-            )
-            + ", and "
-            + (
-                "the largest area."
-                if largest == OWN
-                else f"an area of {means[OWN]:.2f}, {largest} the largest, {means[largest]:.2f}."
-            )
-        )
-    for unit, comparison in zip(("target domain", "target domain and seed"), confirmed(records), strict=True):
-        parts = [
-            f"{test.a} {signed(-test.mean)} ({test.worse} of {test.n} better, Holm p {test.p_holm:.2g})"
-            for test in comparison.tests
-        ]
-        if parts:
-            said.append(f"There {OWN} is over its rivals, by {unit}, points of area: {', '.join(parts)}.")
-    return said
-
-
-def confirmed(records: Sequence[Record]) -> list[Comparison]:
-    """Hybrid against its rivals on the transfers that nothing was chosen on, by target domain, and by target and seed:
-    six targets can't give five comparisons a corrected p below 0.05, and seeds of a target share its images."""
-    tasks = tuple(task for task in tasks_in(records) if task in CONFIRMATION)
-    if not tasks:
-        return []
-    family = Family(
-        metric="alc",
-        split="test",
-        methods=(OWN, *RIVALS),
-        against=OWN,
-        tasks=tasks,
-        where="on transfers that nothing was chosen on",
-        unit="target domain",
-        unit_of=lambda cell: target_of(cell.task),
-    )
-    seeds = replace(family, unit="target domain and seed", unit_of=lambda cell: (target_of(cell.task), cell.seed))
-    return compare_all(records, [family, seeds])
-
-
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
     own = [record for record in records if record.get("summary")]
@@ -366,6 +251,10 @@ def write_page(folder: Path, records: Sequence[Record]) -> Path:
         ("The same by target domain, its sources taken together", table_by(records, ALC, targets=True)),
         ("Area under accuracy(labels) on the images never asked for", table_by(records, UNQUERIED, targets=False)),
     ]
+    if (against := standing(records))[1]:
+        tables.append(
+            (f"Confirmation: where {OWN} is ahead and where behind, points (area; accuracy at % bought)", against)
+        )
     return write_report(
         folder,
         records,

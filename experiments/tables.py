@@ -64,15 +64,16 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[i
     return {seed: value - theirs[seed] for seed, value in ours.items() if seed in theirs}
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, digits: int = 1) -> str:
     """A difference, with its sign; a dash for none."""
-    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+    return "–" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def points(differences: Mapping[int, float] | None) -> str:
+def points(differences: Mapping[int, float] | None, digits: int = 1) -> str:
     """The mean difference with its sign, ± its standard deviation over seeds; a dash for none."""
     values = list((differences or {}).values())
-    return signed(mean_of(differences)) + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return signed(mean_of(differences), digits) + spread
 
 
 def each(records: Iterable[Record], name: str, form: str = ",") -> str:

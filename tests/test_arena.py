@@ -24,19 +24,8 @@ from dan.evaluation import view_probabilities
 from dan.views import Views
 from experiments import arena, arena_trials, running
 from experiments.arena import BUDGET, EVERY, GROUPS, HALVES, STRATEGIES, Arena, half_of, labels_to, target_of
-from experiments.arena_page import (
-    CONFIRMATION,
-    by_target,
-    cells_of,
-    findings,
-    gains,
-    mean_ranks,
-    over,
-    sets_of,
-    table_of,
-    tasks_in,
-    verdict,
-)
+from experiments.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
+from experiments.arena_page import findings, table_of
 from experiments.arena_trials import (
     VIEW_SEED,
     VIEWS,
@@ -49,6 +38,7 @@ from experiments.arena_trials import (
     sides_of,
     start,
 )
+from experiments.arena_verdict import standing, verdict
 from experiments.asked_pictures import asked_pictures
 from experiments.records import alc, read, to_lines, write_text
 from experiments.trials import _work
@@ -71,7 +61,7 @@ def test_groups_and_halves_cover_every_transfer_once() -> None:
     for half in HALVES:  # no setting is chosen on a target that it is reported on
         chosen = {target_of(task) for task in arena.chosen_on(half)}
         assert chosen and not chosen & {target_of(task) for task in tasks if half_of(task) == half}
-    assert set(STRATEGIES) <= set(KNOWN) and len(STRATEGIES) == 18
+    assert set(STRATEGIES) <= set(KNOWN) and len(STRATEGIES) == 19
 
 
 @pytest.fixture
@@ -85,7 +75,7 @@ def folders(tmp_path: Path) -> dict[str, Any]:
 def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folders: dict[str, Any]) -> None:
     config = Arena(**folders, seeds=(0, 1))
     parts = arena.parts_of(config)
-    assert len(parts) == 2 and [len(part) for part in parts] == [4 + 4 + 15 * (2 + 18)] * 2
+    assert len(parts) == 2 and [len(part) for part in parts] == [4 + 4 + 15 * (2 + len(STRATEGIES))] * 2
     named: dict[str, dict[str, Any]] = {}
     for part in parts:
         names = {trial.name for trial in part}
@@ -241,12 +231,32 @@ def test_the_verdict_is_that_of_the_transfers_nothing_was_chosen_on(ahead: bool)
         assert first.endswith(
             "hybrid has mean rank 4.0, aada the best, 1.8, and an area of 51.50, aada the largest, 61.61."
         )
-    sign, better = ("+10.0", 6) if ahead else ("−10.0", 0)
+    sign, better = ("+10.00", 6) if ahead else ("−10.00", 0)
     assert f"margin {sign} ({better} of 6 better, Holm p 0.062)" in by_target_ and "aada" not in by_target_
     assert f"random {sign} ({4 * better} of 24 better, Holm p 2.4e-07)" in by_seed  # two rivals: 2 * 2^-23
     headers, lines = table_of(records)
     ranks = {line[0]: line[headers.index("rank, confirmation")] for line in lines}
     assert ranks["hybrid"] == ("1.0" if ahead else "4.0")
+
+
+def test_standing_tells_the_targets_and_the_purchases_where_it_is_behind() -> None:
+    """On scanned digits hybrid is behind in area, and everywhere after the second purchase."""
+    tasks = [f"{TEN}a2d", f"{TEN}w2c", TASK]
+    others = [task for task in tasks if task in CONFIRMATION]
+    own = dict.fromkeys(tasks, 0.62) | {TASK: 0.55}
+    records = fabricated({"hybrid": own, "margin": dict.fromkeys(tasks, 0.6), "aada": dict.fromkeys(tasks, 0.9)})
+    for record in records:
+        if record["method"] == "hybrid" and record.get("round") == 2:
+            record["accuracy/target_test"] -= 0.1
+    headers, lines = standing(records)
+    assert headers[0] == "hybrid over" and headers[-2:] == ["at 10 %", "at 20 %"]
+    (line,) = lines  # aada is no rival
+    told = dict(zip(headers, line, strict=True))
+    assert told["hybrid over"] == "margin" and told["scanned digits"] == "−5.00 ± 0.00"
+    mean = (2.0 * (len(others) - 1) - 5.0) / len(others)
+    assert told["at 10 %"].startswith(f"{mean:+.2f}".replace("-", "−"))
+    assert told["at 20 %"].startswith(f"{mean - 10:+.2f}".replace("-", "−"))
+    assert standing([record for record in records if record["method"] != "hybrid"])[1] == []
 
 
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
@@ -255,7 +265,7 @@ def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
     write_text(tmp_path / "records.jsonl", to_lines(fabricated(values)))
     assert arena.report(tmp_path) == tmp_path / "report.html"
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("- development, 6 transfers: best hybrid, 84.75; random 50.75, place 18 of 18.")
+    assert text.startswith("- development, 6 transfers: best hybrid, 86.75; random 50.75, place 19 of 19.")
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         rows = {(r["method"], r["task"], r["split"], r["metric"]): r for r in csv.DictReader(file)}
     assert float(rows["margin", "development", "test", "alc"]["mean"]) == pytest.approx(56.75)
