@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from active.pool import Query
     from active.strategies import Strategy
 
-margin = hybrid()
+margin = hybrid(weight="margin", share=0)
 
 
 def reach_of(features: Tensor, labels: int) -> float:
@@ -98,6 +98,6 @@ def labels_apart(query: Query, budget: int, *, generator: torch.Generator) -> Te
 reach = reaching()
 reach_half = reaching(0.5)
 reach_double = reaching(2.0)
-reach_power2 = reaching(ask=hybrid(power=2))
+reach_power2 = reaching(ask=hybrid(weight="margin", power=2, share=0))
 reach_unit = reaching(seen=unit)
 reach_one_kernel = reaching(ladder=lambda kernel: MultiKernel.of(kernel.bandwidths.double().median()[None]))

@@ -102,20 +102,20 @@ sum_without_patches = weighted_sum(patches=0)
 sum_without_transfer = weighted_sum(transfer=0)
 sum_without_diversity = weighted_sum(diversity=0)
 
-# Coverage under DAN's kernel.
-margin = hybrid()
-entropy = hybrid(weight="entropy")
-least_confidence = hybrid(weight="least_confidence")
-ones = hybrid(weight="ones")
-margin_half = hybrid(power=0.5)
-margin_power2 = hybrid(power=2)
-entropy_half = hybrid(weight="entropy", power=0.5)
+# Coverage under DAN's kernel. `hybrid` itself is entropy_source_half; here everything is said, whatever its defaults.
+margin = hybrid(weight="margin", share=0)
+entropy = hybrid(weight="entropy", share=0)
+least_confidence = hybrid(weight="least_confidence", share=0)
+ones = hybrid(weight="ones", share=0)
+margin_half = hybrid(weight="margin", power=0.5, share=0)
+margin_power2 = hybrid(weight="margin", power=2, share=0)
+entropy_half = hybrid(weight="entropy", power=0.5, share=0)
 entropy_source_half = hybrid(weight="entropy", share=0.5)
 entropy_reach = reaching(ask=entropy)
-source_quarter = hybrid(share=0.25)
-source_half = hybrid(share=0.5)
-source_whole = hybrid(share=1)
-patches = hybrid(weight="patches")
+source_quarter = hybrid(weight="margin", share=0.25)
+source_half = hybrid(weight="margin", share=0.5)
+source_whole = hybrid(weight="margin", share=1)
+patches = hybrid(weight="patches", share=0)
 patches.needs = ("patch_probs",)  # type: ignore[attr-defined]
 
 
@@ -299,7 +299,7 @@ def annealed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor
     grows on to 2."""
     labelled = 0 if query.labelled_ids is None else len(query.labelled_ids)
     share = labelled / (labelled + len(query.ids))
-    return hybrid(power=min(2.0, share / 0.05))(query, budget, generator=generator)
+    return hybrid(weight="margin", power=min(2.0, share / 0.05), share=0)(query, budget, generator=generator)
 
 
 def annealed_kernel(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:

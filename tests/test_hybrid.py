@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from active.pool import Query
+from active.strategies import STRATEGIES
 from active.strategies.coverage import greedy_coverage
 from active.strategies.hybrid import hybrid
 from active.strategies.uncertainty import margin_of_confidence
@@ -69,7 +70,7 @@ def test_picks_are_the_greedy_of_the_definition(seed: int, power: float, share: 
     assert q.probs is not None
     ordered = q.probs.sort(1, descending=True).values
     weights = [(1 - float(row[0] - row[1])) ** power for row in ordered]
-    picks = hybrid(power=power, share=share)(q, 5, generator=torch.Generator())
+    picks = hybrid(weight="margin", power=power, share=share)(q, 5, generator=torch.Generator())
     assert picks.tolist() == by_definition(q, 5, weights, share)
 
 
@@ -83,16 +84,25 @@ def test_the_weight_is_what_it_says(weight: str) -> None:
         weights = [1 - float(row.max()) for row in q.probs]
     else:
         weights = [1.0] * N
-    picks = hybrid(weight=weight)(q, 6, generator=torch.Generator())  # type: ignore[arg-type]
+    picks = hybrid(weight=weight, share=0)(q, 6, generator=torch.Generator())  # type: ignore[arg-type]
     assert picks.tolist() == by_definition(q, 6, weights, 0.0)
 
 
 def test_power_0_is_ones_and_certainty_everywhere_too() -> None:
     q = query(3)
-    plain = hybrid(weight="ones")(q, 4, generator=torch.Generator())
-    assert torch.equal(hybrid(power=0)(q, 4, generator=torch.Generator()), plain)
+    plain = hybrid(weight="ones", share=0)(q, 4, generator=torch.Generator())
+    assert torch.equal(hybrid(power=0, share=0)(q, 4, generator=torch.Generator()), plain)
     sure = replace(q, probs=torch.eye(C, dtype=torch.float64)[torch.arange(N) % C])
-    assert torch.equal(hybrid()(sure, 4, generator=torch.Generator()), plain)
+    assert torch.equal(hybrid(share=0)(sure, 4, generator=torch.Generator()), plain)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_strategy_is_entropy_and_a_source_that_covers_half(seed: int) -> None:
+    q = query(seed)
+    assert q.probs is not None
+    weights = [-sum(float(p) * math.log(float(p)) for p in row) for row in q.probs]
+    picks = STRATEGIES["hybrid"](q, 5, generator=torch.Generator())
+    assert picks.tolist() == by_definition(q, 5, weights, 0.5)
 
 
 def test_views_give_the_patch_score() -> None:
@@ -101,7 +111,7 @@ def test_views_give_the_patch_score() -> None:
     generator = torch.Generator().manual_seed(5)
     q = query(5, patch_probs=torch.randn(N, 4, C, generator=generator, dtype=torch.float64).softmax(2))
     scores = patch_scores(q)
-    picks = hybrid(weight="patches")(q, 5, generator=torch.Generator())
+    picks = hybrid(weight="patches", share=0)(q, 5, generator=torch.Generator())
     assert picks.tolist() == by_definition(q, 5, scores.tolist(), 0.0)
 
 
@@ -128,7 +138,7 @@ def test_without_a_kernel_it_is_the_ladder_at_the_median() -> None:
     assert q.features is not None and q.source_features is not None and q.probs is not None
     kernel = MultiKernel.ladder(median_bandwidth(q.source_features, q.features))
     same = replace(q, kernel=kernel)
-    ask = hybrid()
+    ask = hybrid(weight="margin", share=0)
     assert torch.equal(ask(q, 4, generator=torch.Generator()), ask(same, 4, generator=torch.Generator()))
     alone = replace(same, labelled_features=None)
     rows = greedy_coverage(q.features, margin_of_confidence(q.probs), kernel, None, 4)
@@ -141,10 +151,8 @@ def test_it_works_without_a_source() -> None:
     q = query(2, kernel=None, source_features=None)
     (features,) = q.need("features")
     same = replace(q, kernel=MultiKernel.ladder(median_bandwidth(features, features[:0])))
-    ask = hybrid()
-    assert torch.equal(ask(q, 4, generator=torch.Generator()), ask(same, 4, generator=torch.Generator()))
-    with pytest.raises(ValueError, match="source_features"):
-        hybrid(share=0.5)(q, 4, generator=torch.Generator())
+    picks = hybrid(share=0.5)(q, 4, generator=torch.Generator())
+    assert torch.equal(picks, hybrid(share=0)(same, 4, generator=torch.Generator()))
 
 
 def test_the_order_of_the_pool_decides_nothing() -> None:

@@ -141,9 +141,9 @@ CARDS: dict[str, Card] = {
         ),
         Card(
             "hybrid",
-            "with what is labelled, cover the target where the network hesitates, under DAN's own kernel",
+            "with source and labels, cover the target where the network hesitates, under DAN's own kernel",
             "this project",
-            "O(N F (N / 2 + L)), then O(N F) for each sample that a pick may be",
+            "O(N F (N / 2 + S + L)), then O(N F) for each sample that a pick may be",
             ("features", "probs"),
         ),
         Card(

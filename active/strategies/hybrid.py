@@ -8,6 +8,7 @@
 
 One kernel for alignment and for asking: coverage is core-set diversity that counts how many samples a label speaks for;
 share takes away what the source covers already, the samples that MMD reduction leaves; and U may be AIFT's patch score.
+The defaults, entropy and 1/2, are what `python -m experiments run ablations` chose on its development transfers.
 With U = 1 - (p1 - p2), share = 0, unit features and one width set by the labels it is uncertainty herding
 (coverage.py); with U = 1 it is MaxHerding, and close to kernel herding.
 Source: this project's own; the greedy is that of Bae et al., ICLR 2025, lazy and exact (coverage.py).
@@ -42,12 +43,12 @@ SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def hybrid(*, weight: Weight = "margin", power: float = 1.0, share: float = 0.0) -> Strategy:
+def hybrid(*, weight: Weight = "entropy", power: float = 1.0, share: float = 0.5) -> Strategy:
     """The strategy of these options.
 
     weight: which U: "margin" 1 - (p1 - p2), "entropy", "least_confidence", "patches" (AIFT's score of a sample's views,
     scaled to [0, 1]; of a query without views, that of its one prediction, its entropy), or "ones". power: U to this
-    power, >= 0. share: in [0, 1].
+    power, >= 0. share: in [0, 1]; a query without a source has nothing that covers so.
     The kernel is the query's, or the ladder at the median bandwidth of target and source, if there is one. Where U is
     0 everywhere, all samples weigh alike. Draws nothing at random; ties go to the lowest id.
     Cost: O(N F (N / 2 + S + L)) once, then O(N F) for each gain taken anew; see `coverage.greedy_coverage`.
@@ -68,9 +69,7 @@ def hybrid(*, weight: Weight = "margin", power: float = 1.0, share: float = 0.0)
         weights = _weights(query, weight).pow(power) if power else torch.ones(len(probs), dtype=torch.float64)
         if not bool((weights > 0).any()):
             weights = torch.ones_like(weights)
-        source = features[:0]
-        if share or (query.kernel is None and query.source_features is not None):
-            (source,) = query.need("source_features")
+        source = features[:0] if query.source_features is None else query.need("source_features")[0]
         kernel = query.kernel
         if kernel is None:
             if len(features) + len(source) < 2:
@@ -80,7 +79,7 @@ def hybrid(*, weight: Weight = "margin", power: float = 1.0, share: float = 0.0)
         if query.labelled_features is not None and len(query.labelled_features):
             (labelled,) = query.need("labelled_features")
         covered = coverage(features, labelled, kernel)
-        if share:
+        if share and len(source):
             covered = torch.maximum(covered, share * coverage(features, source, kernel))
         return query.ids[greedy_coverage(features, weights, kernel, covered, count)]
 
@@ -88,7 +87,7 @@ def hybrid(*, weight: Weight = "margin", power: float = 1.0, share: float = 0.0)
 
 
 def _weights(query: Query, weight: Weight) -> Tensor:
-    """U (N,) in [0, 1], float64."""
+    """U (N,), >= 0, float64."""
     (probs,) = query.need("probs")
     if weight != "patches":
         return SCORES[weight](probs.double())
