@@ -113,7 +113,9 @@ def test_the_table_and_what_is_said() -> None:
     assert rows["margin"]["over margin"] == "–" and "chosen across halves" in rows
     said = " ".join(findings(records))
     assert "Targets of web" in said and "chosen on the others, entropy; it has 45.50 here, place 3 of 3" in said
-    (comparison,) = compared(records)
+    assert "over 3 tests, 1 differ from margin (p < 0.05): above it none; below it entropy (strategy) −30.50." in said
+    comparison, by_seed = compared(records)
+    assert {test.n for test in by_seed.tests} == {12}
     tests = {test.a: test for test in comparison.tests}
     assert set(tests) == {"ones", "entropy", "entropy (strategy)"} and tests["ones"].n == 6
     assert tests["ones"].mean == pytest.approx(mean - 50.5)
