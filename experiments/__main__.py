@@ -54,7 +54,9 @@ class Report:
     out: Path | None = None
     """folder of the experiment's run (default: runs/NAME)"""
     publish: bool = False
-    """copy records, tables and figures to experiments/results and renew the block of README.md"""
+    """copy records, tables and figures to experiments/results and renew the blocks of README.md and docs"""
+    published_as: str | None = None
+    """publish under this name, for a second run of an experiment with other settings (default: the experiment's)"""
 
 
 def module_of(name: str) -> Any:
@@ -74,12 +76,15 @@ def list_experiments(_: List) -> None:
 def report(config: Report) -> None:
     """Make one report again, and publish it if asked to."""
     folder = config.out or Path("runs") / config.name
+    name = config.published_as or config.name
+    if config.published_as is not None and (not config.publish or not name.isidentifier()):
+        raise UserError(f"--published-as takes a name such as {config.name}_2, and goes with --publish")
     page = module_of(config.name).report(folder)
     print(f"report: {page}")
     if config.publish:
         from experiments.report import publish
 
-        print(f"published: {publish(config.name, folder)}, and the blocks of README.md and docs")
+        print(f"published: {publish(name, folder)}, and the blocks of README.md and docs")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

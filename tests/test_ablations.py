@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from test_hybrid import query
 
 from active.strategies import strategy_named
-from experiments import arena_ablations
+from experiments import arena_ablations, report
 from experiments.__main__ import main
 from experiments.ablations import PREFIX, REFERENCES, STRATEGIES
 from experiments.ablations_page import across, areas, choices, compared, findings, table_of
@@ -121,7 +122,9 @@ def test_the_table_and_what_is_said() -> None:
     assert tests["ones"].mean == pytest.approx(mean - 50.5)
 
 
-def test_the_command_on_a_few_images(tmp_path: Path) -> None:
+def test_the_command_on_a_few_images_and_its_report_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["run", "ablations", "--quick", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert main([*words, "--steps", "5", "--round-steps", "2", "--samples", "100", "--quiet"]) == 0
     records = read(tmp_path / "out" / "records.jsonl")
@@ -129,3 +132,14 @@ def test_the_command_on_a_few_images(tmp_path: Path) -> None:
     assert {r["experiment"] for r in records} == {"ablations"}
     text = (tmp_path / "out" / "table.md").read_text()
     assert "| margin |" in text and "| ones |" in text and "run ablations --quick" in text
+
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- results:ablations_tiny -->\n<!-- /results:ablations_tiny -->\n")
+    monkeypatch.setattr(report, "publish", partial(report.publish, home=tmp_path, readme=readme))
+    again = ["report", "ablations", "--out", str(tmp_path / "out")]
+    assert main([*again, "--publish", "--published-as", "ablations_tiny"]) == 0
+    assert (tmp_path / "results" / "ablations_tiny" / "records.jsonl").is_file() and "| ones |" in readme.read_text()
+    capsys.readouterr()
+    for flags in (["--published-as", "x"], ["--publish", "--published-as", "../x"]):
+        assert main([*again, *flags]) == 2
+        assert "--published-as takes a name" in capsys.readouterr().err
