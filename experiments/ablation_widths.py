@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,7 +68,9 @@ def unit(query: Query) -> Query:
     """The query with features of length 1, and no kernel of its own."""
     names = ("features", "source_features", "labelled_features")
     rows = {name: getattr(query, name) for name in names}
-    scaled = {name: None if x is None else torch.nn.functional.normalize(x, dim=1) for name, x in rows.items()}
+    scaled: dict[str, Any] = {
+        name: None if x is None else torch.nn.functional.normalize(x, dim=1) for name, x in rows.items()
+    }
     return replace(query, **scaled, kernel=None)
 
 

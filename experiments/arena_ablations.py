@@ -28,6 +28,7 @@ from active.strategies.witness import TIE, kernel_rows, kernel_sums, mean_row, u
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 from experiments.ablation_widths import (  # noqa: F401  variants, by their names
     at_reach,
+    kernel_of,
     labels_apart,
     reach,
     reach_double,
@@ -36,6 +37,7 @@ from experiments.ablation_widths import (  # noqa: F401  variants, by their name
     reach_power2,
     reach_unit,
     reaching,
+    unit,
 )
 
 if TYPE_CHECKING:
@@ -201,7 +203,7 @@ def _own_doubt(join: Callable[[Tensor, Tensor], Tensor]) -> Strategy:
     def ask(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
         query, features, margins, _ = _parts(query)
         count = how_many(budget, len(features))
-        kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
+        kernel = kernel_of(query)
         # (N, N): pools of the arena are small.
         pairs = kernel_rows(features, features, unit_sum(kernel), mean_row(features))
         covered = coverage(features, query.labelled_features, kernel)
@@ -229,7 +231,7 @@ def vote(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     its kernel: where the network and its own kernel disagree, one of them is wrong."""
     query = query.by_id()
     features, source, probs, targets = query.need("features", "source_features", "probs", "source_targets")
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    kernel = kernel_of(query)
     known, classes = source, targets
     if query.labelled_features is not None and len(query.labelled_features):
         mine, answers = query.need("labelled_features", "labelled_targets")
@@ -249,7 +251,7 @@ def doubt(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     query, features, margins, _ = _parts(query)
     count = how_many(budget, len(features))
     (source,) = query.need("source_features")
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    kernel = kernel_of(query)
     trust = coverage(features, source, kernel)
     weights = 1 - trust / trust.max().clamp_min(1e-300) * (1 - margins)
     covered = coverage(features, query.labelled_features, kernel)
@@ -260,7 +262,7 @@ def mmd_leaving(query: Query, budget: int, *, generator: torch.Generator) -> Ten
     """MMD reduction whose picks leave the target and join nothing; labels bought earlier have left it, too."""
     query = query.by_id()
     features, source = query.need("features", "source_features")
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    kernel = kernel_of(query)
     return query.ids[greedy_mmd_reduction(features, source, how_many(budget, len(features)), kernel)]
 
 
@@ -269,13 +271,9 @@ def of_kernel(change: str, ask: Strategy = margin) -> Strategy:
     sixteenth ("narrower"), a quarter ("narrow") or four times ("wide") what they are; DAN's in "equal" weights."""
 
     def changed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
-        features, source = query.need("features", "source_features")
-        kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+        kernel = kernel_of(query)
         if change == "unit":
-            names = ("features", "source_features", "labelled_features")
-            unit = {name: torch.nn.functional.normalize(getattr(query, name), dim=1) for name in names}
-            gamma = median_bandwidth(unit["source_features"], unit["features"])
-            query = replace(query, **unit, kernel=MultiKernel.ladder(gamma))
+            query = unit(query)  # without a kernel, which is then the ladder at their median
         elif change == "equal":
             query = replace(query, kernel=MultiKernel.of(kernel.bandwidths))
         else:
@@ -304,9 +302,9 @@ def annealed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor
 
 def annealed_kernel(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     """The kernel narrows as labels are bought: its bandwidths shrink as 1 / (1 + labels per class)."""
-    features, source, probs = query.need("features", "source_features", "probs")
+    (probs,) = query.need("probs")
     labelled = 0 if query.labelled_ids is None else len(query.labelled_ids)
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    kernel = kernel_of(query)
     kernel = MultiKernel(kernel.bandwidths / (1 + labelled / probs.shape[1]), kernel.weights)
     return margin(replace(query, kernel=kernel), budget, generator=generator)
 
@@ -315,7 +313,7 @@ def _parts(query: Query) -> tuple[Query, Tensor, Tensor, Tensor]:
     """(query by id, features, margins, how much more target than source there is at each sample)."""
     query = query.by_id()
     features, source, probs = query.need("features", "source_features", "probs")
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(source, features))
+    kernel = kernel_of(query)
     p, r = kernel_sums(features, source, kernel)
     return query, features, margin_of_confidence(probs).double(), r / max(1, len(features) - 1) - p / len(source)
 
@@ -347,7 +345,7 @@ def product(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     query, features, margins, targetness = _parts(query)
     low, high = targetness.min(), targetness.max()
     scaled = (targetness - low) / (high - low).clamp_min(1e-300)
-    kernel = query.kernel or MultiKernel.ladder(median_bandwidth(query.need("source_features")[0], features))
+    kernel = kernel_of(query)
     labelled = query.labelled_features if query.labelled_features is not None else features[:0]
     covered = coverage(features, labelled, kernel)
     return query.ids[greedy_coverage(features, margins * scaled, kernel, covered, how_many(budget, len(features)))]
