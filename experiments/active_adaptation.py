@@ -71,7 +71,7 @@ class ActiveAdaptation:
     """one training that asks for 1 % five times, or rounds at fixed label counts"""
     tasks: tuple[str, ...] = TASKS
     """these transfers only"""
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = tuple(name for name in STRATEGIES if name != "sum_of_three")  # kept for the record
     """these ways to ask only (python -m active strategies)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run of everything for each"""
