@@ -29,23 +29,17 @@ def verdict(records: Sequence[Record]) -> list[str]:
     said = []
     ranks, _ = mean_ranks(cells, tasks)
     if OWN in ranks:
-        best = min(ranks, key=ranks.__getitem__)
+        first = min(ranks.values())
+        best = [method for method, rank in ranks.items() if rank <= first + 1e-9]
+        others = ", ".join(method for method in best if method != OWN)
+        place = f"mean rank {ranks[OWN]:.1f}, {others} the best, {first:.1f}"
+        if OWN in best:
+            place = "the best mean rank" + (f", which it shares with {others}" if others else "")
         means = {m: statistics.fmean(v.values()) for m, by_task in cells.items() if (v := over(by_task, tasks))}
         largest = max(means, key=means.__getitem__)
-        said.append(
-            f"On the {len(tasks)} transfers that it was not chosen on, {OWN} has "
-            + (
-                "the best mean rank"
-                if best == OWN
-                else f"mean rank {ranks[OWN]:.1f}, {best} the best, {ranks[best]:.1f}"
-            )
-            + ", and "
-            + (
-                "the largest area."
-                if largest == OWN
-                else f"an area of {means[OWN]:.2f}, {largest} the largest, {means[largest]:.2f}."
-            )
-        )
+        area = f"an area of {means[OWN]:.2f}, {largest} the largest, {means[largest]:.2f}"
+        area = "the largest area" if largest == OWN else area
+        said.append(f"On the {len(tasks)} transfers that it was not chosen on, {OWN} has {place}, and {area}.")
     for unit, comparison in zip(("target domain", "target domain and seed"), confirmed(records), strict=True):
         parts = [
             f"{test.a} {signed(-test.mean, 2)} ({test.worse} of {test.n} better, Holm p {test.p_holm:.2g})"
@@ -53,7 +47,21 @@ def verdict(records: Sequence[Record]) -> list[str]:
         ]
         if parts:
             said.append(f"There {OWN} is over its rivals, by {unit}, points of area: {', '.join(parts)}.")
-    return said
+    return [*said, *behind(records)]
+
+
+def behind(records: Sequence[Record]) -> list[str]:
+    """On which target domains hybrid has less area than a rival, and after which purchases less accuracy."""
+    headers, lines = standing(records)
+    parts = []
+    for line in lines:
+        differences = zip(headers[1:], (cell.split(" ")[0] for cell in line[1:]), strict=True)
+        lost = [f"{name} {value}" for name, value in differences if value[0] == "−" and value.strip("−0.")]
+        if lost:
+            parts.append(f"{line[0]}: {', '.join(lost)}")
+    if not parts:
+        return []
+    return [f"There {OWN} is behind, in points of area, and of accuracy at so many labels: {'; '.join(parts)}."]
 
 
 def confirmed(records: Sequence[Record]) -> list[Comparison]:

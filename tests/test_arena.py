@@ -221,7 +221,8 @@ def test_the_verdict_is_that_of_the_transfers_nothing_was_chosen_on(ahead: bool)
         {"hybrid": own, "random": rivals, "margin": rivals, "aada": {**rivals, TASK: 0.61}}, seeds=(0, 1, 2, 3)
     )
     assert sets_of(tasks_in(records))["confirmation"] == others and len(others) == 9
-    first, by_target_, by_seed = verdict(records)
+    first, by_target_, by_seed, *lost = verdict(records)
+    assert bool(lost) is not ahead and (ahead or "margin: Amazon −10.00" in lost[0])
     if ahead:
         assert (
             first
@@ -237,6 +238,13 @@ def test_the_verdict_is_that_of_the_transfers_nothing_was_chosen_on(ahead: bool)
     headers, lines = table_of(records)
     ranks = {line[0]: line[headers.index("rank, confirmation")] for line in lines}
     assert ranks["hybrid"] == ("1.0" if ahead else "4.0")
+
+
+def test_a_shared_first_place_is_told_as_shared() -> None:
+    tasks = [task for task in arena.tasks_of(Arena()) if task in CONFIRMATION]
+    same = dict.fromkeys(tasks, 0.6)
+    first = verdict(fabricated({"random": same, "uherding": same, "hybrid": same | {TASK: 0.6}}))[0]
+    assert "hybrid has the best mean rank, which it shares with random, uherding, and" in first
 
 
 def test_standing_tells_the_targets_and_the_purchases_where_it_is_behind() -> None:
