@@ -27,7 +27,7 @@ from experiments.arena_cells import (
     sets_of,
     tasks_in,
 )
-from experiments.arena_verdict import confirmed, standing, verdict
+from experiments.arena_verdict import by_round, confirmed, shares_of, standing, verdict
 from experiments.comparisons import Family, compare_all
 from experiments.records import Record, Row, aggregate
 from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
@@ -189,22 +189,16 @@ def captions(records: Sequence[Record]) -> list[str]:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def curve(records: Sequence[Record], tasks: Sequence[str], split: str = "accuracy/target_test") -> Figure | None:
+def curve(records: Sequence[Record], tasks: Sequence[str]) -> Figure | None:
     """Mean accuracy over transfers after each round, a band of one standard deviation over seeds; the strategies with
     the largest areas, and random and hybrid in any case. None for fewer than two points."""
     from matplotlib.figure import Figure
 
-    lines: dict[str, dict[int, dict[str, dict[int, float]]]] = {}
-    shares: dict[int, list[float]] = {}
-    pools = {(r["task"]): r["sizes"]["target"] for r in records if r.get("summary")}
-    for record in records:
-        if record.get("selection") and record["task"] in tasks and "round" in record and record.get(split) is not None:
-            of_round = lines.setdefault(record["method"], {}).setdefault(record["round"], {})
-            of_round.setdefault(record["task"], {})[record["seed"]] = 100 * record[split]
-            shares.setdefault(record["round"], []).append(100 * record["labels"] / pools[record["task"]])
-    means = {m: {r: over(found, tasks) for r, found in by_round.items()} for m, by_round in lines.items()}
-    means = {m: by_round for m, by_round in means.items() if by_round and all(by_round.values())}
-    if len(shares) < 2 or not means:
+    rounds, at = by_round(records), {0: 0.0} | shares_of(records, tasks)
+    methods = dict.fromkeys(method for of_round in rounds.values() for method in of_round)
+    means = {m: {n: over(rounds.get(n, {}).get(m, {}), tasks) for n in at} for m in methods}
+    means = {m: of_rounds for m, of_rounds in means.items() if all(of_rounds.values())}
+    if len(at) < 2 or not means:
         return None
     areas = {
         m: statistics.fmean(over(by_task, tasks).values())
@@ -215,7 +209,6 @@ def curve(records: Sequence[Record], tasks: Sequence[str], split: str = "accurac
     listed = [*best, *(m for m in (OWN, BASE) if m in means and m not in best)]
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    at = {number: statistics.fmean(values) for number, values in shares.items()}
     coloured = [method for method in STRATEGIES if method != BASE]
     for method in listed:
         place = coloured.index(method) if method in coloured else len(coloured)

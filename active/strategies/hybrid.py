@@ -10,7 +10,7 @@ One kernel for alignment and for asking: coverage is core-set diversity that cou
 share takes away what the source covers already, the samples that MMD reduction leaves; and U may be AIFT's patch score.
 The defaults, entropy and 1/2, are what `python -m experiments run ablations` chose on its development transfers.
 With U = 1 - (p1 - p2), share = 0, unit features and one width set by the labels it is uncertainty herding
-(coverage.py); with U = 1 it is MaxHerding, and close to kernel herding.
+(coverage.py); with U = 1 and share = 0 it is MaxHerding, and close to kernel herding.
 Source: this project's own; the greedy is that of Bae et al., ICLR 2025, lazy and exact (coverage.py).
 
 Shapes: N samples, S source samples, L labelled samples, F features.
