@@ -90,6 +90,7 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, weights: Path 
     try:
         model = DAN(backbone, num_classes, **settings, pretrained=weights)
         unmatched = model.load_state_dict(saved["weights"], strict=weights is None)
+        _lay_out(model, saved["weights"])
     except UserError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
@@ -98,6 +99,13 @@ def load_model(path: Path, device: torch.device | str = "cpu", *, weights: Path 
     if weights is not None and not _complete(unmatched.missing_keys, unmatched.unexpected_keys, _frozen_weights(model)):
         raise UserError(f"{path} does not hold what {weights} leaves to it: get an undamaged file, or train it again")
     return model.to(device).eval()
+
+
+def _lay_out(model: DAN, weights: Mapping[str, Tensor]) -> None:
+    """Put the convolutions in the order of memory that they were trained in: the other is as right, but may be slower,
+    and rounds the last bits otherwise on some processors, so that a training that goes on would not be the same."""
+    if any(value.ndim == 4 and not value.is_contiguous() for value in weights.values()):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def sha256_of(path: Path) -> str:

@@ -62,6 +62,18 @@ def test_saved_model_is_the_same_network(tmp_path) -> None:  # type: ignore[no-u
     assert loaded.settings == model.settings
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_loaded_network_lies_in_memory_as_it_was_trained(tmp_path, order) -> None:  # type: ignore[no-untyped-def]
+    """Where the two orders round otherwise, what goes on from the file has the bits of one training."""
+    model = DAN("lenet", 10).to(memory_format=order)
+    save_model(tmp_path / "model.pt", model)
+    loaded = load_model(tmp_path)
+    assert [p.stride() for p in loaded.parameters() if p.ndim != 4 or p.shape[1] > 1] == [
+        p.stride() for p in model.parameters() if p.ndim != 4 or p.shape[1] > 1
+    ]
+    assert any(not p.is_contiguous() for p in loaded.parameters()) == (order is torch.channels_last)
+
+
 def test_a_trunk_of_ones_own_cannot_be_rebuilt_from_the_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = DAN(nn.Flatten(), 10, layers=())
     model(torch.randn(2, 1, 4, 4))  # its width is known from the first batch on
