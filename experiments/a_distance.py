@@ -19,9 +19,9 @@ if __package__ in (None, ""):  # python experiments/a_distance.py puts this fold
 from dan.cli import Command, run
 from experiments.dan_table2 import DAN, SOURCE_ONLY
 from experiments.records import Record, aggregate, read
+from experiments.reporting.tables import Drawn, Table, mean_of, tidy, told, write_report
 from experiments.running import check_names, reduced
-from experiments.tables import Drawn, Table, mean_of, tidy, told, write_report
-from experiments.ten_class_trials import (
+from experiments.ten_class import (
     NETWORK,
     TenClass,
     check,

@@ -56,7 +56,7 @@ def run_ablations(config: Ablations) -> int:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.ablations_page import write_page
+    from experiments.pages.ablations import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

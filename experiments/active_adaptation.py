@@ -21,7 +21,7 @@ from dan.cli import Command, run
 from dan.errors import UserError
 from experiments import arena
 from experiments.arena import GROUPS, STRATEGIES, Arena, place_of, trained_how, viewing
-from experiments.arena_trials import BACKBONE, TEN_CLASS
+from experiments.jobs.arena import BACKBONE, TEN_CLASS
 from experiments.label_free_search import check_reported
 from experiments.records import Record, read
 from experiments.running import (
@@ -37,7 +37,7 @@ from experiments.running import (
 from experiments.trials import Trial, dotted
 
 NAME = "active_adaptation"
-TRIALS = "experiments.active_adaptation_trials"
+TRIALS = "experiments.jobs.active_adaptation"
 TASKS = tuple(task for group in GROUPS.values() for task in group)
 PROTOCOLS = ("5%", "counts")
 DAN = "DAN"  # the method without target labels
@@ -163,7 +163,7 @@ def _views(task: str, strategy: str | None, config: ActiveAdaptation) -> list[Tr
 def pools_of(config: ActiveAdaptation) -> dict[str, int]:
     """The number of images that each transfer's pool of the rounds holds. The data are decoded here, once."""
     from dan.batches import size
-    from experiments.arena_trials import Place, sides_of
+    from experiments.jobs.arena import Place, sides_of
 
     places = {task: Place(**place_of(task, like_arena(config, task))) for task in config.tasks}
     return {task: size(sides_of(place, task, 0).transfer.target) for task, place in places.items()}
@@ -240,7 +240,7 @@ def run_active_adaptation(config: ActiveAdaptation) -> int:
 
 def check(config: ActiveAdaptation) -> dict[str, int]:
     """The mistakes that would otherwise show only after minutes of training; the sizes of the pools."""
-    from experiments.arena_trials import unmet
+    from experiments.jobs.arena import unmet
 
     check_names("tasks", config.tasks, TASKS)
     check_runs(config.seeds, config.steps)
@@ -259,7 +259,7 @@ def check(config: ActiveAdaptation) -> dict[str, int]:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.active_adaptation_page import write_page
+    from experiments.pages.active_adaptation import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

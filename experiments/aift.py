@@ -23,14 +23,14 @@ from dan.cli import Command, run
 from dan.domains.colon import PARTS, SIZE, nuclei
 from dan.domains.places import cache_folder, data_folder
 from dan.errors import UserError
-from experiments.aift_trials import ENLARGED
+from experiments.jobs.aift import ENLARGED
 from experiments.records import Record
 from experiments.running import check_least, check_names, check_runs, command_of, reduced, run_experiment
 from experiments.transfers import folders_of, weights_file
 from experiments.trials import Trial, slug
 
 NAME = "aift"
-TRIALS = "experiments.aift_trials"
+TRIALS = "experiments.jobs.aift"
 RANDOM, RFT = "random", "RFT"
 PAPER_CODES = CODES[:8]  # D and E; the last four are both at once
 TRAININGS = tuple(code for code in TRAINING_CODES if code != RFT)  # RFT is random with AFT(LQ)
@@ -218,7 +218,7 @@ def _check(config: Aift) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figure and the page again from the folder's records; the path of the page."""
-    from experiments.aift_page import report as made
+    from experiments.pages.aift import report as made
 
     return made(folder)
 

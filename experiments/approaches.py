@@ -21,8 +21,20 @@ if __package__ in (None, ""):  # python experiments/approaches.py puts this fold
 
 from dan.cli import Command, run
 from experiments.records import Record, read
+from experiments.reporting.tables import (
+    Drawn,
+    Table,
+    difference,
+    dots,
+    each,
+    mean_of,
+    points,
+    signed,
+    tidy,
+    told,
+    write_report,
+)
 from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.tables import Drawn, Table, difference, dots, each, mean_of, points, signed, tidy, told, write_report
 from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
@@ -317,7 +329,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
 
 def _colour(row: str) -> str:
     """One a kind of approach."""
-    from experiments.plots import COLOURS, REFERENCES
+    from experiments.reporting.plots import COLOURS, REFERENCES
 
     if row in REFERENCES:
         return REFERENCES[row]

@@ -22,10 +22,10 @@ if __package__ in (None, ""):  # python experiments/arena.py puts this folder on
 
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.arena_trials import BACKBONE, EVERYTHING, TEN_CLASS
 from experiments.dan_table2 import OTHER_SIX, PAPER_SIX
-from experiments.dan_table2_trials import DOMAINS
-from experiments.digits_trials import ALIGN
+from experiments.jobs.arena import BACKBONE, EVERYTHING, TEN_CLASS
+from experiments.jobs.dan_table2 import DOMAINS
+from experiments.jobs.digits import ALIGN
 from experiments.label_free_search import check_reported
 from experiments.records import Record, alc, read
 from experiments.running import (
@@ -38,12 +38,12 @@ from experiments.running import (
     reduced,
     run_experiment,
 )
-from experiments.ten_class_trials import TenClass, resolved
+from experiments.ten_class import TenClass, resolved
 from experiments.transfers import folders_of, weights_file
 from experiments.trials import Trial, dotted
 
 NAME = "arena"
-TRIALS = "experiments.arena_trials"
+TRIALS = "experiments.jobs.arena"
 
 DIGITS = ("rendered2digits", "digits_mnist2usps", "digits_usps2mnist")
 # Each transfer is in one group. On the first, ideas may be tried; the others confirm. But the second group's targets
@@ -204,7 +204,7 @@ def searched(search: Path | None) -> tuple[float | None, float | None]:
 
 
 def place_of(task: str, config: Arena) -> dict[str, Any]:
-    """Where the data of a task lie, as `experiments.arena_trials.Place` has it."""
+    """Where the data of a task lie, as `experiments.jobs.arena.Place` has it."""
     place: dict[str, Any] = {**folders_of(config)}
     if not task.startswith(TEN_CLASS):
         return place | {"samples": config.samples}
@@ -235,7 +235,7 @@ def preparing(task: str, config: Arena) -> list[Trial]:
     place = place_of(task, config) | {"backbone": BACKBONE}
     return [
         Trial(
-            f"trunk-{side}", "experiments.dan_table2_trials:prepare", {"place": place, "sides": [side], "held_out": 0.0}
+            f"trunk-{side}", "experiments.jobs.dan_table2:prepare", {"place": place, "sides": [side], "held_out": 0.0}
         )
         for side in task.removeprefix(TEN_CLASS).split("2")
     ]
@@ -368,7 +368,7 @@ def check(config: Arena) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
     from active.rounds import check_rounds, labels_of_rounds
     from dan.batches import size
-    from experiments.arena_trials import Place, sides_of, unmet
+    from experiments.jobs.arena import Place, sides_of, unmet
 
     check_names("frozen", [config.frozen], FROZEN)
     check_names("tasks", config.tasks, [task for group in GROUPS.values() for task in group])
@@ -395,7 +395,7 @@ def check(config: Arena) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.arena_page import write_page
+    from experiments.pages.arena import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

@@ -29,7 +29,7 @@ def of_demo(_record: Mapping[str, Any], _data: Path | None) -> Any:
 
 def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
     """The pool of a trial of clue_digits."""
-    from experiments.digits_trials import SET, Place
+    from experiments.jobs.digits import SET, Place
 
     place = Place(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
     return place.task(str(record["task"]).removeprefix(SET))
@@ -37,7 +37,7 @@ def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
 
 def of_arena(record: Mapping[str, Any], data: Path | None) -> Any:
     """The pool of a trial of the arena: its target without the test split of the seed."""
-    from experiments.arena_trials import Place, sides_of
+    from experiments.jobs.arena import Place, sides_of
 
     kept: dict[str, Any] = {name: int(record[name]) for name in ("image_size", "samples") if name in record}
     place = Place(str(data_folder(data)), str(cache_folder(None)), **kept)

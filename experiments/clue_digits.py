@@ -20,7 +20,7 @@ if __package__ in (None, ""):  # python experiments/clue_digits.py puts this fol
 
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.digits_trials import SET
+from experiments.jobs.digits import SET
 from experiments.records import Record, read
 from experiments.running import (
     check_names,
@@ -35,7 +35,7 @@ from experiments.transfers import folders_of
 from experiments.trials import Trial, dotted
 
 NAME = "clue_digits"
-TRIALS = "experiments.clue_digits_trials"
+TRIALS = "experiments.jobs.clue_digits"
 NETWORK = "lenet"
 TASKS = ("mnist2usps", "usps2mnist")
 STRATEGIES = ("random", "margin", "entropy", "k_center", "badge", "clue", "aada", "mmd_reduction", "hybrid")
@@ -98,7 +98,7 @@ class ClueDigits:
 
 
 def place_of(config: ClueDigits) -> dict[str, Any]:
-    """Where the data lie, as `experiments.digits_trials.Place` has it."""
+    """Where the data lie, as `experiments.jobs.digits.Place` has it."""
     return {**folders_of(config), "samples": config.samples}
 
 
@@ -165,7 +165,7 @@ def _check(config: ClueDigits) -> None:
     from active.rounds import check_rounds, labels_a_round
     from dan.batches import size
     from dan.objectives import METHODS
-    from experiments.digits_trials import Place
+    from experiments.jobs.digits import Place
 
     check_names("tasks", config.tasks, TASKS)
     check_names("method", (config.method,), list(METHODS))
@@ -182,7 +182,7 @@ def _check(config: ClueDigits) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.clue_digits_page import write_page
+    from experiments.pages.clue_digits import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # python experiments/coreset_curve.py puts this f
 from active.strategies import CARDS, needs_of, strategy_named
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.cifar10_trials import NETWORKS, TASK, TRIALS, check, command, place_of, settled
+from experiments.jobs.cifar10 import NETWORKS, TASK, TRIALS, check, command, place_of, settled
 from experiments.records import Record, read
 from experiments.running import check_names, run_experiment
 from experiments.trials import Trial, dotted
@@ -164,7 +164,7 @@ def run_coreset_curve(config: CoresetCurve) -> int:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.coreset_curve_page import write_page
+    from experiments.pages.coreset_curve import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

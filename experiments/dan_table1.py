@@ -23,15 +23,15 @@ from dan.domains.benchmarks import BENCHMARKS, domain_of
 from dan.domains.places import data_folder
 from dan.errors import UserError
 from dan.recipes import recipe_named
-from experiments.dan_table1_trials import DOMAINS, SET
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments.jobs.dan_table1 import DOMAINS, SET
 from experiments.records import Record, read
 from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
 from experiments.transfers import folders_of, last_and_oracle, paper_number, paper_table, weights_file
 from experiments.trials import Trial, slug
 
 NAME = "dan_table1"
-TRIALS = "experiments.dan_table1_trials"
+TRIALS = "experiments.jobs.dan_table1"
 TRANSFERS = ("a2w", "d2w", "w2d", "a2d", "d2a", "w2a")  # in the paper's order
 UNIFORM = "DAN, uniform weights"
 
@@ -159,7 +159,7 @@ class DanTable1:
 
 
 def place_of(network: str, config: DanTable1) -> dict[str, Any]:
-    """The network and where its data lie, as `experiments.dan_table1_trials.Place` has it."""
+    """The network and where its data lie, as `experiments.jobs.dan_table1.Place` has it."""
     made, data = NETWORKS[network], data_folder(config.data)
     said = config.alexnet_weights if network == "alexnet" else config.resnet50_weights
     return {
@@ -259,7 +259,7 @@ def _check(config: DanTable1) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.dan_table1_page import write_page
+    from experiments.pages.dan_table1 import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # python experiments/dan_table2.py puts this fold
 from dan.cli import Command, run
 from dan.domains.places import data_folder
 from dan.errors import UserError
-from experiments.dan_table2_trials import SET
+from experiments.jobs.dan_table2 import SET
 from experiments.label_free_search import (
     SEARCH_SEED as SEARCH_SEED,  # others take it from here
 )
@@ -34,7 +34,7 @@ from experiments.transfers import folders_of, last_and_oracle, paper_number, pap
 from experiments.trials import Trial, slug
 
 NAME = "dan_table2"
-TRIALS = "experiments.dan_table2_trials"
+TRIALS = "experiments.jobs.dan_table2"
 PAPER = "dan2015_table2_office_caltech10"
 PAPER_SIX = ("a2c", "w2c", "d2c", "c2a", "c2w", "c2d")  # in the paper's order
 OTHER_SIX = ("a2w", "d2w", "w2d", "a2d", "d2a", "w2a")
@@ -183,7 +183,7 @@ def transfers_of(network: str, config: DanTable2) -> list[str]:
 
 
 def place_of(network: str, config: DanTable2) -> dict[str, Any]:
-    """The network and where its data lie, as `experiments.dan_table2_trials.Place` has it."""
+    """The network and where its data lie, as `experiments.jobs.dan_table2.Place` has it."""
     made, data = NETWORKS[network], data_folder(config.data)
     said = config.squeezenet_weights if made.backbone == "squeezenet1_1" else config.mobilenet_weights
     return {
@@ -374,7 +374,7 @@ def _check(config: DanTable2) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.dan_table2_page import write_report
+    from experiments.pages.dan_table2 import write_report
 
     return write_report(folder, read(folder / "records.jsonl"))
 

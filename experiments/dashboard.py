@@ -20,8 +20,8 @@ import streamlit as st
 
 from dan.errors import UserError
 from experiments.asked_pictures import asked_pictures
-from experiments.plots import SPLIT_NAMES, bars, curves
 from experiments.records import Record, aggregate, measurements, read
+from experiments.reporting.plots import SPLIT_NAMES, bars, curves
 from experiments.transfers import HOME
 
 EVERY = 5  # seconds between looks at a run

@@ -202,7 +202,7 @@ def _check(config: Demo) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records and networks; the path of the page."""
-    from experiments.demo_page import demo_page
+    from experiments.pages.demo import demo_page
     from experiments.report import write
 
     return write(folder, demo_page(folder, read(folder / "records.jsonl")))

@@ -23,7 +23,7 @@ from dan.cli import Command, run
 from dan.domains.digit_sets import COUNTS, Split, digit_set
 from dan.domains.places import cache_folder, data_folder
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, Row
-from experiments.digits_trials import ALIGN, SET
+from experiments.jobs.digits import ALIGN, SET
 from experiments.label_free_search import (
     SEARCH_SEED,
     Point,
@@ -48,7 +48,7 @@ from experiments.transfers import folders_of, paper_table, provenance
 from experiments.trials import Trial, slug
 
 NAME = "digits"
-TRIALS = "experiments.digits_trials"
+TRIALS = "experiments.jobs.digits"
 NETWORK = "lenet"
 
 BOTH_WAYS = ("mnist2usps", "usps2mnist")  # searched on, whatever else is trained
@@ -186,7 +186,7 @@ def column_of(task: str) -> str:
 
 
 def place_of(config: Digits) -> dict[str, Any]:
-    """Where the data lie, as `experiments.digits_trials.Place` has it."""
+    """Where the data lie, as `experiments.jobs.digits.Place` has it."""
     return {**folders_of(config), "samples": config.samples}
 
 
@@ -308,7 +308,7 @@ def _check(config: Digits) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.digits_page import write_report
+    from experiments.pages.digits import write_report
 
     return write_report(folder, read(folder / "records.jsonl"))
 

@@ -22,9 +22,9 @@ from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.records import Record, read
+from experiments.reporting.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
 from experiments.running import check_names, reduced
-from experiments.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
-from experiments.ten_class_trials import (
+from experiments.ten_class import (
     EVERYTHING,
     NOTHING,
     TRIALS,

@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # python experiments/margin_sweep.py puts this fo
 
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.cifar10_trials import NETWORKS, TASK, TRIALS, check, command, place_of, settled
+from experiments.jobs.cifar10 import NETWORKS, TASK, TRIALS, check, command, place_of, settled
 from experiments.records import Record, read
 from experiments.running import check_names, run_experiment
 from experiments.trials import Trial, dotted
@@ -162,7 +162,7 @@ def run_margin_sweep(config: MarginSweep) -> int:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.margin_sweep_page import write_page
+    from experiments.pages.margin_sweep import write_page
 
     return write_page(folder, read(folder / "records.jsonl"))
 

@@ -20,11 +20,11 @@ if __package__ in (None, ""):  # python experiments/mmd_during_training.py puts 
 from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY
-from experiments.dan_table2_trials import SET
+from experiments.jobs.dan_table2 import SET
 from experiments.records import Record, aggregate, read
+from experiments.reporting.tables import Drawn, Table, legend_above, tidy, told, write_report
 from experiments.running import check_names, reduced
-from experiments.tables import Drawn, Table, legend_above, tidy, told, write_report
-from experiments.ten_class_trials import (
+from experiments.ten_class import (
     NETWORK,
     TenClass,
     check,

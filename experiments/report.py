@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dan.errors import UserError
-from experiments import plots, report_html, report_latex, report_markdown
-from experiments.comparison_report import FILES, write_comparisons
-from experiments.comparisons import compare_all
 from experiments.records import Record, aggregate, measurements, read, to_csv, write_text
-from experiments.tables import TESTS, origins
+from experiments.reporting import plots, report_html, report_latex, report_markdown
+from experiments.reporting.comparison_report import FILES, write_comparisons
+from experiments.reporting.comparisons import compare_all
+from experiments.reporting.tables import TESTS, origins
 
 PUBLISHED = ("records.jsonl", "table.md", "table.csv")
 IF_MADE = ("table.tex", "figures.md", *FILES)  # published too, by the reports that have them

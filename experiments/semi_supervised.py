@@ -18,11 +18,11 @@ if __package__ in (None, ""):  # python experiments/semi_supervised.py puts this
 from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
-from experiments.dan_table2_trials import SET
+from experiments.jobs.dan_table2 import SET
 from experiments.records import Record, Row, aggregate, read
+from experiments.reporting.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
 from experiments.running import check_names, reduced
-from experiments.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
-from experiments.ten_class_trials import (
+from experiments.ten_class import (
     NETWORK,
     TenClass,
     check,

@@ -33,7 +33,7 @@ from active.strategies.uncertainty import (
 from dan.cli import Command, run
 from dan.errors import UserError
 from experiments.records import Record, Row, read, to_lines, write_text
-from experiments.tables import Drawn, write_report
+from experiments.reporting.tables import Drawn, write_report
 from experiments.transfers import machine
 
 NAME = "uncertainty_maps"

@@ -15,9 +15,9 @@ from dan.checkpoint import save_model
 from dan.cli import run
 from experiments import active_adaptation, running
 from experiments.active_adaptation import DAN, ActiveAdaptation, counts_of, told
-from experiments.active_adaptation_page import findings, one_training, over, values_of
-from experiments.active_adaptation_trials import ask_at, begin, ends_of
-from experiments.arena_trials import Place, network, recipe_of, sides_of
+from experiments.jobs.active_adaptation import ask_at, begin, ends_of
+from experiments.jobs.arena import Place, network, recipe_of, sides_of
+from experiments.pages.active_adaptation import findings, one_training, over, values_of
 from experiments.records import to_lines, write_text
 
 TASK = "rendered2digits"

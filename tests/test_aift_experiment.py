@@ -16,12 +16,13 @@ import tyro
 from active.strategies.patches import CODES
 from dan.cli import run
 from dan.domains.colon import ARCHIVE
-from experiments import aift, aift_page, running
+from experiments import aift, running
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
-from experiments.aift_page import area, best_of_random, curves_of, findings, labels_to, mean_curve, share, swing
-from experiments.aift_trials import Place, Sizes, made, network, roc_auc
-from experiments.comparison_report import caption_of_tests
+from experiments.jobs.aift import Place, Sizes, made, network, roc_auc
+from experiments.pages import aift as aift_page
+from experiments.pages.aift import area, best_of_random, curves_of, findings, labels_to, mean_curve, share, swing
 from experiments.records import read, to_lines, write_text
+from experiments.reporting.comparison_report import caption_of_tests
 from experiments.running import command_of
 from experiments.transfers import paper_table
 from experiments.trials import _work

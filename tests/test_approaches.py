@@ -33,7 +33,7 @@ from experiments.approaches import (
     kept_row,
 )
 from experiments.records import read, to_lines, write_text
-from experiments.tables import machines, markdown, mean_of, signed, told
+from experiments.reporting.tables import machines, markdown, mean_of, signed, told
 from experiments.trials import _work
 
 

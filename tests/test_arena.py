@@ -22,11 +22,11 @@ from dan.cli import run
 from dan.domains.tasks import load_task
 from dan.evaluation import view_probabilities
 from dan.views import Views
-from experiments import arena, arena_trials, running
+from experiments import arena, running
 from experiments.arena import BUDGET, EVERY, GROUPS, HALVES, STRATEGIES, Arena, half_of, labels_to, target_of
-from experiments.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
-from experiments.arena_page import findings, table_of
-from experiments.arena_trials import (
+from experiments.asked_pictures import asked_pictures
+from experiments.jobs import arena as arena_trials
+from experiments.jobs.arena import (
     VIEW_SEED,
     VIEWS,
     Place,
@@ -38,8 +38,9 @@ from experiments.arena_trials import (
     sides_of,
     start,
 )
-from experiments.arena_verdict import standing, verdict
-from experiments.asked_pictures import asked_pictures
+from experiments.pages.arena import findings, table_of
+from experiments.pages.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
+from experiments.pages.arena_verdict import standing, verdict
 from experiments.records import alc, read, to_lines, write_text
 from experiments.trials import _work
 
@@ -370,7 +371,7 @@ def test_a_trunk_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_pat
 
 
 def test_views_kept_through_the_trunk_are_the_views(begun: tuple[Path, dict[str, Any]]) -> None:
-    from experiments.arena_trials import started, view_probabilities as kept_probabilities, views_of  # noqa: I001
+    from experiments.jobs.arena import started, view_probabilities as kept_probabilities, views_of  # noqa: I001
 
     folder, shared = begun
     where = Place(**shared["place"])

@@ -16,12 +16,12 @@ from dan.cli import run
 from dan.run_folder import read_records
 from experiments import clue_digits, running
 from experiments.__main__ import EXPERIMENTS
-from experiments.against_random import gains
 from experiments.clue_digits import STRATEGIES, TASKS, ClueDigits
-from experiments.clue_digits_page import at_last, captions, curve, findings, table_of
-from experiments.clue_digits_trials import BATCH, recipe_of
-from experiments.plots import COLOURS
+from experiments.jobs.clue_digits import BATCH, recipe_of
+from experiments.pages.clue_digits import at_last, captions, curve, findings, table_of
 from experiments.records import read, to_lines, write_text
+from experiments.reporting.against_random import gains
+from experiments.reporting.plots import COLOURS
 from experiments.trials import _work
 
 

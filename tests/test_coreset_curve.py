@@ -16,11 +16,12 @@ from made_cifar10 import write_made
 from active.pool import Query
 from active.round_files import read_rounds
 from dan.cli import run
-from experiments import cifar10_trials, coreset_curve
-from experiments.cifar10_trials import HE_2016, NETWORKS, command, network, rate_factor, settled
+from experiments import coreset_curve
 from experiments.coreset_curve import STRATEGIES, CoresetCurve, parts_of, trial_of
-from experiments.coreset_curve_page import captions, columns_of, curve, findings, table_of
-from experiments.coreset_curve_resnet import Block, resnet20
+from experiments.jobs import cifar10 as cifar10_trials
+from experiments.jobs.cifar10 import HE_2016, NETWORKS, command, network, rate_factor, settled
+from experiments.jobs.cifar10_resnet import Block, resnet20
+from experiments.pages.coreset_curve import captions, columns_of, curve, findings, table_of
 from experiments.records import read, to_lines, write_text
 from experiments.trials import _work
 

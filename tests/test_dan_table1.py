@@ -31,10 +31,10 @@ from experiments.dan_table1 import (
     rows_of,
     trial_of,
 )
-from experiments.dan_table1_page import beside, captions, findings, with_means
-from experiments.dan_table1_trials import Place, recipe_of
-from experiments.dan_table2_page import accuracy_table
-from experiments.dan_table2_trials import start_new_layers
+from experiments.jobs.dan_table1 import Place, recipe_of
+from experiments.jobs.dan_table2 import start_new_layers
+from experiments.pages.dan_table1 import beside, captions, findings, with_means
+from experiments.pages.dan_table2 import accuracy_table
 from experiments.records import read, to_lines, write_text
 from experiments.transfers import paper_table
 from experiments.trials import _work

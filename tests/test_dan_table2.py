@@ -16,7 +16,6 @@ from torch.utils.data import TensorDataset
 
 from dan.errors import UserError
 from dan.networks.backbones import build_backbone
-from experiments import dan_table2_page as page
 from experiments import transfers
 from experiments.__main__ import main
 from experiments.dan_table2 import (
@@ -36,8 +35,9 @@ from experiments.dan_table2 import (
     search_records,
     searched_rows,
 )
-from experiments.dan_table2_trials import Place, compare_cache, prepare, recipe_of, score
+from experiments.jobs.dan_table2 import Place, compare_cache, prepare, recipe_of, score
 from experiments.label_free_search import SEARCH_SEED, TRADE_OFFS, choose
+from experiments.pages import dan_table2 as page
 from experiments.records import aggregate, read, to_lines, write_text
 from experiments.running import reduced
 

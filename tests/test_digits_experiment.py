@@ -17,7 +17,6 @@ from dan.build import build_network
 from dan.domains.arrays import Images
 from dan.domains.transfer import Transfer
 from dan.errors import UserError
-from experiments import digits_page as page
 from experiments.__main__ import main
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
 from experiments.digits import (
@@ -40,8 +39,9 @@ from experiments.digits import (
     searching,
     tasks_of,
 )
-from experiments.digits_trials import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, network, recipe_of, score
+from experiments.jobs.digits import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, network, recipe_of, score
 from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS
+from experiments.pages import digits as page
 from experiments.records import read, to_lines, write_text
 from experiments.running import reduced
 from experiments.transfers import paper_table

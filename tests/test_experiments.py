@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from dan.errors import UserError
-from experiments import records, report, report_html
+from experiments import records, report
 from experiments.__main__ import EXPERIMENTS, main
 from experiments.demo import Demo, command_of
-from experiments.tables import write_figures
+from experiments.reporting import report_html
+from experiments.reporting.tables import write_figures
 from experiments.trials import Trial, run_trials
 
 ROOT = Path(__file__).resolve().parent.parent

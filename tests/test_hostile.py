@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from active.gallery import Card, gallery
 from active.people.labelling import Task, read_answers, write_tasks
 from dan.csv_file import FORMULA, as_written, plain_text, write_csv
-from experiments import report_html
+from experiments.reporting import report_html
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
 

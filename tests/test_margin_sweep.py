@@ -21,9 +21,9 @@ from active.strategies import strategy_named
 from dan.cli import run
 from dan.domains.cifar10 import Splits
 from experiments import margin_sweep
-from experiments.cifar10_trials import NETWORKS, Place, Training, command, network, settled, shifted, started, train
+from experiments.jobs.cifar10 import NETWORKS, Place, Training, command, network, settled, shifted, started, train
 from experiments.margin_sweep import FOREST, METHODS, SHARES, MarginSweep, cells_of, parts_of, strategy_of
-from experiments.margin_sweep_page import findings, labels_to, needed, rows_of, sweep, table_of, trend
+from experiments.pages.margin_sweep import findings, labels_to, needed, rows_of, sweep, table_of, trend
 from experiments.records import read, to_lines, write_text
 from experiments.trials import _work
 

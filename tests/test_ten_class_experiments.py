@@ -24,21 +24,11 @@ from dan.errors import UserError
 from dan.mmd import a_distance
 from dan.networks.backbones import build_backbone
 from dan.networks.dan import DAN as Network
-from experiments import (
-    a_distance as distance,
-)
-from experiments import (
-    frozen_layers,
-    lambda_sensitivity,
-    mmd_during_training,
-    running,
-    semi_supervised,
-)
-from experiments import (
-    ten_class_trials as shared,
-)
+from experiments import a_distance as distance
+from experiments import frozen_layers, lambda_sensitivity, mmd_during_training, running, semi_supervised
+from experiments import ten_class as shared
 from experiments.dan_table2 import DAN, SOURCE_ONLY
-from experiments.dan_table2_trials import Place, start_new_layers
+from experiments.jobs.dan_table2 import Place, start_new_layers
 from experiments.records import read, to_lines, write_text
 from experiments.trials import _work
 

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from experiments import plots
 from experiments.arena import HALVES, STRATEGIES, TARGETS, target_of
-from experiments.arena_cells import (
+from experiments.pages.arena_cells import (
     ALC,
     BASE,
     OWN,
@@ -27,10 +26,11 @@ from experiments.arena_cells import (
     sets_of,
     tasks_in,
 )
-from experiments.arena_verdict import by_round, confirmed, shares_of, standing, verdict
-from experiments.comparisons import Family, compare_all
+from experiments.pages.arena_verdict import by_round, confirmed, shares_of, standing, verdict
 from experiments.records import Record, Row, aggregate
-from experiments.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
+from experiments.reporting import plots
+from experiments.reporting.comparisons import Family, compare_all
+from experiments.reporting.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

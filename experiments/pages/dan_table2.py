@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import report_html, report_latex
-from experiments.comparison_report import write_comparisons
-from experiments.comparisons import Family, compare_all, families_of
 from experiments.dan_table2 import (
     DAN,
     FLOOR,
@@ -24,10 +21,24 @@ from experiments.dan_table2 import (
     SOURCE_ONLY,
     column_of,
 )
-from experiments.dan_table2_trials import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
+from experiments.jobs.dan_table2 import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
 from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.records import Record, aggregate, to_csv, write_text
-from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told, write_figures
+from experiments.reporting import report_html, report_latex
+from experiments.reporting.comparison_report import write_comparisons
+from experiments.reporting.comparisons import Family, compare_all, families_of
+from experiments.reporting.tables import (
+    TESTS,
+    Table,
+    dots,
+    machines,
+    markdown,
+    origins,
+    signed,
+    tidy,
+    told,
+    write_figures,
+)
 from experiments.transfers import over_tasks, paper_number, paper_table
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments import plots
 from experiments.active_adaptation import DAN, SAYS, TASKS
 from experiments.arena import STRATEGIES
-from experiments.arena_trials import TEN_CLASS
+from experiments.jobs.arena import TEN_CLASS
 from experiments.records import Record, measurements
-from experiments.tables import Drawn, Table, difference, mean_of, signed, told, write_report
+from experiments.reporting import plots
+from experiments.reporting.tables import Drawn, Table, difference, mean_of, signed, told, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments import report_html, report_latex, report_markdown
 from experiments.records import Record, Row, aggregate, to_csv, write_text
+from experiments.reporting import report_html, report_latex, report_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from experiments.comparisons import Comparison
+    from experiments.reporting.comparisons import Comparison
 
 Table = tuple[list[str], list[list[str]]]  # headers and rows
 
@@ -165,8 +165,8 @@ def write_report(
     (`comparisons.compare_all` of families, or `comparisons.compare` of a metric of one's own); None: the accuracies,
     and the areas under curves, of the records. A record's `command_of_all` makes them all again.
     """
-    from experiments.comparison_report import write_comparisons
-    from experiments.comparisons import compare_all
+    from experiments.reporting.comparison_report import write_comparisons
+    from experiments.reporting.comparisons import compare_all
 
     write_text(folder / "table.csv", to_csv(aggregate(records) if rows is None else rows))
     drawn = folder / "figures"

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import against_random, plots
-from experiments.against_random import gains, in_order, seconds_of_runs
-from experiments.cifar10_trials import NETWORKS
 from experiments.coreset_curve import STRATEGIES
+from experiments.jobs.cifar10 import NETWORKS
 from experiments.records import Record, measurements
-from experiments.tables import Drawn, Table, each, mean_of, points, signed, told, write_report
+from experiments.reporting import against_random, plots
+from experiments.reporting.against_random import gains, in_order, seconds_of_runs
+from experiments.reporting.tables import Drawn, Table, each, mean_of, points, signed, told, write_report
 from experiments.transfers import paper_table
 
 if TYPE_CHECKING:

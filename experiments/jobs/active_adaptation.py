@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from experiments.arena_trials import Place, copied, network, outputs_of, recipe_of, shown_to, sides_of, started
+from experiments.jobs.arena import Place, copied, network, outputs_of, recipe_of, shown_to, sides_of, started
 from experiments.transfers import machine
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from active.strategies.patches import CODES
 from experiments.aift import NAME, RANDOM, RFT, TRAININGS, method_of
-from experiments.comparisons import Cell, Comparison, Family, compare
 from experiments.records import Record, Row, alc, read
-from experiments.tables import Drawn, Table, tidy, write_report
+from experiments.reporting.comparisons import Cell, Comparison, Family, compare
+from experiments.reporting.tables import Drawn, Table, tidy, write_report
 from experiments.transfers import PaperTable, paper_table
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def _part(code: str) -> str:
 
 
 def _draw(axes: Axes, by_seed: Mapping[int, Curve], name: str, place: int | None) -> None:
-    from experiments.plots import COLOURS, MARKERS
+    from experiments.reporting.plots import COLOURS, MARKERS
 
     colour = "#888888" if place is None else COLOURS[place]
     marker = "" if place is None else MARKERS[place]

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.dan_table1 import NETWORKS, TRANSFERS, UNIFORM, Network
-from experiments.dan_table1_trials import DOMAINS, SET
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
-from experiments.dan_table2_page import Accuracies, Beside, accuracy_table
+from experiments.jobs.dan_table1 import DOMAINS, SET
+from experiments.pages.dan_table2 import Accuracies, Beside, accuracy_table
 from experiments.records import Record, aggregate
-from experiments.tables import signed, write_report
+from experiments.reporting.tables import signed, write_report
 from experiments.transfers import over_tasks, paper_number, paper_table
 
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import against_random, plots
-from experiments.against_random import BySeed, gains, in_order, seconds_of_runs
 from experiments.clue_digits import STRATEGIES, TASKS
 from experiments.digits import column_of
-from experiments.digits_trials import SET
+from experiments.jobs.digits import SET
 from experiments.records import Key, Record, measurements
-from experiments.tables import Drawn, Table, each, points, told, write_report
+from experiments.reporting import against_random, plots
+from experiments.reporting.against_random import BySeed, gains, in_order, seconds_of_runs
+from experiments.reporting.tables import Drawn, Table, each, points, told, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

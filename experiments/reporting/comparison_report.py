@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import plots, report_html, report_markdown
-from experiments.comparisons import ALPHA, Comparison, Family, Ranking
 from experiments.records import write_text
+from experiments.reporting import plots, report_html, report_markdown
+from experiments.reporting.comparisons import ALPHA, Comparison, Family, Ranking
 
 METRICS = {
     "accuracy": "accuracy",

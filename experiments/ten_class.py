@@ -18,11 +18,11 @@ from dan.errors import UserError
 from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SOURCE_ONLY, DanTable2, column_of
 from experiments.dan_table2 import place_of as place_in_table2
 from experiments.dan_table2 import rows as rows_in_table2
-from experiments.dan_table2_trials import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of, start_new_layers
+from experiments.jobs.dan_table2 import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of, start_new_layers
 from experiments.label_free_search import check_reported, choose
 from experiments.records import Key, Record, Row, read
+from experiments.reporting.tables import each
 from experiments.running import check_names, check_runs, command_of, run_experiment
-from experiments.tables import each
 from experiments.transfers import HOME, machine, weights_label
 from experiments.trials import Trial
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NETWORK = "squeezenet1_1-frozen"  # as dan_table2 calls it: its search decides
-TRIALS = "experiments.ten_class_trials"
+TRIALS = "experiments.ten_class"
 TRANSFERS = ("c2w", "a2w")  # those of the paper's figure 3
 # Without a search: the rate of the authors' release for new layers, 0.01, a tenth of it for a trunk, and the paper's
 # middle trade-off.
@@ -114,7 +114,7 @@ def check(config: TenClass, *, known_transfers: Sequence[str] = PAPER_SIX + OTHE
 
 
 def place_of(config: TenClass, frozen: str = EVERYTHING) -> dict[str, Any]:
-    """The network, frozen up to and with that stage, and where its data lie, as `dan_table2_trials.Place` has it."""
+    """The network, frozen up to and with that stage, and where its data lie: `experiments.jobs.dan_table2.Place`."""
     said = {"data": config.data, "image_cache": config.image_cache, "image_size": config.image_size}
     table2 = DanTable2(squeezenet_weights=config.squeezenet_weights, **said)  # type: ignore[arg-type]
     return place_in_table2(NETWORK, table2) | {"frozen": frozen}
@@ -129,7 +129,7 @@ def preparing(config: TenClass, frozen: str = EVERYTHING) -> Trial:
     """The trial that runs the frozen stages on every domain, so that no two workers do it at the same time."""
     sides = sorted({side for transfer in config.transfers for side in transfer.split("2")})
     arguments = {"place": place_of(config, frozen), "sides": sides, "held_out": 0.0}
-    return Trial(f"trunk-{frozen}", "experiments.dan_table2_trials:prepare", arguments)
+    return Trial(f"trunk-{frozen}", "experiments.jobs.dan_table2:prepare", arguments)
 
 
 def training(name: str, function: str, transfer: str, row: str, config: TenClass, seed: int, **more: Any) -> Trial:

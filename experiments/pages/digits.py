@@ -7,15 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments import report_html, report_latex
-from experiments.comparison_report import write_comparisons
-from experiments.comparisons import compare_all
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
 from experiments.digits import BOTH_WAYS, NAME, PUBLISHED, TASKS, column_of
-from experiments.digits_trials import BATCH, FLOOR_IMAGES, HIDDEN, SET
+from experiments.jobs.digits import BATCH, FLOOR_IMAGES, HIDDEN, SET
 from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.records import SPLITS, Record, aggregate, to_csv, write_text
-from experiments.tables import TESTS, Table, dots, machines, markdown, origins, signed, tidy, told, write_figures
+from experiments.reporting import report_html, report_latex
+from experiments.reporting.comparison_report import write_comparisons
+from experiments.reporting.comparisons import compare_all
+from experiments.reporting.tables import (
+    TESTS,
+    Table,
+    dots,
+    machines,
+    markdown,
+    origins,
+    signed,
+    tidy,
+    told,
+    write_figures,
+)
 from experiments.transfers import over_tasks, paper_table
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments import plots
 from experiments.records import Record
-from experiments.tables import difference, mean_of
+from experiments.reporting import plots
+from experiments.reporting.tables import difference, mean_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

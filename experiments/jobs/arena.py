@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import dan_table2_trials, digits_trials
+from experiments.jobs import dan_table2, digits
 from experiments.transfers import machine, transfer_named
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dan.networks.dan import DAN
     from dan.recipes import Recipe
 
-TEN_CLASS = dan_table2_trials.SET
+TEN_CLASS = dan_table2.SET
 BACKBONE = "squeezenet1_1"
 EVERYTHING = "pool"  # the trunk's last stage: all of it is frozen
 HELD_OUT = 0.3  # share of a ten-class target that is neither asked for nor aligned with: it has no test split
@@ -110,9 +110,9 @@ def network(place: Place, task: str, transfer: Transfer, seed: int) -> DAN:
     model: DAN
     if task.startswith(TEN_CLASS):
         said = {name: value for name, value in asdict(place).items() if name not in ("samples", "held_out")}
-        model = dan_table2_trials.Place(backbone=BACKBONE, **said).network(transfer, seed)
+        model = dan_table2.Place(backbone=BACKBONE, **said).network(transfer, seed)
     else:
-        model = digits_trials.network(transfer, seed)
+        model = digits.network(transfer, seed)
     return model
 
 
@@ -120,9 +120,9 @@ def recipe_of(task: str, how: dict[str, Any], steps: int) -> Recipe:
     """how: {"method", "align", "rate", ...} as in `dan.recipes.Recipe`; the rest as in dan_table2, or in digits."""
     made: Recipe
     if task.startswith(TEN_CLASS):
-        made = dan_table2_trials.recipe_of({**how, "evaluate_every": steps}, steps)
+        made = dan_table2.recipe_of({**how, "evaluate_every": steps}, steps)
     else:
-        made = digits_trials.recipe_of(how, steps)
+        made = digits.recipe_of(how, steps)
     return made
 
 

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.comparisons import ALPHA, Ranking
 from experiments.records import Key
-from experiments.tables import tidy
+from experiments.reporting.comparisons import ALPHA, Ranking
+from experiments.reporting.tables import tidy
 
 Measured = Mapping[Key, Mapping[int, float]]  # as records.measurements gives it
 

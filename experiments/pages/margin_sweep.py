@@ -15,12 +15,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments import plots
-from experiments.against_random import BASE, gains, in_order, seconds_of_runs
-from experiments.comparisons import Family, compare_all
 from experiments.margin_sweep import FOREST, METHODS, SHARES
 from experiments.records import Key, Record, Row, aggregate, measurements
-from experiments.tables import Drawn, Table, difference, each, legend_above, mean_of, signed, tidy, told, write_report
+from experiments.reporting import plots
+from experiments.reporting.against_random import BASE, gains, in_order, seconds_of_runs
+from experiments.reporting.comparisons import Family, compare_all
+from experiments.reporting.tables import (
+    Drawn,
+    Table,
+    difference,
+    each,
+    legend_above,
+    mean_of,
+    signed,
+    tidy,
+    told,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

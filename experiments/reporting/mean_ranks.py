@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.paired_tests import DECIMALS
+from experiments.reporting.paired_tests import DECIMALS
 
 
 def ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:

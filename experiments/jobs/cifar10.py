@@ -35,8 +35,8 @@ from dan.networks.dan import DAN
 from dan.networks.scratch import small_cnn
 from dan.networks.trunk import Trunk
 from dan.training import Diverged
-from experiments.coreset_curve_resnet import resnet20
-from experiments.digits_trials import evenly
+from experiments.jobs.cifar10_resnet import resnet20
+from experiments.jobs.digits import evenly
 from experiments.running import Config, check_least, check_runs, check_samples, command_of, reduced
 from experiments.transfers import folders_of, machine
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dan.domains.arrays import Images
 
 TASK = "cifar10"
-TRIALS = "experiments.cifar10_trials"
+TRIALS = "experiments.jobs.cifar10"
 # Of the forest: blocks of pixels a side that it sees of an image, and how many trees it has.
 BLOCKS, TREES = 8, 100
 

@@ -10,10 +10,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from experiments.arena import TARGETS, target_of
-from experiments.arena_cells import ALC, BASE, CONFIRMATION, OWN, Cells, by_target, cells_of, mean_ranks, over, tasks_in
-from experiments.comparisons import Comparison, Family, compare_all
+from experiments.pages.arena_cells import (
+    ALC,
+    BASE,
+    CONFIRMATION,
+    OWN,
+    Cells,
+    by_target,
+    cells_of,
+    mean_ranks,
+    over,
+    tasks_in,
+)
 from experiments.records import Record
-from experiments.tables import Table, difference, points, signed
+from experiments.reporting.comparisons import Comparison, Family, compare_all
+from experiments.reporting.tables import Table, difference, points, signed
 
 RIVALS = ("margin", "badge", "clue", "uherding", BASE)  # whom the project's own strategy has to be ahead of
 BESIDE = (*RIVALS, "sum_of_three")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import dan_table2_trials
-from experiments.dan_table2_trials import prepared, start_new_layers, trained
+from experiments.jobs import dan_table2
+from experiments.jobs.dan_table2 import prepared, start_new_layers, trained
 from experiments.transfers import transfer_named, with_tuples
 
 SET = "office31_"
@@ -15,7 +15,7 @@ DOMAINS = ("a", "d", "w")
 
 
 @dataclass(frozen=True)
-class Place(dan_table2_trials.Place):
+class Place(dan_table2.Place):
     """As dan_table2's, with the network of the recipe of that name in `dan.recipes.RECIPES`, every layer in `layers` of
     which can be aligned, and the `device` that computes."""
 

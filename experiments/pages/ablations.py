@@ -14,12 +14,12 @@ from pathlib import Path
 from experiments.ablations import PREFIX
 from experiments.arena import HALVES, TARGETS, chosen_on, half_of
 from experiments.arena_ablations import VARIANTS
-from experiments.arena_cells import ALC, Cells, by_target, cells_of, over, tasks_in
-from experiments.arena_page import captions
-from experiments.arena_page import rows_of as rows_of_arena
-from experiments.comparisons import Cell, Comparison, Family, compare
+from experiments.pages.arena import captions
+from experiments.pages.arena import rows_of as rows_of_arena
+from experiments.pages.arena_cells import ALC, Cells, by_target, cells_of, over, tasks_in
 from experiments.records import Record
-from experiments.tables import Table, difference, mean_of, points, signed, told, write_report
+from experiments.reporting.comparisons import Cell, Comparison, Family, compare
+from experiments.reporting.tables import Table, difference, mean_of, points, signed, told, write_report
 
 FIRST = next(iter(VARIANTS))
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import mean_ranks, paired_tests
 from experiments.records import Key, Record, measurements
+from experiments.reporting import mean_ranks, paired_tests
 
 ALPHA = 0.05
 ENOUGH_TASKS = 6  # from here on a task is one unit: Wilcoxon's smallest p, 2^(1-n), is below 0.05 from n = 6

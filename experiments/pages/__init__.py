@@ -1,0 +1,1 @@
+"""What the page of each larger experiment says: its tables, curves and sentences, made from records alone."""

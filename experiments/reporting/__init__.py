@@ -1,0 +1,1 @@
+"""What all reports are made with: tables, plots, tests between methods, and the forms in which people read them."""
