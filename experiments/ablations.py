@@ -19,12 +19,11 @@ if __package__ in (None, ""):  # python experiments/ablations.py puts this folde
 
 from dan.cli import Command, run
 from experiments.arena import Arena, cell_records, check, parts_of
-from experiments.arena_ablations import VARIANTS
+from experiments.arena_ablations import PREFIX, VARIANTS
 from experiments.records import read
 from experiments.running import reduced, run_experiment
 
 NAME = "ablations"
-PREFIX = "experiments.arena_ablations:"  # of a variant's name as a strategy
 REFERENCES = ("random", "k_center", "mmd_reduction", "entropy", "margin", "badge", "clue", "uherding")
 STRATEGIES = (*(PREFIX + name for name in VARIANTS), *REFERENCES)
 

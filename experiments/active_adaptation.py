@@ -20,7 +20,8 @@ if __package__ in (None, ""):  # python experiments/active_adaptation.py puts th
 from dan.cli import Command, run
 from dan.errors import UserError
 from experiments import arena
-from experiments.arena import GROUPS, STRATEGIES, Arena, place_of, trained_how, viewing
+from experiments.arena import Arena, place_of, trained_how, viewing
+from experiments.arena_field import GROUPS, STRATEGIES
 from experiments.jobs.arena import BACKBONE, TEN_CLASS
 from experiments.label_free_search import check_reported
 from experiments.records import Record, read

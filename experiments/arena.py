@@ -5,7 +5,7 @@
     measured     ALC: area under accuracy(labels) on a test split that nobody could ask about, in percent;
                  labels_to_95: labels until 95 % of the accuracy that all labels give
 
-Transfers that share a target are not independent, so what is chosen is chosen across targets: see HALVES and GROUPS.
+Transfers that share a target are not independent, so what is chosen is chosen across targets: see arena_field.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # python experiments/arena.py puts this folder on
 
 from dan.cli import Command, run
 from dan.errors import UserError
-from experiments.dan_table2 import OTHER_SIX, PAPER_SIX
+from experiments.arena_field import GROUPS, PARTS, STRATEGIES, target_of
 from experiments.jobs.arena import BACKBONE, EVERYTHING, TEN_CLASS
 from experiments.jobs.dan_table2 import DOMAINS
 from experiments.jobs.digits import ALIGN
@@ -45,49 +45,6 @@ from experiments.trials import Trial, dotted
 NAME = "arena"
 TRIALS = "experiments.jobs.arena"
 
-DIGITS = ("rendered2digits", "digits_mnist2usps", "digits_usps2mnist")
-# Each transfer is in one group. On the first, ideas may be tried; the others confirm. But the second group's targets
-# were seen in development with another source: only the third has targets that nothing was ever chosen on.
-GROUPS = {
-    "development": tuple(TEN_CLASS + transfer for transfer in PAPER_SIX),
-    "other sources": tuple(TEN_CLASS + transfer for transfer in OTHER_SIX),
-    "digits": DIGITS,
-}
-PARTS = {"development": ("development",), "confirmation": ("other sources", "digits"), "all": tuple(GROUPS)}
-# Which targets hang together: what is chosen for one half is chosen on the other alone. dslr and webcam are photographs
-# of the same things in the same office, so they stay together; amazon and caltech are pictures from the web.
-HALVES = {"web": ("a", "c", "mnist"), "office": ("d", "w", "usps", "digits")}
-TARGETS = {
-    "a": "Amazon",
-    "c": "Caltech",
-    "d": "DSLR",
-    "w": "webcam",
-    "mnist": "MNIST",
-    "usps": "USPS",
-    "digits": "scanned digits",
-}
-
-STRATEGIES = (
-    "random",
-    "random_balanced",
-    "least_confidence",
-    "margin",
-    "entropy",
-    "k_center",
-    "badge",
-    "clue",
-    "aada",
-    "energy",
-    "typiclust",
-    "probcover",
-    "uherding",
-    "kernel_herding",
-    "mmd_reduction",
-    "aift",
-    "representative",
-    "sum_of_three",
-    "hybrid",
-)
 FROZEN = ("fire5", "fire6", "fire7", "fire8", EVERYTHING)  # stages that a trunk of photographs may be frozen up to
 EVERY = "all labels"  # the method that records call the start fine-tuned with every label of the pool
 BUDGET = ("1%", "1%", "3%", "5%", "10%")  # together 1, 2, 5, 10 and 20 %
@@ -159,21 +116,6 @@ def tasks_of(config: Arena) -> list[str]:
     """The transfers that are run, in order."""
     listed = [task for group in PARTS[config.parts] for task in GROUPS[group]]
     return list(config.tasks) or listed
-
-
-def target_of(task: str) -> str:
-    """The target domain, as HALVES names it."""
-    return task.rpartition("2")[2]
-
-
-def half_of(task: str) -> str:
-    """The half that the transfer's target belongs to."""
-    return next(half for half, targets in HALVES.items() if target_of(task) in targets)
-
-
-def chosen_on(half: str) -> list[str]:
-    """The development transfers that a setting for this half may be chosen on: those whose target is in the other."""
-    return [task for task in GROUPS["development"] if half_of(task) != half]
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------

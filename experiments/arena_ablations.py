@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from active.pool import Query
     from active.strategies import Strategy
 
+PREFIX = "experiments.arena_ablations:"  # of a variant's name as a strategy
 # Each variant, and what it is; the first is the one that the others are compared with.
 VARIANTS = {
     "margin": "coverage under DAN's kernel, weighed by 1 - (p1 - p2)",

@@ -16,8 +16,8 @@ from active.strategies import strategy_named
 from experiments import arena_ablations, report
 from experiments.__main__ import main
 from experiments.ablations import PREFIX, REFERENCES, STRATEGIES
-from experiments.arena import GROUPS, chosen_on, half_of
 from experiments.arena_ablations import VARIANTS
+from experiments.arena_field import GROUPS, chosen_on, half_of
 from experiments.pages.ablations import across, areas, choices, compared, findings, table_of
 from experiments.records import read
 

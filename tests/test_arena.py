@@ -22,8 +22,9 @@ from dan.cli import run
 from dan.domains.tasks import load_task
 from dan.evaluation import view_probabilities
 from dan.views import Views
-from experiments import arena, running
-from experiments.arena import BUDGET, EVERY, GROUPS, HALVES, STRATEGIES, Arena, half_of, labels_to, target_of
+from experiments import arena, arena_field, running
+from experiments.arena import BUDGET, EVERY, Arena, labels_to
+from experiments.arena_field import GROUPS, HALVES, STRATEGIES, half_of, target_of
 from experiments.asked_pictures import asked_pictures
 from experiments.jobs import arena as arena_trials
 from experiments.jobs.arena import (
@@ -55,12 +56,16 @@ TEN = "office_caltech10_"
 def test_groups_and_halves_cover_every_transfer_once() -> None:
     tasks = [task for group in GROUPS.values() for task in group]
     assert len(tasks) == len(set(tasks)) == 15 and [len(group) for group in GROUPS.values()] == [6, 6, 3]
-    assert set(arena.PARTS["development"]) | set(arena.PARTS["confirmation"]) == set(arena.PARTS["all"]) == set(GROUPS)
-    assert not set(arena.PARTS["development"]) & set(arena.PARTS["confirmation"])
+    assert (
+        set(arena_field.PARTS["development"]) | set(arena_field.PARTS["confirmation"])
+        == set(arena_field.PARTS["all"])
+        == set(GROUPS)
+    )
+    assert not set(arena_field.PARTS["development"]) & set(arena_field.PARTS["confirmation"])
     targets = [target for half in HALVES.values() for target in half]
     assert len(targets) == len(set(targets)) and set(targets) == {target_of(task) for task in tasks}
     for half in HALVES:  # no setting is chosen on a target that it is reported on
-        chosen = {target_of(task) for task in arena.chosen_on(half)}
+        chosen = {target_of(task) for task in arena_field.chosen_on(half)}
         assert chosen and not chosen & {target_of(task) for task in tasks if half_of(task) == half}
     assert set(STRATEGIES) <= set(KNOWN) and len(STRATEGIES) == 19
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ablations import PREFIX
-from experiments.arena import HALVES, TARGETS, chosen_on, half_of
-from experiments.arena_ablations import VARIANTS
+from experiments.arena_ablations import PREFIX, VARIANTS
+from experiments.arena_field import HALVES, TARGETS, chosen_on, half_of
 from experiments.pages.arena import captions
 from experiments.pages.arena import rows_of as rows_of_arena
 from experiments.pages.arena_cells import ALC, Cells, by_target, cells_of, over, tasks_in

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.active_adaptation import DAN, SAYS, TASKS
-from experiments.arena import STRATEGIES
+from experiments.arena_field import STRATEGIES
 from experiments.jobs.arena import TEN_CLASS
 from experiments.records import Record, measurements
 from experiments.reporting import plots

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from experiments.arena import HALVES, STRATEGIES, TARGETS, target_of
+from experiments.arena_field import HALVES, STRATEGIES, TARGETS, target_of
 from experiments.pages.arena_cells import (
     ALC,
     BASE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.arena import GROUPS, HALVES, PARTS, STRATEGIES, TARGETS, half_of, target_of
+from experiments.arena_field import GROUPS, HALVES, PARTS, STRATEGIES, TARGETS, half_of, target_of
 from experiments.records import Record
 
 BASE, OWN = "random", "hybrid"  # drawn in every plot

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.arena import TARGETS, target_of
+from experiments.arena_field import TARGETS, target_of
 from experiments.pages.arena_cells import (
     ALC,
     BASE,
