@@ -1,4 +1,4 @@
-"""The door to the experiments: python -m experiments list | run NAME | report NAME."""
+"""The door to the experiments: python -m experiments list | run NAME | report NAME | check NAME."""
 
 from __future__ import annotations
 
@@ -59,6 +59,18 @@ class Report:
     """publish under this name, for a second run of an experiment with other settings (default: the experiment's)"""
 
 
+@dataclass(frozen=True)
+class Check:
+    """Which run to hold against what is published."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """name of the experiment, as `list` shows it"""
+    out: Path | None = None
+    """folder of the experiment's run (default: runs/NAME)"""
+    published_as: str | None = None
+    """the name that it was published under (default: the experiment's)"""
+
+
 def module_of(name: str) -> Any:
     """The experiment's module; UserError for an unknown name."""
     if name not in EXPERIMENTS:
@@ -87,6 +99,16 @@ def report(config: Report) -> None:
         print(f"published: {publish(name, folder)}, and the blocks of README.md and docs")
 
 
+def check(config: Check) -> int:
+    """Say whether a run gives the published numbers again; exit code 1 if one of them is another."""
+    from experiments.repeated import repeated
+
+    module_of(config.name)
+    found = repeated(config.out or Path("runs") / config.name, config.published_as or config.name)
+    print(found)
+    return 1 if found.differ else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -97,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "list": Command(List, list_experiments, "show the experiments"),
         "run": Command(List, _which, "run NAME [--flags]: run an experiment, or what is missing of it"),
         "report": Command(Report, report, "make an experiment's tables and page again from its records"),
+        "check": Command(Check, check, "does a run, of a single cell or of all, give the published numbers again?"),
     }
     if words[:1] == ["run"]:
         lines = {name: Command(List, _which, line) for name, (_module, line) in EXPERIMENTS.items()}
