@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from dan.devices import choose_device
 from dan.errors import UserError
@@ -185,7 +186,12 @@ def joined(environment: Mapping[str, str], device: str) -> Iterator[World]:
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps its store when it starts killed processes again. Under names of their own the new ones do not
+        # read there where the dead ones listened.
+        start = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"start {start} of {size}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the {size} processes do not find each other ({str(error).splitlines()[0]})") from None
     try:

@@ -43,12 +43,16 @@ FORKED_WITH += ["sklearn.linear_model", "sklearn.model_selection", "sklearn.pipe
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-def one_of_them(work: Callable[[World], Any], rank: int, size: int, port: int, folder: Path) -> None:
-    """One process: what `work` gives, or the line of its UserError, goes to a file."""
+def one_of_them(
+    work: Callable[[World], Any], rank: int, size: int, port: int, folder: Path, more: dict[str, str], late: float
+) -> None:
+    """One process: what `work` gives, or the line of its UserError, goes to a file. late: seconds a rank waits."""
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(size)}
+    meeting |= more
     os.environ.update(meeting)
+    time.sleep(late * rank)
     try:
         with joined(meeting, "cpu") as world:
             said = work(world)
@@ -59,15 +63,24 @@ def one_of_them(work: Callable[[World], Any], rank: int, size: int, port: int, f
     torch.save(said, folder / f"{rank}.pt")
 
 
-def together(size: int, work: Callable[[World], Any], folder: Path) -> list[Any]:
-    """What `work` gives in each of `size` processes; None of one that was killed."""
+def together(
+    size: int,
+    work: Callable[[World], Any],
+    folder: Path,
+    *,
+    port: int = 0,
+    more: dict[str, str] | None = None,
+    late: float = 0.0,
+) -> list[Any]:
+    """What `work` gives in each of `size` processes; None of one that was killed. They meet at `port`; 0: at any."""
     folder.mkdir()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(FORKED_WITH)  # a fork of this process could not run backward
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=one_of_them, args=(work, rank, size, port, folder)) for rank in range(size)]
+        port = port or free.getsockname()[1]
+    told = [(work, rank, size, port, folder, more or {}, late) for rank in range(size)]
+    processes = [context.Process(target=one_of_them, args=args) for args in told]
     for process in processes:
         process.start()
     for process in processes:
@@ -421,6 +434,22 @@ def test_a_restart_with_fewer_processes(tmp_path: Path) -> None:
     assert [record["processes"] for record in again[0]] == [3, 2, 2]
     for ours, theirs in zip(without_clock(undisturbed), without_clock(again[0]), strict=True):
         assert close(ours, theirs)
+
+
+def sum_of_ranks(world: World) -> float:
+    ranks = torch.tensor([float(world.rank)])
+    dist.all_reduce(ranks)
+    return float(ranks)
+
+
+def test_those_that_torchrun_starts_again_do_not_look_for_the_dead(tmp_path: Path) -> None:
+    """torchrun's store outlives its processes: in the second start the first rank comes a second before the other, when
+    only the address of the dead one is there to be read."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    for start in range(2):
+        more = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(start)}
+        said = together(2, sum_of_ranks, tmp_path / str(start), port=store.port, more=more, late=1.0 * start)
+        assert said == [1.0, 1.0]
 
 
 @pytest.mark.long

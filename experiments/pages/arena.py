@@ -167,6 +167,7 @@ def captions(records: Sequence[Record]) -> list[str]:
     longest, start = max(r["cpu_seconds"] for r in own), max(r["cpu_seconds_of_start"] for r in own)
     tuned = [r["network"].rpartition("-frozen-to-")[2] for r in own if "-frozen-to-" in r["network"]]
     trunks = f"the trunk fine-tuned above {each(tuned)}" if tuned else "the trunk frozen since the start"
+    aligned = "DAN's alignment" if any(r["trade_off"] for r in own) else "no alignment: source-only"
     halves = "; ".join(f"{half}: {', '.join(TARGETS[t] for t in own)}" for half, own in HALVES.items())
     return [
         "ALC: area under accuracy(labels), from no label on, in percent, mean ± standard deviation over seeds, on a "
@@ -177,7 +178,7 @@ def captions(records: Sequence[Record]) -> list[str]:
         "that all labels give (as many steps as all rounds); ≥: runs that did not get there count with all they "
         "bought. s a query: CPU seconds of the strategy alone.",
         f"Rounds of {each(r['budget'] for r in own)} of the pool. Each: {each(r['round_steps'] for r in own)} steps "
-        "from the last round's weights with a new optimiser, on source, labels bought so far and DAN's alignment; "
+        f"from the last round's weights with a new optimiser, on source, labels bought so far and {aligned}; "
         f"{trunks}. Rates {rates}. Images in the pool/test split: {sizes}. CPU seconds: at most "
         f"{longest:.1f} a run, {start:.1f} a start.",
         "Development: the six transfers on which ideas may be tried. Other sources: the same targets from other "
