@@ -183,3 +183,6 @@ def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
     where = "digits, 5%, 1 transfer, images never asked for, at the most labels"
     assert said == [f"{where}: best clue, 71.0; random 61.0, place 2 of 2."]
     assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith(f"- {said[0]}")
+    own = [{**r, "method": "hybrid", "accuracy/unqueried": r["accuracy/unqueried"] + 0.05} for r in made()[4:8]]
+    (with_own,) = findings([*made(), *own])
+    assert with_own == f"{where}: best clue, 71.0; hybrid 66.0, place 2 of 3; random 61.0, place 3 of 3."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from experiments.active_adaptation import DAN, SAYS, TASKS
 from experiments.arena_field import STRATEGIES
 from experiments.jobs.arena import TEN_CLASS
+from experiments.pages.arena_cells import BASE, OWN
 from experiments.records import Record, measurements
 from experiments.reporting import plots
 from experiments.reporting.tables import Drawn, Table, difference, mean_of, signed, told, write_report
@@ -19,7 +20,6 @@ from experiments.reporting.tables import Drawn, Table, difference, mean_of, sign
 if TYPE_CHECKING:
     from pathlib import Path
 
-BASE = "random"
 # What decides: rounds at label counts have a test split that nobody could ask about; in the one training there is none.
 DECIDES = {"5%": ("unqueried", "images never asked for"), "counts": ("target_test", "test split")}
 SETS = {"Office-10 + Caltech-10": True, "digits": False}  # name -> whether its tasks are ten-class
@@ -91,7 +91,7 @@ def at_counts(records: Sequence[Record], tasks: Sequence[str], split: str) -> Ta
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """Sentences that the records decide: the best and the worst by each protocol, and what random has."""
+    """Sentences that the records decide: the best and the worst by each protocol, and where hybrid and random stand."""
     said = []
     for name, ten_class in SETS.items():
         for protocol in SAYS:
@@ -110,10 +110,12 @@ def findings(records: Sequence[Record]) -> list[str]:
             order = sorted(means, key=lambda m: -means[m])
             sentence = f"{name}, {protocol}, {len(tasks)} transfer{'s'[: len(tasks) > 1]}, {where}, "
             sentence += f"at the most labels: best {best}, {means[best]:.1f}"
-            if order[-1] != BASE:
-                sentence += f"; worst {order[-1]}, {means[order[-1]]:.1f}"
-            if best != BASE:
-                sentence += f"; random {means[BASE]:.1f}, place {order.index(BASE) + 1} of {len(means)}"
+            worst = order[-1]
+            if worst != BASE:
+                sentence += f"; worst {worst}, {means[worst]:.1f}"
+            for method in (OWN, BASE):
+                if method in means and method != best and (method == BASE or method != worst):
+                    sentence += f"; {method} {means[method]:.1f}, place {order.index(method) + 1} of {len(means)}"
             said.append(sentence + ".")
     return said
 
