@@ -1,13 +1,14 @@
 """Does a run give the published numbers again? Its table.csv, number by number, beside that of experiments/results.
 
-A number is the same if all four decimals of its mean are, over as many seeds. Seconds are left out: no machine has them
-twice. Everything else repeats on a processor and library versions that round alike; on others the last bits differ,
-and training makes more of them.
+What is held together was made by the same command over as many seeds; it is the same if all four decimals of its mean
+are. Seconds are left out: no machine has them twice. Everything else repeats on a processor and library versions that
+round alike; on others the last bits differ, and training makes more of them.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from dan.errors import UserError
 
 HOME = Path(__file__).parent
 PLACE = ("task", "network", "method", "labels", "split", "metric", "selection")  # what says which number it is
+MADE = ("n", "command")  # a mean over other seeds, or over the transfers that another command ran, is another number
 Numbers = dict[tuple[str, ...], dict[str, str]]
 
 
@@ -25,14 +27,14 @@ class Repeated:
 
     same: int
     differ: list[tuple[float, str]]
-    not_published: int
+    others: int
 
     def __str__(self) -> str:
         said = f"{self.same + len(self.differ)} numbers, {len(self.differ)} differ"
         if self.differ:
             most, where = self.differ[0]
             said += f": by {most:.4f} at most ({where}), {statistics.median(d for d, _ in self.differ):.4f} the median"
-        return said + (f"; {self.not_published} are not among the published ones" if self.not_published else "")
+        return said + (f"; {self.others} are of other commands or seeds than the published" if self.others else "")
 
 
 def repeated(folder: Path, name: str, *, home: Path = HOME) -> Repeated:
@@ -41,7 +43,7 @@ def repeated(folder: Path, name: str, *, home: Path = HOME) -> Repeated:
     Raises UserError where one of the two is missing, or where they have no number in common.
     """
     mine, theirs = numbers_of(folder / "table.csv"), numbers_of(home / "results" / name / "table.csv")
-    both = [place for place in mine if place in theirs and mine[place]["n"] == theirs[place]["n"]]
+    both = [p for p in mine if p in theirs and all(mine[p][part] == theirs[p][part] for part in MADE)]
     if not both:
         raise UserError(f"{folder} has no number of the published {name}: run the command of one of its cells")
     off = {place: abs(float(mine[place]["mean"]) - float(theirs[place]["mean"])) for place in both}
@@ -57,8 +59,8 @@ def numbers_of(path: Path) -> Numbers:
         try:
             rows = list(csv.DictReader(file, strict=True))
             numbers = {tuple(row[part] for part in PLACE): row for row in rows if "seconds" not in row["metric"]}
-            if not all(float(row["mean"]) == float(row["mean"]) and row["n"] for row in numbers.values()):
-                raise ValueError("a mean is no number")
+            if any(math.isnan(float(row["mean"])) or not all(row[part] for part in MADE) for row in numbers.values()):
+                raise ValueError("a mean is no number, or nothing says how it was made")
         except (csv.Error, KeyError, TypeError, ValueError):
             raise UserError(f"{path} is no table.csv of a report: make the report again") from None
     return numbers
