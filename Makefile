@@ -18,7 +18,7 @@ test: $(INSTALLED)  ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-long: $(INSTALLED)  ## the tests that take minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long --junitxml=runs/long.xml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m long -n auto --maxprocesses 8 --dist loadfile --junitxml=runs/long.xml
 
 lint: $(INSTALLED)  ## style, types, direction of the imports
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 HERE = Path(__file__).resolve().parent
 KEPT, PAGE = HERE / "long_figures.jsonl", HERE.parent / "docs" / "reliability.md"
 MARKS = ("<!-- long tests -->", "<!-- end of long tests -->")
+OUTCOMES = ("passed", "skipped", "failed")
 COUNTED = ("kills", "inputs", "refused")
 
 
@@ -49,11 +50,11 @@ def kept() -> dict[str, dict[str, Any]]:
 def table(lines: dict[str, dict[str, Any]]) -> str:
     """All of them, as Markdown."""
     rows = ["| test | passed | kills | inputs | of them refused | seconds |", "|---|---:|---:|---:|---:|---:|"]
-    for name in sorted(lines):
-        line = lines[name]
-        cases = line["passed"] + line["skipped"] + line["failed"]
+    of_all = {name: sum(line.get(name, 0) for line in lines.values()) for name in (*OUTCOMES, *COUNTED, "seconds")}
+    for name, line in [*((f"`{name}`", lines[name]) for name in sorted(lines)), ("all", of_all)]:
+        cases = sum(line[outcome] for outcome in OUTCOMES)
         counts = [f"{line[count]:,}" if count in line else "" for count in COUNTED]
-        rows.append(f"| `{name}` | {line['passed']} of {cases} | {' | '.join(counts)} | {line['seconds']:,.0f} |")
+        rows.append(f"| {name} | {line['passed']} of {cases} | {' | '.join(counts)} | {line['seconds']:,.0f} |")
     return "\n".join(rows) + "\n"
 
 
