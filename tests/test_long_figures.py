@@ -24,6 +24,7 @@ def test_cases_of_a_test_are_added_up(tmp_path: Path) -> None:
     assert found == {many["test"]: many, killed["test"]: killed | {"commit": "abc"}}
     assert "| `tests/test_x.py::test_many` | 2 of 3 |  | 10,528 | 5,001 | 4 |" in table(found)
     assert "| `tests/test_y.py::test_killed` | 0 of 1 |  |  |  | 3 |" in table(found)
+    assert table(found).endswith("| all | 2 of 4 | 0 | 10,528 | 5,001 | 7 |\n")
 
 
 def test_the_page_shows_what_is_kept() -> None:
