@@ -21,7 +21,8 @@ from dan.cli import Command, run
 from dan.errors import UserError
 from experiments import arena
 from experiments.arena import Arena, place_of, trained_how, viewing
-from experiments.arena_field import GROUPS, STRATEGIES
+from experiments.arena_field import STRATEGIES, TASKS
+from experiments.jobs.active_adaptation import DAN, SAYS
 from experiments.jobs.arena import BACKBONE, TEN_CLASS
 from experiments.label_free_search import check_reported
 from experiments.records import Record, read
@@ -39,11 +40,8 @@ from experiments.trials import Trial, dotted
 
 NAME = "active_adaptation"
 TRIALS = "experiments.jobs.active_adaptation"
-TASKS = tuple(task for group in GROUPS.values() for task in group)
 PROTOCOLS = ("5%", "counts")
-DAN = "DAN"  # the method without target labels
 COUNTS = (10, 30, 50, 100, 200, 300)
-SAYS = {"5%": "one training", "counts": "in rounds"}  # what a record's network says of the protocol
 
 
 @dataclass(frozen=True)

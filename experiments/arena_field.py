@@ -13,6 +13,7 @@ GROUPS = {
     "other sources": tuple(TEN_CLASS + transfer for transfer in OTHER_SIX),
     "digits": DIGITS,
 }
+TASKS = tuple(task for group in GROUPS.values() for task in group)
 PARTS = {"development": ("development",), "confirmation": ("other sources", "digits"), "all": tuple(GROUPS)}
 # Which targets hang together: what is chosen for one half is chosen on the other alone. dslr and webcam are photographs
 # of the same things in the same office, so they stay together; amazon and caltech are pictures from the web.

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments.active_adaptation import DAN, SAYS, TASKS
-from experiments.arena_field import STRATEGIES
+from experiments.arena_field import STRATEGIES, TASKS
+from experiments.jobs.active_adaptation import DAN, SAYS
 from experiments.jobs.arena import TEN_CLASS
 from experiments.pages.arena_cells import BASE, OWN
 from experiments.records import Record, measurements
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What decides: rounds at label counts have a test split that nobody could ask about; in the one training there is none.
 DECIDES = {"5%": ("unqueried", "images never asked for"), "counts": ("target_test", "test split")}
 SETS = {"Office-10 + Caltech-10": True, "digits": False}  # name -> whether its tasks are ten-class
+DRAWN = 5  # strategies in a figure, besides hybrid and random: eighteen lines cannot be told apart
 BySeed = Mapping[int, float]
 
 
@@ -90,27 +91,30 @@ def at_counts(records: Sequence[Record], tasks: Sequence[str], split: str) -> Ta
     ], lines
 
 
+def at_most(records: Sequence[Record], protocol: str, tasks: Sequence[str]) -> dict[str, float]:
+    """method -> mean accuracy over these transfers at the most labels, on what decides; those that have all of them,
+    from the best on."""
+    cells = values_of(records, protocol, f"accuracy/{DECIDES[protocol][0]}")
+    last = {
+        m: {(t, c): v for (t, c), v in by.items() if c == max(k for s, k in by if s == t)} for m, by in cells.items()
+    }
+    means = {m: statistics.fmean(v.values()) for m, by in last.items() if m != DAN and (v := over(by, tasks))}
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
+
+
 def findings(records: Sequence[Record]) -> list[str]:
     """Sentences that the records decide: the best and the worst by each protocol, and where hybrid and random stand."""
     said = []
     for name, ten_class in SETS.items():
         for protocol in SAYS:
             tasks = tasks_of(records, protocol, ten_class)
-            split, where = DECIDES[protocol]
-            cells = values_of(records, protocol, f"accuracy/{split}")
-            last = {
-                m: {(t, c): v for (t, c), v in by.items() if c == max(k for s, k in by if s == t)}
-                for m, by in cells.items()
-            }
-            means = {m: statistics.fmean(v.values()) for m, by in last.items() if (v := over(by, tasks))}
-            means.pop(DAN, None)
+            means = at_most(records, protocol, tasks)
             if len(means) < 2 or BASE not in means:
                 continue
-            best = max(means, key=lambda m: means[m])
-            order = sorted(means, key=lambda m: -means[m])
-            sentence = f"{name}, {protocol}, {len(tasks)} transfer{'s'[: len(tasks) > 1]}, {where}, "
+            order = list(means)
+            best, worst = order[0], order[-1]
+            sentence = f"{name}, {protocol}, {len(tasks)} transfer{'s'[: len(tasks) > 1]}, {DECIDES[protocol][1]}, "
             sentence += f"at the most labels: best {best}, {means[best]:.1f}"
-            worst = order[-1]
             if worst != BASE:
                 sentence += f"; worst {worst}, {means[worst]:.1f}"
             for method in (OWN, BASE):
@@ -118,6 +122,18 @@ def findings(records: Sequence[Record]) -> list[str]:
                     sentence += f"; {method} {means[method]:.1f}, place {order.index(method) + 1} of {len(means)}"
             said.append(sentence + ".")
     return said
+
+
+def drawn(records: Sequence[Record], name: str, tasks: Sequence[str]) -> Drawn | None:
+    """The rounds' curves on the test split, a panel a transfer: the best few strategies, hybrid and random."""
+    means = at_most(records, "counts", tasks)
+    shown = {*list(means)[:DRAWN], OWN, BASE}
+    own = [r for r in ordered(records) if r["task"] in tasks and r["protocol"] == "counts" and r["method"] in shown]
+    figure = plots.panels(measurements(own), "test", columns=3) if own else None
+    if figure is None:
+        return None
+    text = f"{name}: accuracy on the test split at label counts; the {DRAWN} best at the most labels, {OWN} and {BASE}."
+    return Drawn(f"{name.partition('-')[0].lower()}.png", figure, text)
 
 
 CAPTIONS = [
@@ -140,15 +156,8 @@ def write_page(folder: Path, records: Sequence[Record]) -> Path:
         if tasks := tasks_of(records, "counts", ten_class):
             for split, told_as in (("unqueried", "images never asked for"), ("target_test", "test split")):
                 tables.append((f"{name}: rounds at label counts, {told_as}", at_counts(records, tasks, split)))
-    for task in TASKS:
-        own = [r for r in ordered(records) if r["task"] == task and r["protocol"] == "counts"]
-        if own and (figure := plots.curves(measurements(own), "unqueried")) is not None:
-            (axes,) = figure.axes
-            axes.set_title(task, fontsize=9)
-            axes.legend(fontsize=6, frameon=False, ncols=2)
-            figures.append(
-                Drawn(f"{task}.png", figure, f"{task}: accuracy on the images never asked for, at label counts.")
-            )
+            if figure := drawn(records, name, tasks):
+                figures.append(figure)
     return write_report(
         folder,
         records,
