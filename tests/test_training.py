@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,18 @@ def test_it_learns_the_source() -> None:
 
 
 def test_alignment_brings_the_domains_together() -> None:
+    calm = replace(SMALL, rate=0.01)
+
     def apart(trade_off: float, seed: int) -> float:
         model = network()
-        fit(model, blobs(64, 0.0), blobs(64, 3.0, seed=1), trade_off=trade_off, steps=300, seed=seed, recipe=SMALL)
+        fit(model, blobs(64, 0.0), blobs(64, 3.0, seed=1), trade_off=trade_off, steps=300, seed=seed, recipe=calm)
         x, y = (predict(model, blobs(200, s, seed=5))[0].features for s in (0.0, 3.0))
         return float(mmd2(x, y, MultiKernel.ladder(median_bandwidth(x, y))))
 
-    # Two seeds: what one training ends at depends on the last bit of every product.
-    assert sum(apart(3.0, seed) for seed in (0, 1)) < 0.4 * sum(apart(0.0, seed) for seed in (0, 1))
+    # At SMALL's rate some seeds diverge, and which ones depends on the last bit of every product; at this rate all of
+    # them end below a tenth of what source-only training leaves.
+    for seed in (0, 1):
+        assert apart(3.0, seed) < 0.2 * apart(0.0, seed)
 
 
 def test_target_labels_are_never_read() -> None:
