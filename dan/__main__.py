@@ -3,7 +3,7 @@
 import sys
 
 from dan.cli import Command, run
-from dan.compare import Compare, run_compare
+from dan.doors.compare import Compare, run_compare
 from dan.doors.evaluate import Evaluate, evaluate_run
 from dan.doors.export import Export, export_run
 from dan.doors.predict import Predict, predict_folder

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from dan.batches import derived_seed
 from dan.cli import Command, run
-from dan.compare import Compare, compare, features_of, network, run_compare, table, verdict
+from dan.compare import compare, features_of, network, table, verdict
+from dan.doors.compare import Compare, run_compare
 from dan.errors import UserError
 from dan.figures import comparison_figure
 from dan.mmd import MultiKernel, median_bandwidth, mmd2, mmd2_variance, optimal_weights
