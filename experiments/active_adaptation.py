@@ -22,7 +22,7 @@ from dan.errors import UserError
 from experiments import arena
 from experiments.arena import Arena, place_of, trained_how, viewing
 from experiments.arena_field import STRATEGIES, TASKS
-from experiments.jobs.active_adaptation import DAN, SAYS
+from experiments.jobs.active_adaptation import NO_LABELS, SAYS
 from experiments.jobs.arena import BACKBONE, TEN_CLASS
 from experiments.label_free_search import check_reported
 from experiments.records import Record, read
@@ -130,7 +130,7 @@ def ask_of(task: str, strategy: str | None, seed: int, config: ActiveAdaptation)
     begin = begin_of(task, seed, config)
     arguments = {**begin.arguments, "begun": begin.name, "strategy": strategy, "budget": "1%"}
     views = _views(task, strategy, config)
-    name = f"{task}-5-{dotted(strategy or DAN)}-seed{seed}"
+    name = f"{task}-5-{dotted(strategy or NO_LABELS)}-seed{seed}"
     return Trial(name, f"{TRIALS}:ask_at", arguments, (begin.name, *(trial.name for trial in views)))
 
 
@@ -195,8 +195,8 @@ def cell_records(config: ActiveAdaptation, pools: Mapping[str, int], results: Ma
     records: list[Record] = []
     for task in config.tasks:
         for seed in config.seeds:
-            for method in (DAN, *config.strategies):
-                strategy = None if method == DAN else method
+            for method in (NO_LABELS, *config.strategies):
+                strategy = None if method == NO_LABELS else method
                 trials = {"5%": ask_of(task, strategy, seed, config)}
                 if strategy is not None:
                     trials["counts"] = round_of(task, strategy, seed, config, counts_of(pools[task]))

@@ -14,8 +14,8 @@ from active.with_dan import run_rounds
 from dan.checkpoint import save_model
 from dan.cli import run
 from experiments import active_adaptation, running
-from experiments.active_adaptation import DAN, ActiveAdaptation, counts_of, told
-from experiments.jobs.active_adaptation import ask_at, begin, ends_of
+from experiments.active_adaptation import ActiveAdaptation, counts_of, told
+from experiments.jobs.active_adaptation import NO_LABELS, ask_at, begin, ends_of
 from experiments.jobs.arena import Place, network, recipe_of, sides_of
 from experiments.pages.active_adaptation import findings, one_training, over, values_of
 from experiments.records import to_lines, write_text
@@ -155,7 +155,7 @@ def result(last: float, best: float) -> dict[str, Any]:
 
 def made() -> list[dict[str, Any]]:
     records = []
-    for method, last in ((DAN, 0.5), ("random", 0.6), ("clue", 0.7)):
+    for method, last in ((NO_LABELS, 0.5), ("random", 0.6), ("clue", 0.7)):
         for seed in (0, 1):
             shared = {"experiment": "active_adaptation", "task": TASK, "network": "lenet, one training", "seed": seed}
             shared |= {"method": method, "paper": None, "provenance": "", "protocol": "5%"}
@@ -170,7 +170,7 @@ def test_the_oracle_is_the_best_epoch_and_is_told_beside_the_last() -> None:
     assert (oracle["selection"], oracle["step"], oracle["accuracy/target"]) == ("oracle", 1, 0.8)
     headers, lines = one_training(made(), [TASK])
     rows = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
-    assert list(rows) == [DAN, "random", "clue"]
+    assert list(rows) == [NO_LABELS, "random", "clue"]
     assert rows["clue"]["target"] == "71.0 ± 1.4" and rows["clue"]["over random"] == "+10.0"
     assert rows["clue"]["oracle, target"] == "80.0 ± 0.0" and rows["random"]["over random"] == "–"
     assert over(values_of(made(), "5%", "accuracy/target")["clue"], [TASK, "other"]) == {}  # no mean of a part

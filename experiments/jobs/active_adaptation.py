@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from active.pool import Pool
     from dan.networks.dan import DAN
 
-DAN = "DAN"  # the method without target labels
+NO_LABELS = "DAN"  # the method without target labels
 SAYS = {"5%": "one training", "counts": "in rounds"}  # what a record's network says of the protocol
 BEGUN = "run"  # the folder, in that of the trial `begin`, which the others go on from
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.arena_field import STRATEGIES, TASKS
-from experiments.jobs.active_adaptation import DAN, SAYS
+from experiments.jobs.active_adaptation import NO_LABELS, SAYS
 from experiments.jobs.arena import TEN_CLASS
 from experiments.pages.arena_cells import BASE, OWN
 from experiments.records import Record, measurements
@@ -29,7 +29,7 @@ BySeed = Mapping[int, float]
 
 def ordered(records: Sequence[Record]) -> list[Record]:
     """Records by transfer and strategy in the order of the experiment; strategies of the user's own come last."""
-    methods = {name: place for place, name in enumerate((DAN, *STRATEGIES))}
+    methods = {name: place for place, name in enumerate((NO_LABELS, *STRATEGIES))}
     tasks = {task: place for place, task in enumerate(TASKS)}
     return sorted(records, key=lambda r: (tasks.get(r["task"], len(tasks)), methods.get(r["method"], len(methods))))
 
@@ -98,7 +98,7 @@ def at_most(records: Sequence[Record], protocol: str, tasks: Sequence[str]) -> d
     last = {
         m: {(t, c): v for (t, c), v in by.items() if c == max(k for s, k in by if s == t)} for m, by in cells.items()
     }
-    means = {m: statistics.fmean(v.values()) for m, by in last.items() if m != DAN and (v := over(by, tasks))}
+    means = {m: statistics.fmean(v.values()) for m, by in last.items() if m != NO_LABELS and (v := over(by, tasks))}
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
