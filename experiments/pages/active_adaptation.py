@@ -16,6 +16,7 @@ from experiments.pages.arena_cells import BASE, OWN
 from experiments.records import Record, measurements
 from experiments.reporting import plots
 from experiments.reporting.tables import Drawn, Table, difference, mean_of, signed, told, write_report
+from experiments.trials import slug
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,7 +134,7 @@ def drawn(records: Sequence[Record], name: str, tasks: Sequence[str]) -> Drawn |
     if figure is None:
         return None
     text = f"{name}: accuracy on the test split at label counts; the {DRAWN} best at the most labels, {OWN} and {BASE}."
-    return Drawn(f"{name.partition('-')[0].lower()}.png", figure, text)
+    return Drawn(f"{slug(name)}.png", figure, text)
 
 
 CAPTIONS = [
