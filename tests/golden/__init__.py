@@ -1,0 +1,1 @@
+"""Golden records: what trainings gave before the code was restructured, bit by bit."""
