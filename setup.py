@@ -49,7 +49,7 @@ setup(
         'tomli>=2; python_version < "3.11"',
     ],
     extras_require={
-        # trunks by the name "timm:..."
+        # backbones by the name "timm:..."
         "timm": ["timm>=1.0"],
         # --adapters lora
         "peft": ["peft>=0.13"],

@@ -2,12 +2,12 @@
 
 import sys
 
-from active.doors.explain import Explain, explain
-from active.doors.label import LabelCommand, label
-from active.doors.run import Rounds, defaults, run_active
-from active.doors.select import Select, select
-from active.doors.strategies import Strategies, list_strategies
-from dan.cli import Command, run
+from active.cli.explain import Explain, explain
+from active.cli.label import LabelCommand, label
+from active.cli.run import Rounds, defaults, run_active
+from active.cli.select import Select, select
+from active.cli.strategies import Strategies, list_strategies
+from dan.cli.command_line import Command, run
 
 COMMANDS = {
     "run": Command(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dan.errors import UserError
-from dan.run_folder import write_atomically
+from dan.run_dir import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image

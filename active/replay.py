@@ -15,23 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from active.annotation.state import load_run_task_again, settings_and_classes
 from active.gallery import Card, gallery, thumbnail
-from active.people.state import settings_and_classes, task_again
-from active.picks import Pick, facts_of, picks_of
+from active.learners.dan import folder_of
+from active.loop import query_of
 from active.pool import Pool
+from active.query_fields import query_fields
 from active.round_files import pool_at, read_round
-from active.rounds import query_of
-from active.seen import seen_of
-from active.strategies import needs_of, strategy_named
-from active.with_dan import folder_of
-from dan.batches import gather, size
-from dan.checkpoint import load_kernels, load_model
+from active.selection import Pick, pick_details, pick_facts
+from active.strategies import get_strategy, required_fields
+from dan.data.batches import fetch, num_samples
+from dan.data.domain_pair import DomainPair
+from dan.data.tensor_datasets import NORMALISATIONS
 from dan.devices import choose_device
-from dan.domains.arrays import NORMALISATIONS
-from dan.domains.transfer import Transfer
-from dan.doors.run_settings import kept_trunk, labels_of
 from dan.errors import UserError
-from dan.trunk_cache import cached_transfer
+from dan.feature_cache import cached_pair
+from dan.models.model_file import load_kernels, load_model
+from dan.run_metadata import cached_backbone, labels_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Replay:
     picks: what the network says of the recorded ones. learned: how many target labels it knew.
     """
 
-    task: Transfer
+    task: DomainPair
     strategy: str
     number: int
     learned: int
@@ -73,15 +73,15 @@ def replay(
     start: Path | None = None,
     data: Path | None = None,
     cache: Path | None = None,
-    cache_trunk: Path | bool | None = None,
+    cache_backbone: Path | bool | None = None,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Replay:
     """Ask again what round `number` of a simulated run asked.
 
     start: the folder of the run that the rounds started from, where it lies neither in RUN nor beside it.
-    cache_trunk: as `cache` of `dan.training.fit`; None: as the rounds were run. Outputs of a frozen trunk that were
-    computed in other batches are equal up to rounding only.
+    cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run. Outputs of a frozen backbone that
+    were computed in other batches are equal up to rounding only.
     Raises UserError for a round that the run did not get to, or that asked for nothing (the last), and where the data
     are not those of the run.
     """
@@ -90,7 +90,7 @@ def replay(
     if not run.is_dir():
         raise UserError(f"{run} does not exist: name the folder of a `python -m active run`")
     file = read_round(run, number)
-    asked = [int(sample) for sample in file.record["asked"]]
+    asked = [int(sample) for sample in file.record["queried"]]
     if not asked:
         raise UserError(f"round {number} of {run} is the last and asked for nothing: name an earlier one")
     strategy = str(file.settings["strategy"])
@@ -103,26 +103,26 @@ def replay(
             "folder with --start"
         )
     network = folder_of(run, start, number)
-    task = task_again(settings_and_classes(start)[0], start, data, cache, quiet)
-    pool = pool_at(Pool(torch.arange(size(task.target)), labels_of(task.target)), run, number)
+    task = load_run_task_again(settings_and_classes(start)[0], start, data, cache, quiet)
+    pool = pool_at(Pool(torch.arange(num_samples(task.target)), labels_of(task.target)), run, number)
     if not set(asked).issubset(pool.ids.tolist()) or pool.oracle(torch.tensor(asked)).tolist() != list(file.answers):
         raise UserError(f"the target of {task.name} answers otherwise than {run} has on record: restore its data")
 
     model = load_model(network, choose_device(device))
     whole = task.target
-    if kept := kept_trunk(file.settings, cache_trunk, cache):
-        task = cached_transfer(task, model, None if kept is True else kept, quiet=quiet)
-    seen = seen_of(
+    if kept := cached_backbone(file.settings, cache_backbone, cache):
+        task = cached_pair(task, model, None if kept is True else kept, quiet=quiet)
+    seen = query_fields(
         model,
         task,
         pool.ids,
-        needs=needs_of(strategy),
+        needs=required_fields(strategy),
         kernels=load_kernels(network),
         seed=int(file.settings["seed"]),
         images=whole,
     )
     query = query_of(pool, seen)
-    again = strategy_named(strategy)(query, len(asked), generator=file.generator())
+    again = get_strategy(strategy)(query, len(asked), generator=file.generator())
     return Replay(
         task=replace(task, target=whole),
         strategy=strategy,
@@ -132,7 +132,7 @@ def replay(
         asked=asked,
         again=again.tolist(),
         answers=list(file.answers),
-        picks=picks_of(asked, query),
+        picks=pick_details(asked, query),
     )
 
 
@@ -148,7 +148,7 @@ def replay_page(shown: Replay, side: int = 320) -> str:
             share=pick.probability,
             path=f"sample {pick.id}" if paths is None else f"sample {pick.id}: {paths[pick.id]}",
             picture=picture,
-            facts=[("answer", names[answer], answer != pick.guess), *facts_of(pick, names)],
+            facts=[("answer", names[answer], answer != pick.guess), *pick_facts(pick, names)],
         )
         for pick, answer, picture in zip(shown.picks, shown.answers, pictures, strict=True)
     ]
@@ -164,13 +164,13 @@ def replay_page(shown: Replay, side: int = 320) -> str:
     return gallery(f"Round {shown.number}: {len(shown.picks)} samples asked for", lines, cards, notes=notes)
 
 
-def _pictures(task: Transfer, ids: Sequence[int], side: int) -> list[str]:
+def _pictures(task: DomainPair, ids: Sequence[int], side: int) -> list[str]:
     """What the network saw of each, as a data: URI; "" for samples that are no images."""
     from PIL import Image
 
     if task.kind != "image" or task.normalisation is None:
         return [""] * len(ids)
-    x = gather(task.target, torch.tensor(ids))[0]
+    x = fetch(task.target, torch.tensor(ids))[0]
     return [thumbnail(Image.fromarray(picture), side) for picture in _pixels(x, task.normalisation)]
 
 

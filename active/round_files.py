@@ -24,7 +24,7 @@ import torch
 
 from active.pool import Pool
 from dan.errors import UserError
-from dan.run_folder import Record, read_records, write_atomically
+from dan.run_dir import Record, read_records, write_atomically
 
 FOLDER = "rounds"
 
@@ -99,7 +99,7 @@ def read_round(run: Path, number: int) -> RoundFile:
             before=generator["before"],
             after=generator["after"],
         )
-        whole = file.number == number and len(file.answers) == len(file.record["asked"])
+        whole = file.number == number and len(file.answers) == len(file.record["queried"])
         for state in (file.before, file.after):
             base64.b64decode(state or "", validate=True)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, binascii.Error):
@@ -139,7 +139,7 @@ def restore(pool: Pool, files: Sequence[RoundFile], run: Path) -> None:
                 f"{path_of(run, file.number)} has other labels than this pool after the rounds before it: "
                 "the data are not those of the run"
             )
-        bought = zip(file.record["asked"], file.answers, strict=True)
+        bought = zip(file.record["queried"], file.answers, strict=True)
         _take(pool, [(i, label, file.number + 1) for i, label in bought], run)
 
 

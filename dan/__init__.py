@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dan.evaluation import Evaluation, evaluate, predict
+    from dan.evaluation.metrics import Evaluation, evaluate, predict
     from dan.mmd import MultiKernel, linear_mmd2, median_bandwidth, mmd2, mmd2_per_kernel, optimal_weights
-    from dan.networks.dan import DAN, Output
-    from dan.training import fit
+    from dan.models.dan import DAN, Output
+    from dan.training.trainer import fit
 
 # Where each public name lives. They are imported on first use, so that `--help` does not wait for PyTorch.
 _HOMES = {
-    "DAN": "dan.networks.dan",
-    "Output": "dan.networks.dan",
-    "Evaluation": "dan.evaluation",
-    "evaluate": "dan.evaluation",
-    "predict": "dan.evaluation",
-    "fit": "dan.training",
+    "DAN": "dan.models.dan",
+    "Output": "dan.models.dan",
+    "Evaluation": "dan.evaluation.metrics",
+    "evaluate": "dan.evaluation.metrics",
+    "predict": "dan.evaluation.metrics",
+    "fit": "dan.training.trainer",
     "MultiKernel": "dan.mmd",
     "linear_mmd2": "dan.mmd",
     "median_bandwidth": "dan.mmd",

@@ -2,12 +2,12 @@
 
 import sys
 
-from dan.cli import Command, run
-from dan.doors.compare import Compare, run_compare
-from dan.doors.evaluate import Evaluate, evaluate_run
-from dan.doors.export import Export, export_run
-from dan.doors.predict import Predict, predict_folder
-from dan.doors.train import Train, preset, train
+from dan.cli.command_line import Command, run
+from dan.cli.compare import Compare, run_compare
+from dan.cli.evaluate import Evaluate, evaluate_run
+from dan.cli.export import Export, export_run
+from dan.cli.predict import Predict, predict_folder
+from dan.cli.train import Train, preset, train
 
 COMMANDS = {
     "train": Command(

@@ -26,16 +26,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from dan.devices import choose_device
 from dan.errors import UserError
-from dan.networks.dan import Output
+from dan.models.dan import Output
 
-__all__ = ["ALONE", "World", "joined"]
+__all__ = ["SINGLE_PROCESS", "DistContext", "joined"]
 
 Result = TypeVar("Result")
 PATIENCE = timedelta(hours=6)  # how long the others wait for the first, which may have a data set to decode
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """Which of how many processes this is. The methods that speak to the others are to be called in all of them, in one
     order; of a single process they give back what they were given."""
 
@@ -140,7 +140,7 @@ class World:
         return done[0] if done else work()
 
 
-ALONE = World()
+SINGLE_PROCESS = DistContext()
 
 
 class _Rows(torch.autograd.Function):
@@ -163,8 +163,8 @@ class _Rows(torch.autograd.Function):
 
 
 @contextmanager
-def joined(environment: Mapping[str, str], device: str) -> Iterator[World]:
-    """The processes that torchrun started, as `environment` tells of them; ALONE where it tells of no other.
+def joined(environment: Mapping[str, str], device: str) -> Iterator[DistContext]:
+    """The processes that torchrun started, as `environment` tells of them; SINGLE_PROCESS where it tells of no other.
 
     On the CPU they speak by gloo. With CUDA (`device` "cuda", or "auto" where there is one) they speak by NCCL, and
     each takes the GPU of its LOCAL_RANK. Whoever loses the others is told so in a UserError.
@@ -173,7 +173,7 @@ def joined(environment: Mapping[str, str], device: str) -> Iterator[World]:
     """
     size = int(environment.get("WORLD_SIZE", 1))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     backend = "gloo"
     kind = choose_device(device).type
@@ -195,7 +195,7 @@ def joined(environment: Mapping[str, str], device: str) -> Iterator[World]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the {size} processes do not find each other ({str(error).splitlines()[0]})") from None
     try:
-        yield World(dist.get_rank(), size)
+        yield DistContext(dist.get_rank(), size)
     except RuntimeError as error:
         if not _lost(error):
             raise

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dan.compare import Comparison
+    from dan.evaluation.domain_comparison import Comparison
 
 # Blue and orange are told apart by colour-blind eyes too, and the marks differ besides.
 SOURCE_COLOUR, TARGET_COLOUR = "#3b6fb6", "#e07b1a"
@@ -147,7 +147,8 @@ def pictures_figure(
 
 
 def comparison_figure(comparison: "Comparison", x: Tensor, y: Tensor, *, names: tuple[str, str]) -> Figure:
-    """What `dan.compare.compare` says of the samples x (N, F) and y (M, F), which are called `names`.
+    """What `dan.evaluation.domain_comparison.compare` says of the samples x (N, F) and y (M, F), which are called
+    `names`.
 
     Left: MMD^2 under each kernel with its standard deviation, and the kernels' weights as bars. Middle: the permutation
     null, its 95 % band, and the value observed. Right: the first 500 of each sample in the plane of their pooled

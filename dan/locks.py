@@ -1,6 +1,6 @@
 """One process at a time in a folder: a lock of the operating system on FOLDER/.lock, gone with whoever held it.
 
-    with hold(folder):      refused, in one line, while another process holds it
+    with lock_dir(folder):      refused, in one line, while another process holds it
         ...                 held while the object lives; a crash, or kill -9, ends it too
 
 The file says who holds the lock, for the message; what counts is the lock, not the file, so that a file which a crash
@@ -34,7 +34,7 @@ _held: weakref.WeakValueDictionary[tuple[int, str], Lock] = weakref.WeakValueDic
 
 
 class Lock:
-    """A folder that is this process's own for as long as this object lives, or until `release`. Made by `hold`."""
+    """A folder that is this process's own for as long as this object lives, or until `release`. Made by `lock_dir`."""
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self.path = path
@@ -47,7 +47,7 @@ class Lock:
         """Nothing: somebody further out may have it too, and the last one who lets go of it ends it."""
 
 
-def hold(folder: Path | str, *, wait: float = 0.0) -> Lock:
+def lock_dir(folder: Path | str, *, wait: float = 0.0) -> Lock:
     """The lock of a folder, which is made if it is not there. wait: seconds to wait for whoever has it.
 
     Raises UserError where another process has it, and OSError where the folder cannot be made. A folder that is there

@@ -1,6 +1,7 @@
 """What a network keeps of its source, so that it can be adapted to a new target without the source's samples.
 
-    core-set     S of the N source samples, as outputs z of the trunk's first k stages, with their labels: of each class
+    core-set     S of the N source samples, as outputs z of the backbone's first k stages, with their labels: of each
+    class
                  c, by kernel herding, those whose mean embedding is nearest the class's own
     means        (1 / n_c) sum of f over class c
     embedding    sum over the source of (cos w'f, sin w'f): the mean embedding under the kernel, by random frequencies w
@@ -21,15 +22,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from dan.batches import in_order, size
+from dan.data.batches import iter_batches, num_samples
 from dan.errors import UserError
+from dan.feature_cache import _digest
 from dan.instance_weights import source_subset
 from dan.mmd import MultiKernel, median_bandwidth
 from dan.mmd.random_features import _frequencies, _waves
-from dan.networks.dan import DAN
-from dan.networks.trunk import stage_index
-from dan.run_folder import read_tensors, write_atomically
-from dan.trunk_cache import _digest
+from dan.models.backbone import stage_index
+from dan.models.dan import DAN
+from dan.run_dir import read_tensors, write_atomically
 
 FORMAT = 1
 FREQUENCIES = 1024
@@ -37,7 +38,7 @@ _CHUNK = 2048  # rows whose waves are summed at once
 
 
 class KeptOutputs(TensorDataset):
-    """(z, y): samples as outputs of the trunk's first `after_stages` stages, which `fit` does not run again."""
+    """(z, y): samples as outputs of the backbone's first `after_stages` stages, which `fit` does not run again."""
 
     def __init__(self, z: Tensor, y: Tensor, *, after_stages: int) -> None:
         super().__init__(z, y)
@@ -48,10 +49,10 @@ class KeptOutputs(TensorDataset):
 class KeptSource:
     """What is kept of a source. All tensors are on the CPU; `save` and `read_kept` are its file."""
 
-    z: Tensor  # (S, ...) float32: the core-set, after the trunk's first stages
+    z: Tensor  # (S, ...) float32: the core-set, after the backbone's first stages
     y: Tensor  # (S,) int64
     after_stages: int  # how many stages that is
-    trunk: str  # sha256 of those stages' weights
+    backbone: str  # sha256 of those stages' weights
     means: Tensor  # (C, F) of all N source samples' features, by class
     counts: Tensor  # (C,) int64, how many they were; they sum to N
     bandwidths: Tensor  # (K,) of the kernel
@@ -84,7 +85,7 @@ class KeptSource:
         These stand for the source where a strategy asks for source_features and source_targets (`active.Query`).
         Raises UserError for a network whose first stages have other weights.
         """
-        from dan.evaluation import predict
+        from dan.evaluation.metrics import predict
 
         self.check(model)
         output, y = predict(model, self.source, start=self.after_stages)
@@ -118,7 +119,7 @@ class KeptSource:
 
     def check(self, model: DAN) -> None:
         """Raises UserError for a network whose first stages are not those that the core-set went through."""
-        if self.after_stages > len(model.stages) or _trunk_digest(model, self.after_stages) != self.trunk:
+        if self.after_stages > len(model.stages) or _backbone_digest(model, self.after_stages) != self.backbone:
             raise UserError(
                 "what is kept of the source went through other weights than this network's first "
                 f"{self.after_stages} stages: keep it again, from this network"
@@ -138,7 +139,8 @@ def keep_source(
 ) -> KeptSource:
     """What is to be kept of `source` under a trained network: a core-set of `count` samples, and sums over all of it.
 
-    stage: the stage of the trunk whose outputs are kept, and up to which the trunk is frozen later; None: the last one
+    stage: the stage of the backbone whose outputs are kept, and up to which the backbone is frozen later; None: the
+    last one
     that the network can be entered after (see `DAN.forward`). seed: of the random frequencies. The core-set has the
     classes in the source's shares, at least one of each class that is there. The features of all N samples are held in
     memory, and, for one class at a time, herding's O(n_c^2) kernel values are streamed.
@@ -146,14 +148,14 @@ def keep_source(
     Raises UserError for fewer samples than classes or more than there are, an unknown stage, one after which the
     network can't be entered, and stages that have adapters.
     """
-    total = size(source)
+    total = num_samples(source)
     stop = _last_stage(model, stage)
     was_training = model.training
     place = next(model.parameters()).device
     model.eval()
     try:
         outputs, features, labels = [], [], []
-        for x, y in in_order(source, 500):
+        for x, y in iter_batches(source, 500):
             z = _through(model, x.to(place), stop)
             outputs.append(z.float().cpu())
             features.append(model(z, start=stop).features.float().cpu())
@@ -166,7 +168,7 @@ def keep_source(
     sums = _sums(f, y, classes, frequencies, seed)
     rows = _core_set(f, y, _shares(counts, count, total), MultiKernel(sums["bandwidths"], sums["weights"]))
     return KeptSource(
-        z=torch.cat(outputs)[rows], y=y[rows], after_stages=stop, trunk=_trunk_digest(model, stop), **sums
+        z=torch.cat(outputs)[rows], y=y[rows], after_stages=stop, backbone=_backbone_digest(model, stop), **sums
     )
 
 
@@ -178,11 +180,11 @@ def read_kept(path: Path | str) -> KeptSource:
     path = Path(path)
     path = path / "source.pt" if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"{path} does not exist: train with --keep-source, or name the folder of a run that did")
+        raise UserError(f"{path} does not exist: train with --coreset-size, or name the folder of a run that did")
     found: Any = read_tensors(path, "cpu")
     problem = _problem(found)
     if problem:
-        raise UserError(f"{path} is no kept source ({problem}): make it again by --keep-source")
+        raise UserError(f"{path} is no kept source ({problem}): make it again by --coreset-size")
     return KeptSource(**{name: value for name, value in found.items() if name != "format"})
 
 
@@ -193,9 +195,9 @@ def _problem(found: Any) -> str | None:
         return "it holds other things"
     if type(found["format"]) is not int or found["format"] != FORMAT:
         return "it is of another version"
-    integers, texts = {"y", "counts"}, {"trunk"}
-    if not isinstance(found["trunk"], str) or type(found["after_stages"]) is not int or found["after_stages"] < 1:
-        return "its trunk is not described"
+    integers, texts = {"y", "counts"}, {"backbone"}
+    if not isinstance(found["backbone"], str) or type(found["after_stages"]) is not int or found["after_stages"] < 1:
+        return "its backbone is not described"
     for name in names - texts - {"after_stages"}:
         value = found[name]
         # A tensor that isn't contiguous may claim more than the file holds; one on "meta" holds nothing.
@@ -301,6 +303,6 @@ def _core_set(f: Tensor, y: Tensor, shares: list[int], kernel: MultiKernel) -> T
     return torch.cat(rows).sort().values
 
 
-def _trunk_digest(model: DAN, stop: int) -> str:
+def _backbone_digest(model: DAN, stop: int) -> str:
     named = list(model.stages.items())[:stop]
     return _digest((f"{name}.{key}", value) for name, stage in named for key, value in stage.state_dict().items())

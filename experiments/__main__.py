@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError, nearest
 
 # Each name -> its module, and what it shows in one line. A module has COMMAND (how it is run, with its flags),
@@ -55,7 +55,7 @@ class Report:
     """folder of the experiment's run (default: runs/NAME)"""
     publish: bool = False
     """copy records, tables and figures to experiments/results and renew the blocks of README.md and docs"""
-    published_as: str | None = None
+    publish_name: str | None = None
     """publish under this name, for a second run of an experiment with other settings (default: the experiment's)"""
 
 
@@ -67,7 +67,7 @@ class Check:
     """name of the experiment, as `list` shows it"""
     out: Path | None = None
     """folder of the experiment's run (default: runs/NAME)"""
-    published_as: str | None = None
+    publish_name: str | None = None
     """the name that it was published under (default: the experiment's)"""
 
 
@@ -88,9 +88,9 @@ def list_experiments(_: List) -> None:
 def report(config: Report) -> None:
     """Make one report again, and publish it if asked to."""
     folder = config.out or Path("runs") / config.name
-    name = config.published_as or config.name
-    if config.published_as is not None and (not config.publish or not name.isidentifier()):
-        raise UserError(f"--published-as takes a name such as {config.name}_2, and goes with --publish")
+    name = config.publish_name or config.name
+    if config.publish_name is not None and (not config.publish or not name.isidentifier()):
+        raise UserError(f"--publish-name takes a name such as {config.name}_2, and goes with --publish")
     page = module_of(config.name).report(folder)
     print(f"report: {page}")
     if config.publish:
@@ -104,7 +104,7 @@ def check(config: Check) -> int:
     from experiments.repeated import repeated
 
     module_of(config.name)
-    found = repeated(config.out or Path("runs") / config.name, config.published_as or config.name)
+    found = repeated(config.out or Path("runs") / config.name, config.publish_name or config.name)
     print(found)
     return 1 if found.differ else 0
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 if __package__ in (None, ""):  # python experiments/a_distance.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from experiments.dan_table2 import DAN, SOURCE_ONLY
 from experiments.records import Record, aggregate, read
 from experiments.reporting.tables import Drawn, Table, mean_of, tidy, told, write_report

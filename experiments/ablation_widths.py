@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from active.strategies.checks import how_many
-from active.strategies.coverage import smallest_distance
 from active.strategies.hybrid import hybrid
+from active.strategies.uherding import smallest_distance
+from active.strategies.validation import how_many
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 if __package__ in (None, ""):  # python experiments/ablations.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from experiments.arena import Arena, cell_records, check, parts_of
 from experiments.arena_ablations import PREFIX, VARIANTS
 from experiments.records import read

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 if __package__ in (None, ""):  # python experiments/active_adaptation.py puts this folder on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments import arena
 from experiments.arena import Arena, place_of, trained_how, viewing
@@ -53,10 +53,10 @@ class ActiveAdaptation:
         "tasks": ("rendered2digits",),
         "strategies": ("random", "margin"),
         "seeds": (0,),
-        "query_at": (1, 2),
+        "query_epochs": (1, 2),
         "epochs": 3,
         "steps": 20,
-        "round_steps": 5,
+        "steps_per_round": 5,
         "samples": 300,
     }
 
@@ -74,13 +74,13 @@ class ActiveAdaptation:
     """these ways to ask only (python -m active strategies)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run of everything for each"""
-    query_at: tuple[int, ...] = (5, 6, 7, 8, 9)
+    query_epochs: tuple[int, ...] = (5, 6, 7, 8, 9)
     """of 5%: the epochs at whose end it asks (published: 10 12 14 16 18)"""
     epochs: int = 20
     """of 5%: epochs of the training (published: 40)"""
     steps: int = 300
     """of counts: training steps of the start"""
-    round_steps: int = 60
+    steps_per_round: int = 60
     """of counts: training steps after each round's answers"""
     samples: int = 1000
     """at most so many digits of each split, evenly spaced (0: all)"""
@@ -107,7 +107,7 @@ def protocols_of(config: ActiveAdaptation) -> list[str]:
 
 def like_arena(config: ActiveAdaptation, task: str) -> Arena:
     """The settings that are the arena's too; its budgets those label counts that half of the task's pool holds."""
-    shared = ("data", "squeezenet_weights", "strategies", "seeds", "steps", "round_steps", "samples", "image_size")
+    shared = ("data", "squeezenet_weights", "strategies", "seeds", "steps", "steps_per_round", "samples", "image_size")
     said = {name: getattr(config, name) for name in (*shared, "search", "image_cache")}
     return Arena(**said, tasks=(task,))
 
@@ -120,7 +120,7 @@ def begin_of(task: str, seed: int, config: ActiveAdaptation) -> Trial:
     own = like_arena(config, task)
     place = place_of(task, own) | ({"held_out": 0.0} if task.startswith(TEN_CLASS) else {})
     arguments = {"place": place, "task": task, **trained_how(task, own)}
-    arguments |= {"query_at": list(config.query_at), "epochs": config.epochs, "seed": seed}
+    arguments |= {"query_epochs": list(config.query_epochs), "epochs": config.epochs, "seed": seed}
     after = tuple(trial.name for trial in arena.preparing(task, own))
     return Trial(f"{task}-begin-seed{seed}", f"{TRIALS}:begin", arguments, after)
 
@@ -153,19 +153,19 @@ def round_of(task: str, strategy: str, seed: int, config: ActiveAdaptation, coun
 
 
 def _views(task: str, strategy: str | None, config: ActiveAdaptation) -> list[Trial]:
-    from active.strategies import needs_of
+    from active.strategies import required_fields
 
-    wanted = strategy is not None and "patch_probs" in needs_of(strategy)
+    wanted = strategy is not None and "patch_probs" in required_fields(strategy)
     return viewing(task, like_arena(config, task)) if wanted else []
 
 
 def pools_of(config: ActiveAdaptation) -> dict[str, int]:
     """The number of images that each transfer's pool of the rounds holds. The data are decoded here, once."""
-    from dan.batches import size
+    from dan.data.batches import num_samples
     from experiments.jobs.arena import Place, sides_of
 
     places = {task: Place(**place_of(task, like_arena(config, task))) for task in config.tasks}
-    return {task: size(sides_of(place, task, 0).transfer.target) for task, place in places.items()}
+    return {task: num_samples(sides_of(place, task, 0).transfer.target) for task, place in places.items()}
 
 
 def parts_of(config: ActiveAdaptation, pools: Mapping[str, int]) -> list[list[Trial]]:
@@ -248,10 +248,10 @@ def check(config: ActiveAdaptation) -> dict[str, int]:
     for strategy in config.strategies:
         if why := unmet(strategy, config.tasks):
             raise UserError(f"{strategy} cannot be shown what it needs, for {why}: leave it out, or name other --tasks")
-    rising = all(b > a for a, b in zip((0, *config.query_at), (*config.query_at, config.epochs), strict=True))
-    if not config.query_at or not rising:
-        raise UserError("--query-at must be rising epochs from 1 on, and --epochs more than the last of them")
-    check_least(config, "round_steps")
+    rising = all(b > a for a, b in zip((0, *config.query_epochs), (*config.query_epochs, config.epochs), strict=True))
+    if not config.query_epochs or not rising:
+        raise UserError("--query-epochs must be rising epochs from 1 on, and --epochs more than the last of them")
+    check_least(config, "steps_per_round")
     check_samples(config, "samples")
     return pools_of(config)
 

@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Literal
 if __package__ in (None, ""):  # python experiments/aift.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from active.continual import TRAINING_CODES
-from active.strategies.patches import CODES
-from dan.cli import Command, run
-from dan.domains.colon import PARTS, SIZE, nuclei
-from dan.domains.places import cache_folder, data_folder
+from active.aift_training import TRAINING_CODES
+from active.strategies.aift import CODES
+from dan.cli.command_line import Command, run
+from dan.data.colon import PARTS, SIZE, nuclei
+from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.jobs.aift import ENLARGED
 from experiments.records import Record

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if __package__ in (None, ""):  # python experiments/approaches.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from experiments.records import Record, read
 from experiments.reporting.tables import (
     Drawn,
@@ -89,7 +89,7 @@ def _approaches() -> dict[str, Approach]:
     }
     for stage in STAGES:
         for count in (WHOLE, *COUNTS):
-            keep = f"--keep-source {count} --keep-stage {stage}"
+            keep = f"--coreset-size {count} --coreset-stage {stage}"
             rows[kept_row(stage, count)] = Approach(f"--source-free {KEPT}", keep)
     rows |= {labels_row(count): Approach(f"--target-labels {count}") for count in LABELS}
     return rows | {f"{kind} weights": Approach(f"{after} --source-weights {kind}") for kind in WEIGHTS}
@@ -159,7 +159,7 @@ def train(
 
     start: the name of the trial beside this one that SOURCE, or KEPT, stands for.
     """
-    from dan.run_folder import read_records
+    from dan.run_dir import read_records
     from experiments.transfers import machine
 
     source, kept = folder.parent / (start or ""), folder / "kept"
@@ -173,7 +173,7 @@ def train(
     _door([*(places.get(word, word) for word in options), *common, "--run", str(folder)])
     settings, *records = read_records(folder / "records.jsonl")
     evaluation = next(record for record in reversed(records) if record["event"] == "evaluation")
-    made = {name: settings[name] for name in ("backbone", "labelled", "trade_off", "rate")}
+    made = {name: settings[name] for name in ("backbone", "labelled", "trade_off", "lr")}
     return {**made, "evaluation": evaluation, "measured_on": machine()}
 
 
@@ -181,8 +181,8 @@ def _door(words: list[str]) -> None:
     """python -m dan train rendered2digits WORDS, in this process."""
     import tyro
 
-    from dan.doors.train import Train, preset
-    from dan.doors.train import train as trained
+    from dan.cli.train import Train, preset
+    from dan.cli.train import train as trained
 
     words = [TASK, *words, "--device", "cpu", "--no-feature-map", "--quiet"]
     trained(tyro.cli(Train, args=words, default=preset(words)))
@@ -206,7 +206,7 @@ def cell_records(config: Approaches, results: Mapping[str, Any]) -> list[Record]
             record |= {"labels": result["labelled"], "seed": seed, "selection": "last", "paper": None, "provenance": ""}
             record |= {"command": command_of(config, methods=row), "command_of_all": command_of(config)}
             record |= {"keep": made.keep, "options": made.options, "trade_off": result["trade_off"]}
-            record |= {"rate": result["rate"], "steps": config.steps}
+            record |= {"lr": result["lr"], "steps": config.steps}
             record |= {name: value for name, value in result["evaluation"].items() if name not in ("event", "step")}
             records.append(record | result["measured_on"])
     return records
@@ -339,7 +339,7 @@ def _colour(row: str) -> str:
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-    steps, trade_offs, rate = (each(records, name, "g") for name in ("steps", "trade_off", "rate"))
+    steps, trade_offs, rate = (each(records, name, "g") for name in ("steps", "trade_off", "lr"))
     return [
         "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step "
         f"({steps} for every run; nothing is selected). target: all target images, which the runs see without "

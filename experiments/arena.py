@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 if __package__ in (None, ""):  # python experiments/arena.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.arena_field import GROUPS, PARTS, STRATEGIES, target_of
 from experiments.jobs.arena import BACKBONE, EVERYTHING, TEN_CLASS
@@ -63,7 +63,7 @@ class Arena:
         "strategies": ("random", "margin"),
         "seeds": (0,),
         "steps": 20,
-        "round_steps": 5,
+        "steps_per_round": 5,
         "samples": 300,
     }
 
@@ -85,7 +85,7 @@ class Arena:
     """labels of each round: numbers, or shares of the pool"""
     steps: int = 300
     """training steps of the start"""
-    round_steps: int = 60
+    steps_per_round: int = 60
     """training steps after each round's answers"""
     trade_off: float | None = None
     """DAN's, of the starts and the rounds; 0 aligns nothing (default: what dan_table2's search chose; 1 on digits)"""
@@ -131,10 +131,10 @@ class Searched(TenClass):
 def trained_how(task: str, config: Arena) -> dict[str, Any]:
     """What the trials of a task say of training: "how" (a recipe's fields) and "trade_off"."""
     if not task.startswith(TEN_CLASS):
-        how = {"method": "dan", "align": list(ALIGN), "rate": DIGITS_RATE}
+        how = {"method": "dan", "align": list(ALIGN), "lr": DIGITS_RATE}
         return {"how": how, "trade_off": DIGITS_TRADE_OFF if config.trade_off is None else config.trade_off}
     rate, chosen = searched(config.search)
-    how = {"method": "dan", "align": ["hidden1", "output"], "rate": rate}
+    how = {"method": "dan", "align": ["hidden1", "output"], "lr": rate}
     return {"how": how, "trade_off": chosen if config.trade_off is None else config.trade_off}
 
 
@@ -142,7 +142,7 @@ def trained_how(task: str, config: Arena) -> dict[str, Any]:
 def searched(search: Path | None) -> tuple[float | None, float | None]:
     """(rate, trade-off) of the ten-class tasks: what dan_table2's search chose without a target label."""
     chosen, _ = resolved(Searched(search=search))
-    return chosen.rate, chosen.trade_off
+    return chosen.lr, chosen.trade_off
 
 
 def place_of(task: str, config: Arena) -> dict[str, Any]:
@@ -204,28 +204,28 @@ def start_of(task: str, seed: int, config: Arena) -> Trial:
 def every_of(task: str, seed: int, config: Arena) -> Trial:
     """The trial with all labels, of as many steps as all rounds together."""
     start = start_of(task, seed, config)
-    arguments = {**start.arguments, "start": start.name, "steps": config.round_steps * len(config.budget)}
+    arguments = {**start.arguments, "start": start.name, "steps": config.steps_per_round * len(config.budget)}
     return Trial(f"{task}-all-seed{seed}", f"{TRIALS}:every_label", arguments, (start.name,))
 
 
 def trial_of(task: str, strategy: str, seed: int, config: Arena) -> Trial:
     """The trial of one strategy and seed."""
-    from active.strategies import needs_of
+    from active.strategies import required_fields
 
     start = start_of(task, seed, config)
     arguments = {name: value for name, value in start.arguments.items() if name != "steps"}
     arguments |= {"start": start.name, "strategy": strategy, "budget": list(config.budget)}
-    arguments |= {"round_steps": config.round_steps}
-    views = viewing(task, config) if "patch_probs" in needs_of(strategy) else []
+    arguments |= {"steps_per_round": config.steps_per_round}
+    views = viewing(task, config) if "patch_probs" in required_fields(strategy) else []
     name = f"{task}-{dotted(strategy)}-seed{seed}"
     return Trial(name, f"{TRIALS}:ask", arguments, (start.name, *(trial.name for trial in views)))
 
 
 def parts_of(config: Arena) -> list[list[Trial]]:
     """A part a seed: if time runs out, the seeds that are done have all their transfers and strategies."""
-    from active.strategies import needs_of
+    from active.strategies import required_fields
 
-    looked_at = any("patch_probs" in needs_of(strategy) for strategy in config.strategies)
+    looked_at = any("patch_probs" in required_fields(strategy) for strategy in config.strategies)
     parts = []
     for seed in config.seeds:
         part: list[Trial] = []
@@ -295,7 +295,7 @@ def told(
     asked = [record["seconds/query"] for record in records if "seconds/query" in record]
     summary |= {"seconds_a_query": sum(asked) / len(asked), "cpu_seconds": result["cpu_seconds"]}
     summary |= {"sizes": start["sizes"], "cpu_seconds_of_start": start["cpu_seconds"], **result["measured_on"]}
-    summary |= {name: trial.arguments[name] for name in ("how", "trade_off", "round_steps")}
+    summary |= {name: trial.arguments[name] for name in ("how", "trade_off", "steps_per_round")}
     return [*records, summary | {"budget": " ".join(trial.arguments["budget"])}]
 
 
@@ -308,8 +308,8 @@ def run_arena(config: Arena) -> int:
 
 def check(config: Arena) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
-    from active.rounds import check_rounds, labels_of_rounds
-    from dan.batches import size
+    from active.loop import budget_schedule, check_rounds
+    from dan.data.batches import num_samples
     from experiments.jobs.arena import Place, sides_of, unmet
 
     check_names("frozen", [config.frozen], FROZEN)
@@ -322,16 +322,16 @@ def check(config: Arena) -> None:
     for strategy in config.strategies:
         if why := unmet(strategy, tasks_of(config)):
             raise UserError(f"{strategy} cannot be shown what it needs, for {why}: leave it out, or name other --tasks")
-    check_least(config, "round_steps")
+    check_least(config, "steps_per_round")
     if config.trade_off is not None and not 0 <= config.trade_off < float("inf"):
         raise UserError(f"--trade-off must be 0 or more, not {config.trade_off}")
     check_samples(config, "samples")
-    labels_of_rounds(config.budget, None, 10**9)  # what is no budget, before the data are read
+    budget_schedule(config.budget, None, 10**9)  # what is no budget, before the data are read
     for task in tasks_of(config):
         place_of(task, config)
     for task in tasks_of(config):
-        pool = size(sides_of(Place(**place_of(task, config)), task, config.seeds[0]).transfer.target)
-        budgets = labels_of_rounds(config.budget, None, pool)
+        pool = num_samples(sides_of(Place(**place_of(task, config)), task, config.seeds[0]).transfer.target)
+        budgets = budget_schedule(config.budget, None, pool)
         check_rounds(budgets, len(budgets), pool)
 
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.checks import how_many
 from active.strategies.coreset import k_center_greedy
-from active.strategies.coverage import coverage, greedy_coverage
 from active.strategies.hybrid import hybrid
 from active.strategies.mmd_reduction import greedy_mmd_reduction
+from active.strategies.mmd_witness import TIE, kernel_rows, kernel_sums, mean_row, unit_sum
 from active.strategies.sum_of_three import sum_of_three as weighted_sum
+from active.strategies.uherding import coverage, greedy_coverage
 from active.strategies.uncertainty import highest_first, margin_of_confidence
-from active.strategies.witness import TIE, kernel_rows, kernel_sums, mean_row, unit_sum
+from active.strategies.validation import how_many
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 from experiments.ablation_widths import (  # noqa: F401  variants, by their names
     at_reach,

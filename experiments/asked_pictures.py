@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dan.domains.places import cache_folder, data_folder
+from dan.data.paths import cache_folder, data_folder
 
 
 class Picture(NamedTuple):
@@ -21,10 +21,10 @@ class Picture(NamedTuple):
 
 def of_demo(_record: Mapping[str, Any], _data: Path | None) -> Any:
     """The pool of a trial of the demo."""
-    from dan.domains.tasks import load_task
+    from dan.data.tasks import load_pair
     from experiments.demo import TASK
 
-    return load_task(TASK)
+    return load_pair(TASK)
 
 
 def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
@@ -58,15 +58,15 @@ def asked_pictures(record: Mapping[str, Any], data: Path | None = None) -> list[
 
     data: folder of data sets. Raises UserError where the data of the experiment are not there.
     """
-    asked: Sequence[int] = record.get("asked") or []
+    asked: Sequence[int] = record.get("queried") or []
     if not asked or record["experiment"] not in POOLS:
         return []
     import torch
 
-    from dan.batches import gather
+    from dan.data.batches import fetch
 
     task = POOLS[record["experiment"]](record, data)
-    images, labels = gather(task.target, torch.tensor(asked))
+    images, labels = fetch(task.target, torch.tensor(asked))
     low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
     grey = ((images - low) / (high - low).clamp_min(1e-8)).permute(0, 2, 3, 1)
     return [

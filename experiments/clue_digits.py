@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # python experiments/clue_digits.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.jobs.digits import SET
 from experiments.records import Record, read
@@ -52,7 +52,7 @@ class ClueDigits:
         "seeds": (0,),
         "steps": 20,
         "rounds": 2,
-        "round_steps": 5,
+        "steps_per_round": 5,
         "samples": 500,
     }
 
@@ -72,10 +72,10 @@ class ClueDigits:
     """labels a round: a number, or a share of the pool as 1%"""
     rounds: int = 5
     """rounds of asking"""
-    round_steps: int = 150
+    steps_per_round: int = 150
     """training steps after each round's answers"""
     epochs: int = 0
-    """passes over the pool after each round's answers, in place of --round-steps (published: 60)"""
+    """passes over the pool after each round's answers, in place of --steps-per-round (published: 60)"""
     method: str = "mme"
     """what adapts besides, where --trade-off is above 0"""
     trade_off: float = 0.0
@@ -112,7 +112,7 @@ def trial_of(task: str, strategy: str, seed: int, config: ClueDigits) -> Trial:
     """The trial of one strategy and seed."""
     start = start_of(task, seed, config).name
     arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start, "strategy": strategy}
-    for name in ("method", "trade_off", "budget", "rounds", "round_steps", "epochs"):
+    for name in ("method", "trade_off", "budget", "rounds", "steps_per_round", "epochs"):
         arguments[name] = getattr(config, name)
     name = f"{task}-{dotted(strategy)}-seed{seed}"
     return Trial(name, f"{TRIALS}:ask", {**arguments, "seed": seed}, (start,))
@@ -146,7 +146,11 @@ def cell_records(config: ClueDigits, results: Mapping[str, Any]) -> list[Record]
                     record |= {"labels": evaluation["labelled"], "seed": seed, "selection": "last"}
                     record |= {"paper": None, "provenance": "", "command_of_all": command_of(config)}
                     record |= {"command": command_of(config, tasks=task, strategies=strategy)}
-                    record |= {"steps": config.steps, "round_steps": result["round_steps"], "pool": result["pool"]}
+                    record |= {
+                        "steps": config.steps,
+                        "steps_per_round": result["steps_per_round"],
+                        "pool": result["pool"],
+                    }
                     record |= {"trade_off": config.trade_off, "adapts": config.method, "samples": config.samples}
                     record |= {k: v for k, v in evaluation.items() if k not in ("event", "labelled")}
                     records.append(record | result["measured_on"])
@@ -162,22 +166,22 @@ def run_clue_digits(config: ClueDigits) -> int:
 
 def _check(config: ClueDigits) -> None:
     """The mistakes that would otherwise show only after minutes of training; the data are decoded here, once."""
-    from active.rounds import check_rounds, labels_a_round
-    from dan.batches import size
-    from dan.objectives import METHODS
+    from active.loop import budget_count, check_rounds
+    from dan.data.batches import num_samples
+    from dan.losses import METHODS
     from experiments.jobs.digits import Place
 
     check_names("tasks", config.tasks, TASKS)
     check_names("method", (config.method,), list(METHODS))
     check_runs(config.seeds, config.steps)
     check_strategies(config.tasks, config.strategies)
-    if config.round_steps < 1 or config.epochs < 0 or config.trade_off < 0:
-        raise UserError("--round-steps must be 1 or more, --epochs and --trade-off 0 or more")
+    if config.steps_per_round < 1 or config.epochs < 0 or config.trade_off < 0:
+        raise UserError("--steps-per-round must be 1 or more, --epochs and --trade-off 0 or more")
     check_samples(config, "samples", least=200)
-    labels_a_round(config.budget, 1)  # before the data are read
+    budget_count(config.budget, 1)  # before the data are read
     for task in config.tasks:
-        pool = size(Place(**place_of(config)).task(task).target)
-        check_rounds(labels_a_round(config.budget, pool), config.rounds, pool)
+        pool = num_samples(Place(**place_of(config)).task(task).target)
+        check_rounds(budget_count(config.budget, pool), config.rounds, pool)
 
 
 def report(folder: Path) -> Path:

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # python experiments/coreset_curve.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from active.strategies import CARDS, needs_of, strategy_named
-from dan.cli import Command, run
+from active.strategies import CARDS, get_strategy, required_fields
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.jobs.cifar10 import NETWORKS, TASK, TRIALS, check, command, place_of, settled
 from experiments.records import Record, read
@@ -151,8 +151,8 @@ def run_coreset_curve(config: CoresetCurve) -> int:
     if not config.strategies or len(set(config.strategies)) < len(config.strategies):
         raise UserError("--strategies needs one or more different names")
     for strategy in config.strategies:
-        strategy_named(strategy)
-        if missing := needs_of(strategy) - SHOWN:
+        get_strategy(strategy)
+        if missing := required_fields(strategy) - SHOWN:
             fitting = [name for name, card in CARDS.items() if not set(card.needs) - SHOWN]
             raise UserError(
                 f"{strategy} needs {', '.join(sorted(missing))}, which one domain does not have: try "

@@ -1,7 +1,8 @@
 """DAN's Table 1 again: Office-31, six transfers, AlexNet as the paper trains it and ResNet-50 as is common practice.
 
     rows        source-only, DDC, DAN_7, DAN_8, DAN_SK, DAN, and DAN with uniform kernel weights in place of learned
-    recipes     `dan-2015` and `dan-resnet` of `dan.recipes`, whole: a row changes what is aligned, by which kernels
+    recipes     `dan-2015` and `dan-resnet` of `dan.training.config`, whole: a row changes what is aligned, by which
+    kernels
 
 The images are to be fetched from their publisher: the command says where, and what the folder is to look like.
 Source: Long, Cao, Wang & Jordan, "Learning Transferable Features with Deep Adaptation Networks", ICML 2015, Table 1.
@@ -18,11 +19,11 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # python experiments/dan_table1.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
-from dan.domains.benchmarks import BENCHMARKS, domain_of
-from dan.domains.places import data_folder
+from dan.cli.command_line import Command, run
+from dan.data.benchmarks import BENCHMARKS, domain_of
+from dan.data.paths import data_folder
 from dan.errors import UserError
-from dan.recipes import recipe_named
+from dan.training.config import get_recipe
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.jobs.dan_table1 import DOMAINS, SET
 from experiments.records import Record, read
@@ -38,7 +39,7 @@ UNIFORM = "DAN, uniform weights"
 
 @dataclass(frozen=True)
 class Network:
-    """A recipe of `dan.recipes` and what the rows need to know of its network.
+    """A recipe of `dan.training.config` and what the rows need to know of its network.
 
     seven, eight: the layer before the logits, and the logits. every: the layers that DAN aligns. frozen: the last of
     the first stages that never change, "" for none. paper: the published table; rows: ours -> its; base: its row
@@ -58,7 +59,7 @@ class Network:
 
     @property
     def backbone(self) -> str:
-        return str(recipe_named(self.recipe).network["backbone"])
+        return str(get_recipe(self.recipe).network["backbone"])
 
 
 # The published rows of AlexNet have a name of our own each; of ResNet-50 there are two, with equal kernel weights.
@@ -97,7 +98,7 @@ def rows_of(network: str) -> dict[str, dict[str, Any]]:
         "DDC": {"method": "ddc", "align": [made.seven], "kernel_weights": "uniform"},
         "DAN_7": {"align": [made.seven], **learned},
         "DAN_8": {"align": [made.eight], **learned},
-        "DAN_SK": {"align": every, "kernels": 1, "kernel_weights": "uniform"},
+        "DAN_SK": {"align": every, "num_kernels": 1, "kernel_weights": "uniform"},
         DAN: {"align": every, **learned},
         UNIFORM: {"align": every, "kernel_weights": "uniform"},
     }
@@ -186,7 +187,7 @@ def trial_of(network: str, transfer: str, row: str, seed: int, config: DanTable1
     """The trial of one cell and seed."""
     arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
     arguments |= {"how": rows_of(network)[row], "trade_off": 0.0 if row == SOURCE_ONLY else config.trade_off}
-    arguments |= {"steps": config.steps or recipe_named(NETWORKS[network].recipe).steps, "seed": seed}
+    arguments |= {"steps": config.steps or get_recipe(NETWORKS[network].recipe).steps, "seed": seed}
     name = f"{network}-{transfer}-{slug(row)}-seed{seed}"
     return Trial(name, f"{TRIALS}:adapt", arguments, tuple(trial.name for trial in preparing(network, config)))
 

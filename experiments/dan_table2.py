@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # python experiments/dan_table2.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
-from dan.domains.places import data_folder
+from dan.cli.command_line import Command, run
+from dan.data.paths import data_folder
 from dan.errors import UserError
 from experiments.jobs.dan_table2 import SET
 from experiments.label_free_search import (
@@ -72,7 +72,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a method of `dan.objectives`, the layers that it aligns (7, the bottleneck, is "hidden1" and
+    """A line of the table: a method of `dan.losses`, the layers that it aligns (7, the bottleneck, is "hidden1" and
     8, the logits, "output") and what else its recipe says. searched: the row whose chosen values it is trained with."""
 
     method: str
@@ -90,7 +90,7 @@ PAPER_LIKE = {
     "DDC": Row("ddc", ("hidden1",)),
     "DAN_7": Row("dan", ("hidden1",)),
     "DAN_8": Row("dan", ("output",)),
-    "DAN_SK": Row("dan", options=(("kernels", 1),)),
+    "DAN_SK": Row("dan", options=(("num_kernels", 1),)),
     "DAN": Row("dan"),
     "DAN, QP weights": Row("dan", options=(("kernel_weights", "qp"),)),
 }
@@ -155,9 +155,9 @@ def command_of(config: DanTable2, **only: str) -> str:
 
 
 def rows() -> dict[str, Row]:
-    """Every row that is trained: the paper's, then each further method that `dan.objectives` has, but for mme, which is
+    """Every row that is trained: the paper's, then each further method that `dan.losses` has, but for mme, which is
     made for a few target labels."""
-    from dan.objectives import METHODS
+    from dan.losses import METHODS
 
     return PAPER_LIKE | {name: Row(name, searched=name) for name in METHODS if name not in ("dan", "ddc", "mme")}
 
@@ -222,7 +222,7 @@ def searching(
     for trade_off, rate in points:
         for transfer in transfers_of(network, config):
             arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
-            arguments |= {"how": rows()[row].how | {"rate": rate}, "trade_off": trade_off, "steps": config.steps}
+            arguments |= {"how": rows()[row].how | {"lr": rate}, "trade_off": trade_off, "steps": config.steps}
             arguments |= {"seed": SEARCH_SEED, "held_out": HELD_OUT}
             after = tuple(trial.name for trial in _prepared_search(network, config))
             name = f"search-{network}-{transfer}-{slug(row)}-{trade_off:g}-{rate:g}"
@@ -272,7 +272,7 @@ def cell(network: str, transfer: str, row: str, config: DanTable2, choice: dict[
     if row == FLOOR:
         return [Trial(name, f"{TRIALS}:floor", arguments, after)]
     chosen = choice[NETWORKS[network].searched_on][rows()[row].searched]
-    arguments |= {"how": rows()[row].how | {"rate": chosen["rate"]}, "trade_off": chosen["trade_off"]}
+    arguments |= {"how": rows()[row].how | {"lr": chosen["lr"]}, "trade_off": chosen["trade_off"]}
     arguments |= {"steps": config.steps}
     return [Trial(f"{name}-seed{seed}", f"{TRIALS}:adapt", {**arguments, "seed": seed}, after) for seed in config.seeds]
 
@@ -280,7 +280,7 @@ def cell(network: str, transfer: str, row: str, config: DanTable2, choice: dict[
 def _comparing_cache(network: str, config: DanTable2, chosen: dict[str, Any]) -> Trial:
     first = transfers_of(network, config)[0]
     arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": first, "seed": 0}
-    arguments |= {"how": rows()[DAN].how | {"rate": chosen["rate"]}, "trade_off": chosen["trade_off"]}
+    arguments |= {"how": rows()[DAN].how | {"lr": chosen["lr"]}, "trade_off": chosen["trade_off"]}
     return Trial(f"cache-{network}", f"{TRIALS}:compare_cache", arguments, (preparing(network, config).name,))
 
 

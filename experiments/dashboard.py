@@ -89,7 +89,7 @@ def show_accuracy(records: Sequence[Record]) -> None:
 
 def show_asked(records: Sequence[Record], data: Path | None) -> None:
     """The pictures of one method, seed and round."""
-    rounds = [record for record in records if record.get("asked")]
+    rounds = [record for record in records if record.get("queried")]
     if not rounds:
         return
     st.subheader("What was asked")
@@ -112,7 +112,7 @@ def show_asked(records: Sequence[Record], data: Path | None) -> None:
             width=72,
         )
     else:
-        st.info("The records name the pictures by id alone: " + ", ".join(map(str, record["asked"])))
+        st.info("The records name the pictures by id alone: " + ", ".join(map(str, record["queried"])))
     st.caption(f"In pick order, with the answers; asked with {record['labels']} labels known.")
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # python experiments/demo.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.records import Record, read, to_lines, write_text
 from experiments.running import check_runs
@@ -25,10 +25,10 @@ from experiments.transfers import versions
 from experiments.trials import Outcome, Trial, run_trials
 
 if TYPE_CHECKING:
-    from dan.domains.tasks import Transfer
+    from dan.data.tasks import DomainPair
 
 TASK = "rendered2digits"
-TRADE_OFF = 3.0  # of 1, 3 and 5: the highest dan.model_selection.information on a seed that the demo does not use
+TRADE_OFF = 3.0  # of 1, 3 and 5: the highest dan.evaluation.validators.information on a seed that the demo does not use
 STEPS = 800
 SEEDS = (0, 1, 2)
 STRATEGIES = ("random", "margin", "k_center", "mmd_reduction")
@@ -55,7 +55,7 @@ class Demo:
     """labels asked for in a round"""
     rounds: int = ROUNDS
     """rounds of asking and training on"""
-    round_steps: int = ROUND_STEPS
+    steps_per_round: int = ROUND_STEPS
     """training steps after each round's answers"""
     workers: int = 2
     """trials at a time, one thread each"""
@@ -91,8 +91,8 @@ def trials_of(config: Demo) -> list[Trial]:
                 "strategy": strategy,
                 "start": start,
                 "budget": config.budget,
-                "rounds": config.rounds,
-                "round_steps": config.round_steps,
+                "num_rounds": config.rounds,
+                "steps_per_round": config.steps_per_round,
                 "trade_off": config.trade_off,
             }
             trials.append(Trial(f"{strategy}-seed{seed}", "experiments.demo:ask", settings, after=(start,)))
@@ -100,19 +100,19 @@ def trials_of(config: Demo) -> list[Trial]:
 
 
 @cache
-def transfer_named(task: str) -> Transfer:
+def transfer_named(task: str) -> DomainPair:
     """The task's data, made once in a process: its trials only read it."""
-    from dan.domains.tasks import load_task
+    from dan.data.tasks import load_pair
 
-    return load_task(task)
+    return load_pair(task)
 
 
 def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -> dict[str, Any]:
     """A trial: train a fresh network from the source to the target, as `python -m dan train` would."""
     import torch
 
-    from dan.networks.dan import DAN
-    from dan.training import fit
+    from dan.models.dan import DAN
+    from dan.training.trainer import fit
 
     transfer = transfer_named(task)
     with torch.random.fork_rng(devices=[]):
@@ -127,14 +127,14 @@ def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -
         seed=seed,
         tests=transfer.splits,
         run=folder,
-        about={"task": task},
+        metadata={"task": task},
     )
     return {"network": transfer.backbone, "evaluations": records, "measured_on": versions()}
 
 
 def ask(folder: Path, *, task: str, start: str, **settings: Any) -> dict[str, Any]:
     """A trial: rounds of asking for target labels, from the network of the trial `start` beside this one."""
-    from active.with_dan import run_rounds
+    from active.learners.dan import run_rounds
 
     transfer = transfer_named(task)
     rounds = run_rounds(transfer, settings.pop("strategy"), start=folder.parent / start, run=folder, **settings)
@@ -191,13 +191,13 @@ def run_demo(config: Demo) -> int:
 def _check(config: Demo) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
     check_runs(config.seeds, config.steps)
-    if config.budget < 1 or config.round_steps < 1 or config.rounds < 0:
-        raise UserError("--budget and --round-steps must be 1 or more, --rounds 0 or more")
+    if config.budget < 1 or config.steps_per_round < 1 or config.rounds < 0:
+        raise UserError("--budget and --steps-per-round must be 1 or more, --rounds 0 or more")
     if config.strategies != STRATEGIES:  # the default ones are known to be there without waiting for PyTorch
-        from active.strategies import strategy_named
+        from active.strategies import get_strategy
 
         for strategy in config.strategies:
-            strategy_named(strategy)
+            get_strategy(strategy)
 
 
 def report(folder: Path) -> Path:

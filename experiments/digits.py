@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # python experiments/digits.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
-from dan.domains.digit_sets import COUNTS, Split, digit_set
-from dan.domains.places import cache_folder, data_folder
+from dan.cli.command_line import Command, run
+from dan.data.digit_sets import COUNTS, Split, digit_set
+from dan.data.paths import cache_folder, data_folder
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, Row
 from experiments.jobs.digits import ALIGN, SET
 from experiments.label_free_search import (
@@ -142,12 +142,12 @@ def command_of(config: Digits, **only: str) -> str:
 
 
 def rows() -> dict[str, Row]:
-    """Every row that is trained: source-only, those of MMD, then each further method that `dan.objectives` has, but for
+    """Every row that is trained: source-only, those of MMD, then each further method that `dan.losses` has, but for
     mme, which is made for a few target labels.
 
     All are given the same layers; those that compare a single one (ddc, dann, cdan) take the last hidden one.
     """
-    from dan.objectives import METHODS
+    from dan.losses import METHODS
 
     of_mmd = {
         SOURCE_ONLY: Row("dan", ALIGN, searched=SOURCE_ONLY),  # trade-off 0: no method
@@ -192,7 +192,7 @@ def place_of(config: Digits) -> dict[str, Any]:
 
 def searching(row: str, trade_off: float, rate: float, task: str, config: Digits) -> Trial:
     """The trial of one point of the search."""
-    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "how": rows()[row].how | {"rate": rate}}
+    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "how": rows()[row].how | {"lr": rate}}
     arguments |= {"trade_off": trade_off, "steps": config.search_steps, "seed": SEARCH_SEED}
     return Trial(f"search-{task}-{slug(row)}-{trade_off:g}-{rate:g}", f"{TRIALS}:score", arguments)
 
@@ -204,7 +204,7 @@ def cell(task: str, row: str, config: Digits, choice: dict[str, Any]) -> list[Tr
     if row == FLOOR:
         return [Trial(name, f"{TRIALS}:floor", arguments)]
     chosen = choice[rows()[row].searched]
-    arguments |= {"how": rows()[row].how | {"rate": chosen["rate"]}, "trade_off": chosen["trade_off"]}
+    arguments |= {"how": rows()[row].how | {"lr": chosen["lr"]}, "trade_off": chosen["trade_off"]}
     arguments |= {"steps": config.steps}
     return [Trial(f"{name}-seed{seed}", f"{TRIALS}:adapt", {**arguments, "seed": seed}) for seed in config.seeds]
 

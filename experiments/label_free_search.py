@@ -54,7 +54,7 @@ def search(
     choice = choose(records)
     then: dict[Searched, list[Point]] = {}
     for network, (source_only, *others) in rows.items():
-        rate = choice[network][source_only]["rate"]
+        rate = choice[network][source_only]["lr"]
         for row in others:
             trade_offs = OWN_TRADE_OFFS.get(row, TRADE_OFFS)
             then[network, row] = [(value, rate) for value in (trade_offs[1:3] if quick else trade_offs)]
@@ -82,7 +82,7 @@ def records_of(
     for ((network, row), (trade_off, rate), task), trial in trials.items():
         result = outcome.results[trial.name]
         record: Record = {"experiment": config.NAME, "phase": "search", "task": task, "network": network, "method": row}
-        record |= {"labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off, "rate": rate}
+        record |= {"labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off, "lr": rate}
         record |= {**about, "command": command, **result}
         records.append(record | {"judged_by": result["score" if trade_off else "source_loss"]})
     return records
@@ -98,7 +98,7 @@ def judged(logits: Tensor, y: Tensor, source: Tensor, target: Tensor) -> dict[st
     """
     from torch.nn.functional import cross_entropy
 
-    from dan.model_selection import label_free_score, two_sample_error
+    from dan.evaluation.validators import label_free_score, two_sample_error
 
     source_error = float((logits.argmax(1) != y).double().mean())
     domains_error = two_sample_error(source, target)
@@ -121,16 +121,16 @@ def earlier(path: Path, needed: Sequence[Searched]) -> list[Record]:
 
 
 def choose(records: Sequence[Record]) -> dict[str, dict[str, dict[str, Any]]]:
-    """network -> row -> {"trade_off", "rate", "score", "tried"}: the lowest mean of `judged_by` over transfers."""
+    """network -> row -> {"trade_off", "lr", "score", "tried"}: the lowest mean of `judged_by` over transfers."""
     judgements: dict[Searched, dict[Point, list[float]]] = {}
     for record in records:
         if record.get("phase") == "search":
             by_point = judgements.setdefault((record["network"], record["method"]), {})
-            by_point.setdefault((record["trade_off"], record["rate"]), []).append(record["judged_by"])
+            by_point.setdefault((record["trade_off"], record["lr"]), []).append(record["judged_by"])
     choice: dict[str, dict[str, dict[str, Any]]] = {}
     for (network, row), by_point in judgements.items():
         means = {point: statistics.fmean(values) for point, values in by_point.items()}
         (trade_off, rate), lowest = min(means.items(), key=lambda item: item[1])
-        found = {"trade_off": trade_off, "rate": rate, "score": lowest, "tried": len(means)}
+        found = {"trade_off": trade_off, "lr": rate, "score": lowest, "tried": len(means)}
         choice.setdefault(network, {})[row] = found
     return choice

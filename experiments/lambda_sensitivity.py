@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if __package__ in (None, ""):  # python experiments/lambda_sensitivity.py puts this folder on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.records import Record, read

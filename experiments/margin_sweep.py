@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # python experiments/margin_sweep.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.jobs.cifar10 import NETWORKS, TASK, TRIALS, check, command, place_of, settled
 from experiments.records import Record, read

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if __package__ in (None, ""):  # python experiments/mmd_during_training.py puts this folder on the path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY
 from experiments.jobs.dan_table2 import SET

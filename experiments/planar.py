@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # python experiments/planar.py puts this folder o
 import torch
 from torch import Tensor
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def plane(seed: int = 0) -> Plane:
     )
 
 
-def picks_of(strategy: str, domains: Plane, budget: int, seed: int = 0) -> Tensor:
+def pick_details(strategy: str, domains: Plane, budget: int, seed: int = 0) -> Tensor:
     """Positions of the target samples that the strategy asks for, (budget,), in pick order."""
-    from active.strategies import strategy_named
+    from active.strategies import get_strategy
 
-    return strategy_named(strategy)(domains.query(), budget, generator=torch.Generator().manual_seed(seed))
+    return get_strategy(strategy)(domains.query(), budget, generator=torch.Generator().manual_seed(seed))
 
 
 def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int = 0) -> Figure:
@@ -125,7 +125,7 @@ def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int 
         axes.scatter(*domains.source.T.numpy(), s=9, marker="x", color="#777777", linewidths=0.6)
         for label, colour in enumerate(COLOURS):
             axes.scatter(*domains.target[domains.target_classes == label].T.numpy(), s=10, color=colour, linewidths=0)
-        picks = picks_of(strategy, domains, budget, seed)
+        picks = pick_details(strategy, domains, budget, seed)
         axes.scatter(*domains.target[picks].T.numpy(), s=120, facecolors="white", edgecolors="#111111", linewidths=1.1)
         for number, (x, y) in enumerate(domains.target[picks].tolist(), start=1):
             axes.text(x, y, str(number), fontsize=7, ha="center", va="center_baseline")

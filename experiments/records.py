@@ -90,6 +90,10 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         file.write(to_lines([record]))
 
 
+# Fields of records that were published under other names.
+RENAMED: dict[str, str] = {"asked": "queried", "rate": "lr"}
+
+
 def read(path: Path) -> list[Record]:
     """All records of a file, oldest first. UserError if it is absent or a line is not a JSON object."""
     if not path.is_file():
@@ -102,7 +106,7 @@ def read(path: Path) -> list[Record]:
             raise UserError(f"{path}, line {number}: not a JSON line ({error.msg}); delete it and run again") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number}: expected a JSON object; delete it and run again")
-        records.append(record)
+        records.append({RENAMED.get(str(name), str(name)): value for name, value in record.items()})
     return records
 
 

@@ -20,7 +20,7 @@ import tyro
 if __package__ in (None, ""):  # python experiments/release.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.records import read, write_text
 
@@ -53,11 +53,11 @@ class Release:
 
 def release(config: Release) -> None:
     """Write the checkpoint's folder. Raises UserError for a run that cannot be published as it is."""
-    from dan.checkpoint import load_model, save_model
-    from dan.doors.run_settings import required, settings_of
-    from dan.run_folder import read_records, write_atomically
+    from dan.models.model_file import load_model, save_model
+    from dan.run_dir import read_records, write_atomically
+    from dan.run_metadata import load_run_config, required
 
-    settings = settings_of(config.run)
+    settings = load_run_config(config.run)
     task = required(settings, "task", config.run)
     records = read_records(config.run / "records.jsonl")
     evaluations = [record for record in records if record.get("event") == "evaluation"]
@@ -69,15 +69,15 @@ def release(config: Release) -> None:
         raise UserError(f'"{config.name}" is no name for a checkpoint: it becomes a folder in {config.out}')
     folder = config.out / config.name
     model = load_model(config.run)
-    trunk_file = None
+    backbone_file = None
     if model.settings["frozen"]:
         named = config.weights or Path(str(settings.get("weights")))
         if not named.is_file():
             raise UserError("the frozen trunk's weights are others' work and stay out: name their file with --weights")
-        trunk_file = named
+        backbone_file = named
     elif config.weights is not None:
         raise UserError(f"nothing in {config.run} is frozen: leave out --weights")
-    save_model(folder / "model.pt", model, trunk_file=trunk_file)
+    save_model(folder / "model.pt", model, backbone_file=backbone_file)
     size = (folder / "model.pt").stat().st_size
     if size > LIMIT:
         (folder / "model.pt").unlink()
@@ -85,8 +85,8 @@ def release(config: Release) -> None:
         raise UserError(f"model.pt would have {size:,} bytes, and {LIMIT:,} may be published: freeze more of the trunk")
     # Paths of this machine are nobody's business: of the weights the file's name is kept.
     kept = dict(settings)
-    if trunk_file is not None or Path(str(settings.get("weights"))).is_file():
-        kept["weights"] = (trunk_file or Path(str(settings["weights"]))).name
+    if backbone_file is not None or Path(str(settings.get("weights"))).is_file():
+        kept["weights"] = (backbone_file or Path(str(settings["weights"]))).name
     lines = [kept, evaluations[-1], records[-1]]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_atomically(folder / "records.jsonl", lambda file: file.write(text.encode()))
@@ -122,11 +122,11 @@ def model_card(
     import torch
 
     from dan import __version__
-    from dan.checkpoint import sha256_of
-    from dan.run_folder import read_tensors
+    from dan.models.model_file import sha256_of
+    from dan.run_dir import read_tensors
 
     saved = read_tensors(model, "cpu")
-    network, needed = saved["network"], saved.get("trunk_file")
+    network, needed = saved["network"], saved.get("backbone_file")
     parameters = sum(value.numel() for value in saved["weights"].values())
     folder = f"checkpoints/{name}"
     method = method_of(settings)
@@ -191,11 +191,11 @@ def command_of(settings: Mapping[str, Any]) -> str:
 
     A run that something else than that command made says its own in the settings, as "command".
     """
-    from dan.recipes import Recipe
+    from dan.training.config import TrainConfig
 
     if "command" in settings:
         return str(settings["command"])
-    defaults = {**json.loads(json.dumps(asdict(Recipe()))), **TRAIN_DEFAULTS}
+    defaults = {**json.loads(json.dumps(asdict(TrainConfig()))), **TRAIN_DEFAULTS}
     chosen = {**settings, **settings.get("options", {})}
     names = [*defaults, "backbone", "weights", "freeze_up_to", "adapters", "seed"]
     names += [name for name in settings.get("options", {}) if name not in names]

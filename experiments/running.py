@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from dan.errors import UserError, nearest
-from dan.locks import hold
+from dan.locks import lock_dir
 from experiments.records import Record, to_lines, write_text
 from experiments.trials import Outcome, Trial, run_trials
 
@@ -111,10 +111,10 @@ def check_samples(config: Settings, *names: str, least: int = 100) -> None:
 
 def check_strategies(tasks: Sequence[str], strategies: Sequence[str]) -> None:
     """Raises UserError for no task, for no strategy, one that there is not, and one named twice."""
-    from active.strategies import strategy_named
+    from active.strategies import get_strategy
 
     for strategy in strategies:
-        strategy_named(strategy)
+        get_strategy(strategy)
     if not tasks or not strategies or len(set(strategies)) < len(strategies):
         raise UserError("--tasks and --strategies need one or more different names each")
 
@@ -155,7 +155,7 @@ def run_experiment(
     began, page = time.perf_counter(), None
     results: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    with hold(config.out):  # over all parts: nobody comes in between
+    with lock_dir(config.out):  # over all parts: nobody comes in between
         for title, trials in titled:
             outcome = run_part(config, trials, title)
             results |= outcome.results

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 if __package__ in (None, ""):  # python experiments/semi_supervised.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
 from experiments.jobs.dan_table2 import SET

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 
 CLASSES = ("sine", "square", "sawtooth")
 LENGTH = 128

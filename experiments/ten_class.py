@@ -18,7 +18,7 @@ from dan.errors import UserError
 from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SOURCE_ONLY, DanTable2, column_of
 from experiments.dan_table2 import place_of as place_in_table2
 from experiments.dan_table2 import rows as rows_in_table2
-from experiments.jobs.dan_table2 import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, recipe_of, start_new_layers
+from experiments.jobs.dan_table2 import BOTTLENECK, DOMAINS, DROPOUT, SET, Place, load_train_config, start_new_layers
 from experiments.label_free_search import check_reported, choose
 from experiments.records import Key, Record, Row, read
 from experiments.reporting.tables import each
@@ -61,7 +61,7 @@ class TenClass:
     """one run of everything for each"""
     steps: int = 300
     """training steps of every run"""
-    rate: float | None = None
+    lr: float | None = None
     """learning rate of the trunk, a tenth of the new layers' (default: what the search chose)"""
     image_size: int = 224
     """pixels a side"""
@@ -89,13 +89,13 @@ def resolved(config: Config) -> tuple[Config, str]:
     that `search` names or the published one; where there is none, RATE and TRADE_OFF. Raises UserError for a file
     without that search.
     """
-    missing = [name for name in ("rate", "trade_off") if getattr(config, name, 0.0) is None]
+    missing = [name for name in ("lr", "trade_off") if getattr(config, name, 0.0) is None]
     if not missing:
         return config, "given on the command line"
     path = config.search or (PUBLISHED_SEARCH if PUBLISHED_SEARCH.is_file() else None)
     if path is None:
         told = "defaults, for there was no search to take them from"
-        found: dict[str, Any] = {"rate": RATE, "trade_off": TRADE_OFF}
+        found: dict[str, Any] = {"lr": RATE, "trade_off": TRADE_OFF}
     else:
         chosen = choose(read(path)).get(NETWORK, {}).get(DAN)
         if chosen is None:
@@ -122,7 +122,7 @@ def place_of(config: TenClass, frozen: str = EVERYTHING) -> dict[str, Any]:
 
 def how_of(row: str, config: TenClass) -> dict[str, Any]:
     """The recipe of a row of dan_table2 at the config's rate, evaluated once, after the last step."""
-    return rows_in_table2()[row].how | {"rate": config.rate, "evaluate_every": config.steps}
+    return rows_in_table2()[row].how | {"lr": config.lr, "evaluate_every": config.steps}
 
 
 def preparing(config: TenClass, frozen: str = EVERYTHING) -> Trial:
@@ -158,7 +158,7 @@ def adapt(
     folder: Path, *, place: dict[str, Any], transfer: str, how: dict[str, Any], trade_off: float, steps: int, seed: int
 ) -> dict[str, Any]:
     """A trial: train on the whole source, with whatever is frozen computed once."""
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     where = Place(**place)
     task = where.task(transfer)
@@ -171,11 +171,11 @@ def adapt(
         steps=steps,
         seed=seed,
         tests=task.splits,
-        recipe=recipe_of(how, steps),
+        config=load_train_config(how, steps),
         # Seconds on a frozen trunk: made again rather than kept halfway.
         run=None if where.frozen == EVERYTHING else folder,
-        about={"task": task.name, "frozen": where.frozen, "weights": weights_label(where.weights)},
-        cache=where.trunks if model.cached_stages else False,
+        metadata={"task": task.name, "frozen": where.frozen, "weights": weights_label(where.weights)},
+        cache=where.backbones if model.cached_stages else False,
     )
     return {"evaluations": evaluations, **told_of(where)}
 
@@ -192,9 +192,9 @@ def distances(
 ) -> dict[str, Any]:
     """A trial: the proxy A-distance of all source from all target images, on the bottleneck of a network trained like
     `adapt`'s, dropout off; with trade_off None nothing is trained, and it is that of the frozen trunk's outputs."""
-    from dan.evaluation import predict
+    from dan.evaluation.metrics import predict
     from dan.mmd import a_distance
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     where = Place(**place)
     task = where.task(transfer)
@@ -204,8 +204,8 @@ def distances(
     if trade_off is None:
         source, target = (data.tensors[0] for data in sides)
     else:
-        common = {"trade_off": trade_off, "steps": steps, "seed": seed, "recipe": recipe_of(how, steps)}
-        evaluation = fit(model, task.source, task.target, tests=task.splits, cache=where.trunks, **common)[-1]
+        common = {"trade_off": trade_off, "steps": steps, "seed": seed, "config": load_train_config(how, steps)}
+        evaluation = fit(model, task.source, task.target, tests=task.splits, cache=where.backbones, **common)[-1]
         source, target = (predict(model, data, start=model.cached_stages)[0].layers["hidden1"] for data in sides)
     evaluation["a_distance"] = a_distance(source, target, seed=seed)
     return {"evaluations": [evaluation], **told_of(where)}
@@ -221,7 +221,7 @@ def watched(
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     where = Place(**place)
     task = where.task(transfer)
@@ -234,10 +234,10 @@ def watched(
         steps=steps,
         seed=seed,
         tests=task.splits,
-        recipe=recipe_of(how, steps),
+        config=load_train_config(how, steps),
         run=folder,
-        about={"task": task.name, "weights": weights_label(where.weights)},
-        cache=where.trunks,
+        metadata={"task": task.name, "weights": weights_label(where.weights)},
+        cache=where.backbones,
     )
     by_step = {evaluation["step"]: dict(evaluation) for evaluation in evaluations}
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
@@ -286,9 +286,9 @@ def few_labels(
     import torch
     from torch.utils.data import Subset
 
-    from dan.batches import derived_seed
-    from dan.evaluation import predict
-    from dan.training import fit
+    from dan.data.batches import derived_seed
+    from dan.evaluation.metrics import predict
+    from dan.training.trainer import fit
 
     where = Place(**place)
     task = where.task(transfer)
@@ -299,12 +299,12 @@ def few_labels(
         model,
         Subset(task.source, of_source.tolist()),
         task.target,
-        labelled=Subset(task.target, of_target.tolist()) if labelled else None,
+        labelled_target=Subset(task.target, of_target.tolist()) if labelled else None,
         trade_off=trade_off,
         steps=steps,
         seed=seed,
-        recipe=recipe_of(how, steps),
-        cache=where.trunks,
+        config=load_train_config(how, steps),
+        cache=where.backbones,
     )
     output, y = predict(model, where.outputs(task.target, model), start=model.cached_stages)
     right = (output.logits.argmax(1) == y).double()
@@ -322,18 +322,18 @@ def stage_features(folder: Path, *, place: dict[str, Any], sides: list[str]) -> 
     """
     import torch
 
-    from dan.batches import in_order
+    from dan.data.batches import iter_batches
 
     where, kept = Place(**place), {}
     for side in sides:
         task = where.task(f"{side}2{next(other for other in DOMAINS if other != side)}")
-        trunk = where.network(task, seed=0).trunk.eval()
+        backbone = where.network(task, seed=0).backbone.eval()
         found: dict[str, list[Tensor]] = {}
-        for x, y in in_order(task.source, 64):
+        for x, y in iter_batches(task.source, 64):
             with torch.no_grad():
-                for name, stage in trunk.stages.items():
+                for name, stage in backbone.stages.items():
                     x = stage(x)
-                    found.setdefault(name, []).append(trunk.pooled(x))
+                    found.setdefault(name, []).append(backbone.pooled(x))
             found.setdefault("y", []).append(y)
         kept[side] = {name: torch.cat(parts) for name, parts in found.items()}
     torch.save(kept, folder / "features.pt")
@@ -373,9 +373,9 @@ def probe(
     from torch import nn
     from torch.utils.data import TensorDataset
 
-    from dan.networks.dan import DAN
-    from dan.networks.trunk import Trunk
-    from dan.training import fit
+    from dan.models.backbone import Backbone
+    from dan.models.dan import DAN
+    from dan.training.trainer import fit
 
     kept = torch.load(folder.parent / features / "features.pt", weights_only=True)
     source, target = (kept[side] for side in transfer.split("2"))
@@ -383,8 +383,8 @@ def probe(
     x_source, x_target = scaled(source[stage], target[stage], size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trunk = Trunk({"stage": nn.Identity()}, out_features=x_source.shape[1])
-        model = DAN(trunk, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
+        backbone = Backbone({"stage": nn.Identity()}, out_features=x_source.shape[1])
+        model = DAN(backbone, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
     start_new_layers(model, seed)
     evaluations = fit(
         model,
@@ -394,7 +394,7 @@ def probe(
         steps=steps,
         seed=seed,
         tests={"target": TensorDataset(x_target, target["y"])},
-        recipe=recipe_of(how, steps),
+        config=load_train_config(how, steps),
     )
     return {"evaluations": evaluations, **told_of(Place(**place))}
 
@@ -412,7 +412,7 @@ def record_of(config: TenClass, transfer: str, method: str, chosen_by: str, **on
     record: Record = {"experiment": config.NAME, "task": SET + transfer, "network": NETWORK, "method": method}
     record |= {"labels": 0, "selection": "", "paper": None, "provenance": ""}
     record |= {"command": command_of(config, transfers=transfer, **only), "command_of_all": command_of(config)}
-    record |= {"image_size": config.image_size, "rate": config.rate, "steps": config.steps}
+    record |= {"image_size": config.image_size, "lr": config.lr, "steps": config.steps}
     return record | {"chosen_by": chosen_by}
 
 
@@ -480,7 +480,7 @@ def metric_rows(records: Sequence[Record], name: str, metric: str) -> list[Row]:
 
 def shared_captions(records: Sequence[Record]) -> list[str]:
     """What is true of all these experiments: the network, and who chose its hyper-parameters."""
-    size, steps, rate, trade_offs = (each(records, n, "g") for n in ("image_size", "steps", "rate", "trade_off"))
+    size, steps, rate, trade_offs = (each(records, n, "g") for n in ("image_size", "steps", "lr", "trade_off"))
     weights = "; ".join(sorted({record["weights"] for record in records if "weights" in record}))
     who = "; ".join(dict.fromkeys(record["chosen_by"] for record in records))
     return [

@@ -20,14 +20,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from dan.domains.places import cache_folder, data_folder
+from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.records import Record
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
-    from dan.domains.tasks import Transfer
+    from dan.data.tasks import DomainPair
 
 HOME = Path(__file__).parent
 
@@ -91,12 +91,12 @@ def folders_of(config: Any) -> dict[str, str]:
 
 
 @cache
-def transfer_named(task: str, data: str, images: str, image_size: int = 224, source_holdout: float = 0.0) -> Transfer:
+def transfer_named(task: str, data: str, images: str, image_size: int = 224, source_holdout: float = 0.0) -> DomainPair:
     """The task's data, made once in a process: its trials only read it. data: the folder of data sets; images: the one
-    for decoded images; the rest as in `dan.domains.transfer.Options`."""
-    from dan.domains.tasks import load_task
+    for decoded images; the rest as in `dan.data.domain_pair.Options`."""
+    from dan.data.tasks import load_pair
 
-    return load_task(task, data, cache=images, image_size=image_size, source_holdout=source_holdout or None)
+    return load_pair(task, data, cache=images, image_size=image_size, source_holdout=source_holdout or None)
 
 
 def logistic_regression(source: Dataset[Any], target: Dataset[Any]) -> float:
@@ -105,9 +105,9 @@ def logistic_regression(source: Dataset[Any], target: Dataset[Any]) -> float:
     import torch
     from sklearn.linear_model import LogisticRegression
 
-    from dan.batches import gather, size
+    from dan.data.batches import fetch, num_samples
 
-    (x, y), (x_target, y_target) = (gather(data, torch.arange(size(data))) for data in (source, target))
+    (x, y), (x_target, y_target) = (fetch(data, torch.arange(num_samples(data))) for data in (source, target))
     model = LogisticRegression(max_iter=5000).fit(x.double().numpy(), y.numpy())
     return float(model.score(x_target.double().numpy(), y_target.numpy()))
 

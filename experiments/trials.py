@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dan.errors import UserError
-from dan.locks import hold
+from dan.locks import lock_dir
 from dan.progress import Progress
 from experiments.places import place_of, single_threaded
 from experiments.records import write_text
@@ -88,7 +88,7 @@ def run_trials(
         del waiting[name]
     if waiting:
         most = min(workers, len(waiting))
-        with hold(folder):
+        with lock_dir(folder):
             _run(waiting, outcome, folder=folder.absolute(), workers=most, cluster=cluster, quiet=quiet)
         outcome.results = {trial.name: outcome.results[trial.name] for trial in trials if trial.name in outcome.results}
     return outcome

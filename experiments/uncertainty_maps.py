@@ -30,7 +30,7 @@ from active.strategies.uncertainty import (
     margin_of_confidence,
     ratio_of_confidence,
 )
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.records import Record, Row, read, to_lines, write_text
 from experiments.reporting.tables import Drawn, write_report

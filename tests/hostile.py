@@ -24,22 +24,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from active.people.asked import AskedLog
-from active.people.label_log import LabelLog
-from active.people.labelling import read_answers
+from active.annotation.label_log import LabelLog
+from active.annotation.request_log import RequestLog
+from active.annotation.tasks import read_answers
+from active.loop import budget_count
 from active.round_files import path_of, read_round
-from active.rounds import labels_a_round
-from dan.checkpoint import load_kernels, load_model, save_model
-from dan.domains.candidates import read_candidates
-from dan.domains.cifar10 import cifar10
-from dan.domains.colon import read_part
-from dan.domains.feature_files import read_features
-from dan.domains.image_cache import pixels_of
-from dan.domains.listing import Listing, read_list, read_manifest
+from dan.data.candidates import read_candidates
+from dan.data.cifar10 import cifar10
+from dan.data.colon import read_part
+from dan.data.feature_files import read_features
+from dan.data.image_cache import pixels_of
+from dan.data.manifests import Listing, read_list, read_manifest
 from dan.errors import UserError
-from dan.networks.dan import DAN
-from dan.networks.weights import read_state
-from dan.run_folder import read_records, read_tensors
+from dan.models.dan import DAN
+from dan.models.model_file import load_kernels, load_model, save_model
+from dan.models.pretrained import read_state
+from dan.run_dir import read_records, read_tensors
 from dan.source_free import read_kept
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
@@ -427,7 +427,7 @@ CASES = (
         "size",
         "a budget of 100,000 digits",
         lambda f: None,
-        lambda f: labels_a_round("9" * 100_000 + "%", 100),
+        lambda f: budget_count("9" * 100_000 + "%", 100),
         "a budget is a number",
     ),
     Case(
@@ -501,7 +501,7 @@ CASES = (
         "content",
         "a log of tasks with a batch that is infinite",
         text("a.jsonl", '{"batch": Infinity}\n'),
-        lambda f: AskedLog(f / "a.jsonl"),
+        lambda f: RequestLog(f / "a.jsonl"),
         "is no line of a log of tasks",
     ),
     Case(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dan.domains import cifar10 as module
+from dan.data import cifar10 as module
 
 TRAIN, VALIDATION, TEST = 250, 50, 100  # images; the real counts are 49,000, 1,000 and 10,000
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dan.networks.dan import Output
+from dan.models.dan import Output
 
 SIZES = st.integers(2, 6)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_hybrid import query
 
-from active.strategies import strategy_named
+from active.strategies import get_strategy
 from experiments import arena_ablations, report
 from experiments.__main__ import main
 from experiments.ablations import PREFIX, REFERENCES, STRATEGIES
@@ -26,8 +26,8 @@ DEVELOPMENT = GROUPS["development"]
 
 def summary(method: str, task: str, seed: int, area: float) -> dict[str, Any]:
     about = {"experiment": "ablations", "task": task, "seed": seed, "method": method, "network": "squeezenet1_1"}
-    about |= {"labels": 100, "selection": "", "summary": True, "alc/target_test": area, "how": {"rate": 0.1}}
-    return about | {"trade_off": 1.0, "sizes": {"target": 100, "target_test": 40}, "budget": "1%", "round_steps": 5}
+    about |= {"labels": 100, "selection": "", "summary": True, "alc/target_test": area, "how": {"lr": 0.1}}
+    return about | {"trade_off": 1.0, "sizes": {"target": 100, "target_test": 40}, "budget": "1%", "steps_per_round": 5}
 
 
 def fabricated() -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_a_variant_asks_for_distinct_samples_of_the_pool(name: str) -> None:
         labelled_targets=torch.arange(len(plain.labelled_ids)),  # type: ignore[arg-type]
         labelled_layers=None if labelled is None else torch.cat((labelled, labelled), 1),
     )
-    picks = strategy_named(PREFIX + name)(shown, 4, generator=torch.Generator())
+    picks = get_strategy(PREFIX + name)(shown, 4, generator=torch.Generator())
     assert len(set(picks.tolist())) == 4 and set(picks.tolist()) <= set(shown.ids.tolist())
 
 
@@ -126,7 +126,7 @@ def test_the_command_on_a_few_images_and_its_report_under_another_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["run", "ablations", "--quick", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--workers", "1"]
-    assert main([*words, "--steps", "5", "--round-steps", "2", "--samples", "100", "--quiet"]) == 0
+    assert main([*words, "--steps", "5", "--steps-per-round", "2", "--samples", "100", "--quiet"]) == 0
     records = read(tmp_path / "out" / "records.jsonl")
     assert {r["method"] for r in records if r.get("summary")} == {"random", PREFIX + "margin", PREFIX + "ones"}
     assert {r["experiment"] for r in records} == {"ablations"}
@@ -137,9 +137,9 @@ def test_the_command_on_a_few_images_and_its_report_under_another_name(
     readme.write_text("<!-- results:ablations_tiny -->\n<!-- /results:ablations_tiny -->\n")
     monkeypatch.setattr(report, "publish", partial(report.publish, home=tmp_path, readme=readme))
     again = ["report", "ablations", "--out", str(tmp_path / "out")]
-    assert main([*again, "--publish", "--published-as", "ablations_tiny"]) == 0
+    assert main([*again, "--publish", "--publish-name", "ablations_tiny"]) == 0
     assert (tmp_path / "results" / "ablations_tiny" / "records.jsonl").is_file() and "| ones |" in readme.read_text()
     capsys.readouterr()
-    for flags in (["--published-as", "x"], ["--publish", "--published-as", "../x"]):
+    for flags in (["--publish-name", "x"], ["--publish", "--publish-name", "../x"]):
         assert main([*again, *flags]) == 2
-        assert "--published-as takes a name" in capsys.readouterr().err
+        assert "--publish-name takes a name" in capsys.readouterr().err

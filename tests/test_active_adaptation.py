@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import tyro
 
-from active.with_dan import run_rounds
-from dan.checkpoint import save_model
-from dan.cli import run
+from active.learners.dan import run_rounds
+from dan.cli.command_line import run
+from dan.models.model_file import save_model
 from experiments import active_adaptation, running
 from experiments.active_adaptation import ActiveAdaptation, counts_of, told
 from experiments.jobs.active_adaptation import NO_LABELS, ask_at, begin, ends_of
-from experiments.jobs.arena import Place, network, recipe_of, sides_of
+from experiments.jobs.arena import Place, load_train_config, network, sides_of
 from experiments.pages.active_adaptation import findings, one_training, over, values_of
 from experiments.records import to_lines, write_text
 
 TASK = "rendered2digits"
-HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "rate": 0.01}
+HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
 
 
 def test_the_one_training_on_kept_outputs_of_photographs(data_folder: Path, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_the_one_training_on_kept_outputs_of_photographs(data_folder: Path, tmp_
     config = ActiveAdaptation(
         data=data_folder, squeezenet_weights=str(weights), image_cache=tmp_path / "images", image_size=32
     )
-    config = replace(config, query_at=(1, 2), epochs=4)
+    config = replace(config, query_epochs=(1, 2), epochs=4)
     task = "office_caltech10_w2d"
     for trial in (active_adaptation.begin_of(task, 0, config), active_adaptation.ask_of(task, "margin", 0, config)):
         (tmp_path / trial.name).mkdir()
@@ -41,11 +41,11 @@ def test_the_one_training_on_kept_outputs_of_photographs(data_folder: Path, tmp_
 
 
 def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
-    """The same picks and accuracies in every round as `python -m active run --query-at`, though the first part of the
-    training is made once for all strategies."""
+    """The same picks and accuracies in every round as `python -m active run --query-epochs`, though the first part of
+    the training is made once for all strategies."""
     place = {"data": str(tmp_path), "images": str(tmp_path / "images"), "samples": 130}
     shared: dict[str, Any] = {"place": place, "task": TASK, "how": HOW, "trade_off": 1.0, "seed": 2}
-    shared |= {"query_at": [1, 2], "epochs": 4}
+    shared |= {"query_epochs": [1, 2], "epochs": 4}
     begin(tmp_path / "begin", **shared)
     trial = tmp_path / "trial"
     trial.mkdir()
@@ -59,14 +59,14 @@ def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
         "margin",
         start=start,
         budget="3%",
-        query_at=(1, 2),
+        query_epochs=(1, 2),
         epochs=4,
         trade_off=1.0,
         seed=2,
         run=tmp_path / "run",
-        recipe=recipe_of(TASK, HOW, 100),
+        config=load_train_config(TASK, HOW, 100),
     )
-    names = ("round", "labelled", "asked", "accuracy/target", "accuracy/unqueried")
+    names = ("round", "labelled", "queried", "accuracy/target", "accuracy/unqueried")
     records = list(theirs)
     assert [{n: r[n] for n in names} for r in mine["rounds"]] == [{n: r[n] for n in names} for r in records]
     assert [r["labelled"] for r in records] == [0, 4, 8] and mine["labels"] == 8 and mine["pool"] == 130
@@ -115,7 +115,7 @@ def test_the_trials_of_a_seed(config: ActiveAdaptation) -> None:
 
 
 def test_the_command_of_a_cell_reads_back_as_that_cell() -> None:
-    config = ActiveAdaptation(epochs=40, query_at=(10, 12, 14, 16, 18))
+    config = ActiveAdaptation(epochs=40, query_epochs=(10, 12, 14, 16, 18))
     words = shlex.split(running.command_of(config, tasks=TASK, protocol="5%", strategies="clue"))
     assert tyro.cli(ActiveAdaptation, args=words[5:]) == replace(
         config, tasks=(TASK,), protocol="5%", strategies=("clue",)
@@ -128,11 +128,11 @@ def test_the_command_of_a_cell_reads_back_as_that_cell() -> None:
         (["--tasks", "rendered2digit"], 'did you mean "rendered2digits"'),
         (["--strategies", "cleu"], 'did you mean "clue"'),
         (["--strategies", "outliers"], "holds out no source"),
-        (["--query-at", "3", "2"], "rising epochs"),
+        (["--query-epochs", "3", "2"], "rising epochs"),
         (["--epochs", "9"], "more than the last"),
         (["--seeds", "100"], "hyper-parameters"),
         (["--samples", "5"], "--samples must be 100"),
-        (["--round-steps", "0"], "--round-steps"),
+        (["--steps-per-round", "0"], "--steps-per-round"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dan import DAN
-from dan.checkpoint import load_model, save_model
 from dan.errors import UserError
-from dan.networks.adapters import Residual, is_adapter
-from dan.networks.trunk import Trunk
+from dan.models.adapters import Residual, is_adapter
+from dan.models.backbone import Backbone
+from dan.models.model_file import load_model, save_model
 
 NO_PEFT = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft, an optional extra, is missing")
 KINDS = ["residual", pytest.param("lora", marks=NO_PEFT)]
@@ -39,10 +39,10 @@ def test_adapters_start_by_changing_nothing_and_are_few(name: str, kind: str) ->
     plain, adapted, x = pair(name, kind)
     assert torch.equal(adapted(x).logits, plain(x).logits)
     few = sum(p.numel() for p in adapted.stage_groups()["adapters"])
-    many = sum(p.numel() for p in plain.trunk.parameters())
+    many = sum(p.numel() for p in plain.backbone.parameters())
     assert 0 < few < many / 4, (few, many)
     assert list(adapted.stage_groups()) == ["hidden1", "output", "adapters"]
-    assert adapted.groups()["trunk"] == [] and adapted.settings["frozen"] == list(adapted.stages)
+    assert adapted.groups()["backbone"] == [] and adapted.settings["frozen"] == list(adapted.stages)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +106,7 @@ def test_tokens_are_adapted_along_their_channels() -> None:
             return x.flatten(2).transpose(1, 2)
 
     stages = {"embed": nn.Sequential(nn.Conv2d(3, 6, 4, stride=4), Embed()), "block": nn.Linear(6, 6)}
-    model = DAN(Trunk(stages, input_shape=(3, 8, 8), tokens=True), 3, adapters="residual")
+    model = DAN(Backbone(stages, input_shape=(3, 8, 8), tokens=True), 3, adapters="residual")
     assert [adapter.down.in_features for adapter in model.adapters.values()] == [6, 6]
     assert model(torch.randn(2, 3, 8, 8)).logits.shape == (2, 3)
 
@@ -116,8 +116,8 @@ def test_lora_is_its_formula() -> None:
     """W' = W + B A, on linear and convolution layers; depthwise convolutions and attention's projection are left."""
     torch.manual_seed(0)
     stage = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-    model = DAN(Trunk({"fc": stage}, out_features=5), 3, layers=(), adapters={"kind": "lora", "rank": 2})
-    layer = model.get_submodule("trunk.fc.1")
+    model = DAN(Backbone({"fc": stage}, out_features=5), 3, layers=(), adapters={"kind": "lora", "rank": 2})
+    layer = model.get_submodule("backbone.fc.1")
     a, b = (layer.get_parameter(f"lora_{part}.default.weight") for part in "AB")
     nn.init.normal_(b)
     x = torch.randn(4, 12)
@@ -130,7 +130,7 @@ def test_lora_is_its_formula() -> None:
     assert len(names) == 4  # two layers of A and B: expansion and projection, not the depthwise one between
 
     block = nn.TransformerEncoderLayer(8, 2, 16)
-    model = DAN(Trunk({"block": block}), 3, adapters="lora")
+    model = DAN(Backbone({"block": block}), 3, adapters="lora")
     assert {name.split(".")[2] for name, _ in model.named_parameters() if is_adapter(name)} == {"linear1", "linear2"}
 
 
@@ -167,7 +167,7 @@ def test_without_peft_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         ("lenet", {"kind": "residual", "width": 3}, "not by width"),
         ("lenet", {"kind": "residual", "stages": ["conv3"]}, 'no stage "conv3"'),
         ("features", "residual", "nothing to adapt"),
-        (nn.Sequential(nn.Linear(3, 3)), "residual", "need a dan.networks.trunk.Trunk"),
+        (nn.Sequential(nn.Linear(3, 3)), "residual", "need a dan.models.backbone.Backbone"),
     ],
 )
 def test_bad_settings(backbone: str | nn.Module, adapters: object, message: str) -> None:

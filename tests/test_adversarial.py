@@ -7,8 +7,7 @@ import torch
 from made_outputs import normal, output
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from dan.networks.dan import Output
-from dan.objectives.adversarial import (
+from dan.losses.adversarial import (
     ConditionalAdversary,
     DomainAdversary,
     RandomMultilinear,
@@ -16,6 +15,7 @@ from dan.objectives.adversarial import (
     domain_loss,
     reverse_gradient,
 )
+from dan.models.dan import Output
 
 
 def test_the_gradient_is_reversed_and_nothing_else() -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 import tyro
 
-from active.strategies.patches import CODES
-from dan.cli import run
-from dan.domains.colon import ARCHIVE
+from active.strategies.aift import CODES
+from dan.cli.command_line import run
+from dan.data.colon import ARCHIVE
 from experiments import aift, running
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
 from experiments.jobs.aift import Place, Sizes, made, network, roc_auc
@@ -269,7 +269,7 @@ def tissue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     from PIL import Image
 
-    from dan.domains.colon import PARTS, PATCHES, Part
+    from dan.data.colon import PARTS, PATCHES, Part
 
     rng = np.random.default_rng(0)
     with tarfile.open(tmp_path / ARCHIVE, "w:gz") as archive:

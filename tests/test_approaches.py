@@ -12,11 +12,11 @@ import pytest
 import torch
 import tyro
 
-from dan.checkpoint import load_model
-from dan.cli import run
-from dan.domains.tasks import SOURCE_COUNT
-from dan.doors.train import Train, preset
-from dan.run_folder import read_records
+from dan.cli.command_line import run
+from dan.cli.train import Train, preset
+from dan.data.tasks import SOURCE_COUNT
+from dan.models.model_file import load_model
+from dan.run_dir import read_records
 from dan.source_free import read_kept
 from experiments import approaches, running
 from experiments.approaches import (
@@ -40,7 +40,7 @@ from experiments.trials import _work
 def record(method: str, seed: int, value: float, **more: Any) -> dict[str, Any]:
     made = {"experiment": "approaches", "task": "rendered2digits", "network": "lenet", "method": method, "labels": 0}
     made |= {"seed": seed, "selection": "last", "command": "c", "command_of_all": "python all", "steps": 5}
-    made |= {"trade_off": 3.0, "rate": 0.01, "seconds": 2.0, "accuracy/target": value - 0.1}
+    made |= {"trade_off": 3.0, "lr": 0.01, "seconds": 2.0, "accuracy/target": value - 0.1}
     return made | {"accuracy/target_test": value} | more
 
 
@@ -73,7 +73,7 @@ def test_every_row_is_a_command_line_of_its_own(tmp_path: Path) -> None:
         seen.add(tuple(words))
         assert config.trade_off == (0.0 if row == SOURCE_ONLY else 3.0)
         assert made.starts == (SOURCE in words or KEPT in words)
-        assert (KEPT in words) == (config.keep_source > 0)
+        assert (KEPT in words) == (config.coreset_size > 0)
     assert len(seen) == len(APPROACHES) == 6 + 2 * (1 + len(COUNTS)) + 3 + 2
     assert WHOLE == SOURCE_COUNT
 
@@ -153,7 +153,7 @@ def test_the_report_has_rows_in_order_and_the_options_of_each(tmp_path: Path) ->
     assert table[SOURCE_ONLY]["target_test"] == "51.0 ± 1.4" and table[SOURCE_ONLY]["target"] == "41.0 ± 1.4"
     assert (table[SOURCE_ONLY]["worst seed"], table[SOURCE_ONLY]["n"]) == ("50.0", "2")
     assert (table["1 label a class"]["unqueried"], table[DAN]["unqueried"]) == ("85.0", "–")
-    assert table[kept_row("fc1", 50)][headers[-1]] == "--keep-source 50 --keep-stage fc1, then --source-free KEPT"
+    assert table[kept_row("fc1", 50)][headers[-1]] == "--coreset-size 50 --coreset-stage fc1, then --source-free KEPT"
     assert table[DAN][headers[-1]] == "none"
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         cells = {(row["method"], row["split"]): row["mean"] for row in csv.DictReader(file)}
@@ -215,8 +215,8 @@ def test_a_tiny_run_is_the_command_and_is_not_made_again(tmp_path: Path, capsys:
     start = load_model(out / approaches._name(SOURCE_ONLY, 3)).state_dict()
     frozen, free = (load_model(out / approaches._name(row, 3)).state_dict() for row in rows[:2])
     same = {name for name, value in start.items() if torch.equal(value, frozen[name])}
-    assert {name for name in start if name.startswith("trunk.")} <= same and "output.weight" not in same
+    assert {name for name in start if name.startswith("backbone.")} <= same and "output.weight" not in same
     kept = read_kept(out / approaches._name(rows[1], 3) / "kept")
     assert (len(kept.y), int(kept.counts.sum()), kept.after_stages) == (50, WHOLE, 2)
-    moved = {name.split(".")[1] for name, value in start.items() if "trunk" in name and not value.equal(free[name])}
+    moved = {name.split(".")[1] for name, value in start.items() if "backbone" in name and not value.equal(free[name])}
     assert moved == {"fc1"}

@@ -15,13 +15,13 @@ import torch
 import tyro
 from torch.utils.data import TensorDataset
 
+from active.learners.dan import run_rounds
 from active.strategies import STRATEGIES as KNOWN
-from active.with_dan import run_rounds
-from dan.checkpoint import load_model
-from dan.cli import run
-from dan.domains.tasks import load_task
-from dan.evaluation import view_probabilities
-from dan.views import Views
+from dan.cli.command_line import run
+from dan.data.tasks import load_pair
+from dan.data.views import Views
+from dan.evaluation.metrics import view_probabilities
+from dan.models.model_file import load_model
 from experiments import arena, arena_field, running
 from experiments.arena import BUDGET, EVERY, Arena, labels_to
 from experiments.arena_field import GROUPS, HALVES, STRATEGIES, half_of, target_of
@@ -35,7 +35,7 @@ from experiments.jobs.arena import (
     ask,
     evenly,
     every_label,
-    recipe_of,
+    load_train_config,
     sides_of,
     start,
 )
@@ -46,7 +46,7 @@ from experiments.records import alc, read, to_lines, write_text
 from experiments.trials import _work
 
 TASK = "rendered2digits"
-HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "rate": 0.01}
+HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
 TEN = "office_caltech10_"
 
 
@@ -95,7 +95,7 @@ def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folder
             assert asked["start"] == f"{task}-start-seed{seed}" and asked["strategy"] == strategy
             assert all(asked[name] == begin[name] for name in ("place", "task", "how", "trade_off", "seed"))
         every = named[f"{task}-all-seed{seed}"]["arguments"]
-        assert every["steps"] == 5 * config.round_steps
+        assert every["steps"] == 5 * config.steps_per_round
     aligned = {task: named[f"{task}-start-seed0"]["arguments"] for task in arena.tasks_of(config)}
     assert aligned[TASK]["trade_off"] == 1 and aligned[f"{TEN}a2c"]["trade_off"] > 0
     apart = arena.start_of(TASK, 0, replace(config, trade_off=0.0)).arguments
@@ -110,7 +110,7 @@ def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folder
 
 def test_the_parts_and_the_command_of_a_cell(folders: dict[str, Any]) -> None:
     assert [len(arena.tasks_of(Arena(parts=part))) for part in ("development", "confirmation", "all")] == [6, 9, 15]
-    config = Arena(round_steps=30, seeds=(3,), strategies=("margin", "my.module:mine"))
+    config = Arena(steps_per_round=30, seeds=(3,), strategies=("margin", "my.module:mine"))
     words = shlex.split(running.command_of(config, tasks=TASK, strategies="my.module:mine"))
     assert tyro.cli(Arena, args=words[5:]) == replace(config, tasks=(TASK,), strategies=("my.module:mine",))
     quick = running.reduced(Arena(quick=True))
@@ -129,7 +129,7 @@ def test_the_parts_and_the_command_of_a_cell(folders: dict[str, Any]) -> None:
         (["--seeds", "100"], "hyper-parameters are chosen on"),
         (["--tasks", TASK, "--budget", "1%", "x"], "share of the pool"),
         (["--tasks", TASK, "--budget", "60%", "50%"], "lower the budget"),
-        (["--tasks", TASK, "--round-steps", "0"], "--round-steps"),
+        (["--tasks", TASK, "--steps-per-round", "0"], "--steps-per-round"),
         (["--tasks", TASK, "--trade-off", "-1"], "--trade-off"),
         (["--tasks", TASK, "--samples", "10"], "--samples must be 100 or more"),
         (["--tasks", f"{TEN}d2w", "--squeezenet-weights", "none.pth"], "no weights file"),
@@ -179,7 +179,7 @@ def fabricated(values: Mapping[str, Mapping[str, float]], seeds: tuple[int, ...]
                 summary |= dict.fromkeys(("alc/target_test", "alc/unqueried", "alc/target"), accuracy)
                 summary |= {"labels_to_95": 10.0 if accuracy >= 0.7 else None, "seconds_a_query": 0.25}
                 summary |= {"sizes": {"source": 50, "target": 100, "target_test": 40}, "budget": "10 10"}
-                summary |= {"how": {"rate": 0.01}, "trade_off": 1.0, "round_steps": 60, "cpu_seconds": 4.0}
+                summary |= {"how": {"lr": 0.01}, "trade_off": 1.0, "steps_per_round": 60, "cpu_seconds": 4.0}
                 records.append(summary | {"cpu_seconds_of_start": 9.0})
     return records
 
@@ -320,19 +320,19 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], tmp_path: Path, strategy: str) -> None:
     """What is asked, every accuracy, and so every weight, kernel and generator: as `python -m active run` has them."""
     folder, shared = begun
-    mine = ask(folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], round_steps=4)
+    mine = ask(folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], steps_per_round=4)
     sides = sides_of(Place(**shared["place"]), TASK, 3)
-    settings = {"trade_off": 1.0, "seed": 3, "round_steps": 4, "budget": ("3%", "3%", "6%")}
+    settings = {"trade_off": 1.0, "seed": 3, "steps_per_round": 4, "budget": ("3%", "3%", "6%")}
     theirs = run_rounds(
         sides.transfer,
         strategy,
         start=folder / "start",
         run=tmp_path / "run",
-        recipe=recipe_of(TASK, HOW, 4),
+        config=load_train_config(TASK, HOW, 4),
         cache=True,
         **settings,  # type: ignore[arg-type]
     )
-    names = ("round", "labelled", "asked", "accuracy/target", "accuracy/unqueried", "accuracy/target_test")
+    names = ("round", "labelled", "queried", "accuracy/target", "accuracy/unqueried", "accuracy/target_test")
     told = [{name: record[name] for name in names} for record in theirs]
     assert [{name: record[name] for name in names} for record in mine["evaluations"]] == told
     assert [record["labelled"] for record in told] == [0, 4, 8, 15]  # 3.6, 7.2 and 14.4, rounded up
@@ -341,7 +341,7 @@ def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], 
 
 def test_strategies_do_not_touch_the_start(begun: tuple[Path, dict[str, Any]]) -> None:
     folder, shared = begun
-    common = {**shared, "start": "start", "strategy": "margin", "budget": ["5"], "round_steps": 3}
+    common = {**shared, "start": "start", "strategy": "margin", "budget": ["5"], "steps_per_round": 3}
     first, again = (ask(folder / "x", **common)["evaluations"] for _ in range(2))
     kept = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in first]
     assert kept == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in again]
@@ -349,7 +349,7 @@ def test_strategies_do_not_touch_the_start(begun: tuple[Path, dict[str, Any]]) -
     assert set(every) == {"accuracy/target", "accuracy/target_test"}
 
 
-def test_a_trunk_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_path: Path) -> None:
+def test_a_backbone_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_path: Path) -> None:
     weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
     if not (data_folder / "office_caltech10").is_dir() or not weights.is_file():
         pytest.skip("needs office_caltech10 and weights/squeezenet1_1_caffe_as_torchvision.pth in the data folder")
@@ -370,12 +370,12 @@ def test_a_trunk_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_pat
     for name, stage in before.stages.items():
         same = [torch.equal(x, y) for x, y in zip(stage.parameters(), after.stages[name].parameters(), strict=True)]
         assert not any(same) if name == "fire9" else all(same), name
-    asked = arena.trial_of(task, "margin", 0, replace(config, budget=("4",), round_steps=2))
+    asked = arena.trial_of(task, "margin", 0, replace(config, budget=("4",), steps_per_round=2))
     made = ask(tmp_path / asked.name, **asked.arguments)
     assert [record["labelled"] for record in made["evaluations"]] == [0, 4]
 
 
-def test_views_kept_through_the_trunk_are_the_views(begun: tuple[Path, dict[str, Any]]) -> None:
+def test_views_kept_through_the_backbone_are_the_views(begun: tuple[Path, dict[str, Any]]) -> None:
     from experiments.jobs.arena import started, view_probabilities as kept_probabilities, views_of  # noqa: I001
 
     folder, shared = begun
@@ -400,7 +400,7 @@ def test_views_as_a_data_set() -> None:
 
 def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    flags = ["--quick", "--strategies", "random", "aift", "--steps", "2", "--round-steps", "1", "--samples", "100"]
+    flags = ["--quick", "--strategies", "random", "aift", "--steps", "2", "--steps-per-round", "1", "--samples", "100"]
     flags += ["--data", str(tmp_path), "--image-cache", str(tmp_path / "images"), "--out", str(out), "--quiet"]
     for trial in arena.parts_of(running.reduced(tyro.cli(Arena, args=flags)))[0]:  # as a worker would
         finished, result = _work(trial, out)
@@ -415,10 +415,10 @@ def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: 
         *curve, summary = own
         labels = [record["labels"] for record in curve]
         assert labels == [0, 1, 2, 5, 10, 20]
-        assert [len(record.get("asked", [])) for record in curve] == [1, 1, 3, 5, 10, 0]
-        pool = evenly(load_task(TASK).target, 100)
+        assert [len(record.get("queried", [])) for record in curve] == [1, 1, 3, 5, 10, 0]
+        pool = evenly(load_pair(TASK).target, 100)
         pictures = asked_pictures(curve[3])
-        assert [picture.name for picture in pictures] == [str(int(pool[i][1])) for i in curve[3]["asked"]]
+        assert [picture.name for picture in pictures] == [str(int(pool[i][1])) for i in curve[3]["queried"]]
         for name in ("target_test", "unqueried"):
             values = [record[f"accuracy/{name}"] for record in curve]
             area = sum((labels[i + 1] - labels[i]) * (values[i] + values[i + 1]) / 2 for i in range(5)) / 20

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dan.__main__ import main
-from dan.networks.backbones import build_backbone
+from dan.models.registry import build_backbone
 
 CLASSES = ("cat", "dog", "owl")
 TRAIN = ["train", "folders", "--source", "a", "--target", "b"]
@@ -192,13 +192,13 @@ MISTAKES: dict[str, tuple[list[str], Damage, list[str]]] = {
     "image as weights": ([*TRAIN, "--weights", "a/cat/0.png"], nothing, ["a/cat/0.png"]),
     "frozen at random": ([*TRAIN, "--freeze-up-to", "all"], nothing, ["frozen at random weights", "--weights"]),
     "mis-spelt layer": ([*TRAIN, "--align", "hiden1"], nothing, ['"hiden1"', 'did you mean "hidden1"']),
-    "nothing to cache": ([*TRAIN, "--cache-trunk"], nothing, ["nothing to cache", "freeze"]),
+    "nothing to cache": ([*TRAIN, "--cache-backbone"], nothing, ["nothing to cache", "freeze"]),
     # numbers
     "layers": ([*TRAIN, "--layers", "8", "0"], nothing, ["--layers must be widths of 1 or more, not 8 0"]),
     "dropout": ([*TRAIN, "--dropout", "1"], nothing, ["--dropout must be from 0 to below 1, not 1"]),
     "momentum": ([*TRAIN, "--momentum", "2"], nothing, ["--momentum must be from 0 to below 1, not 2"]),
     "weight decay": ([*TRAIN, "--weight-decay", "-1"], nothing, ["--weight-decay must be 0 or more, not -1"]),
-    "rate": ([*TRAIN, "--rate", "nan"], nothing, ["rate must be positive, not nan"]),
+    "lr": ([*TRAIN, "--lr", "nan"], nothing, ["lr must be positive, not nan"]),
     "image size": ([*TRAIN, "--image-size", "4"], nothing, ["image_size must be 8 to 2048 pixels, not 4"]),
     # names
     "task": (["train", "folder"], nothing, ['unknown task "folder"', '"folders"']),
@@ -206,7 +206,7 @@ MISTAKES: dict[str, tuple[list[str], Damage, list[str]]] = {
     "layer": ([*TRAIN, "--align", "conf2"], nothing, ['no layer "conf2"', '"conv2"']),
     "stage": ([*TRAIN, "--freeze", "conv11"], nothing, ["conv11", '"conv1"']),
     "last stage": ([*TRAIN, "--freeze-up-to", "conv_1"], nothing, ["conv_1", '"conv1"']),
-    "rate of a part": ([*TRAIN, "--rates", "convv1=2"], nothing, ["convv1", '"conv1"']),
+    "rate of a part": ([*TRAIN, "--lr-mults", "convv1=2"], nothing, ["convv1", '"conv1"']),
     "backbone": ([*TRAIN, "--backbone", "resnet19"], nothing, ['"resnet19"', '"resnet18"']),
     "recipe": ([*TRAIN, "--recipe", "dan2015"], nothing, ['"dan2015"', '"dan-2015"']),
     # the run's folder
@@ -266,8 +266,8 @@ def trained(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_run_of_another_setting_is_left_as_it_was(
     place: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refused([*trained, "--rate", "0.5"], monkeypatch, capsys)
-    assert "out/run holds another run" in line and "rate is 0.01, not 0.5" in line and "name another --run" in line
+    line = refused([*trained, "--lr", "0.5"], monkeypatch, capsys)
+    assert "out/run holds another run" in line and "lr is 0.01, not 0.5" in line and "name another --run" in line
     assert door(trained, monkeypatch) == 0  # the run itself is whole
 
 

@@ -385,7 +385,7 @@ def test_crossovers_keep_other_devices_and_do_without_keops(tmp_path: Path, monk
     out = tmp_path / "crossovers.json"
     other = {"dtype": "float32", "features": 2, "kernels": 5, "tiled_from": 512, "keops_from": 4096}
     out.write_text(json.dumps({"cuda": [other], "cpu": [other]}))
-    crossovers.run_crossovers(crossovers.Crossovers(features=(256,), kernels=(1,), limit=1e-3, threads=1, out=out))
+    crossovers.run_crossovers(crossovers.Crossovers(features=(256,), num_kernels=(1,), limit=1e-3, threads=1, out=out))
     table = json.loads(out.read_text())
     assert table["cuda"] == [other]
     cases = [(entry["dtype"], entry["features"], entry["kernels"]) for entry in table["cpu"]]
@@ -399,8 +399,8 @@ def test_a_dan_step_with_and_without_mmd(tmp_path: Path) -> None:
     """Small images; the records and the table are those of the full size."""
     dan_step.run_dan_step(dan_step.DanStep(repetitions=1, pixels=32, out=tmp_path, threads=1))
     records = read(tmp_path / "records.jsonl")
-    assert [(r["trunk"], r["method"]) for r in records] == [
-        (trunk, method) for trunk in dan_step.PLACES for method in ("without MMD", "with MMD")
+    assert [(r["backbone"], r["method"]) for r in records] == [
+        (backbone, method) for backbone in dan_step.PLACES for method in ("without MMD", "with MMD")
     ]
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert all(what in table for what in dan_step.PLACES.values()) and f"{records[1]['ratio']:.3f}" in table

@@ -10,19 +10,19 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from active import Query
-from active.candidates import candidate_rounds, seen_of_candidates
-from active.strategies import strategy_named
+from active.learners.candidates import candidate_query_fields, candidate_rounds
+from active.strategies import get_strategy
 from dan import MultiKernel, median_bandwidth, mmd2
-from dan.batches import gather
-from dan.domains.arrays import Images
-from dan.domains.candidates import Candidates, Viewed, candidates_of, read_candidates, turned_views, viewed
+from dan.data.batches import fetch
+from dan.data.candidates import Candidates, Viewed, candidates_of, read_candidates, turned_views, viewed
+from dan.data.tensor_datasets import Images
+from dan.data.views import Views
 from dan.errors import UserError
-from dan.evaluation import predict
-from dan.networks.dan import DAN
-from dan.recipes import Recipe
-from dan.run_folder import read_records
-from dan.trunk_cache import cached
-from dan.views import Views
+from dan.evaluation.metrics import predict
+from dan.feature_cache import cached
+from dan.models.dan import DAN
+from dan.run_dir import read_records
+from dan.training.config import TrainConfig
 
 COUNTS = (3, 1, 2, 4)
 TARGETS = torch.tensor([1, 0, 2, 1])
@@ -43,7 +43,7 @@ def test_patches_have_the_label_of_their_candidate() -> None:
     candidates = ragged()
     ids = torch.tensor([3, 0])
     assert candidates.rows(ids).tolist() == [6, 7, 8, 9, 0, 1, 2]
-    x, y = gather(candidates.data(ids), torch.arange(7))
+    x, y = fetch(candidates.data(ids), torch.arange(7))
     assert x[:, 0].tolist() == [6, 7, 8, 9, 0, 1, 2] and y.tolist() == [1] * 7
     bought = candidates.data(ids, torch.tensor([2, 0]))
     assert [y for _, y in bought] == [2, 2, 2, 2, 0, 0, 0] and len(bought) == 7
@@ -101,7 +101,7 @@ def test_patches_of_an_image_are_its_views_in_whatever_order_they_are_asked_for(
     candidates = viewed(images, views, ("a", "b"))
     every = torch.stack(list(views(images.tensors[0])), dim=1).flatten(0, 1)  # (N P, ...)
     shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(2))
-    x, y = gather(candidates.patches, shuffled)
+    x, y = fetch(candidates.patches, shuffled)
     torch.testing.assert_close(x, every[shuffled], atol=1e-6, rtol=0)
     assert y.tolist() == (shuffled // 6 % 2).tolist()
     assert torch.equal(candidates.patches[12][0], images.tensors[0][2])  # view 0 is the image, to the bit
@@ -192,7 +192,7 @@ def test_a_csv_with_a_column_of_candidates(tmp_path: Path) -> None:
     candidates = candidates_of(found, image_size=8, channels=1, normalisation="half")
     assert candidates.names == ("l1", "l2", "l3") and candidates.classes == ("benign", "malign")
     assert candidates.targets.tolist() == [1, 0, 0] and candidates.groups == ("p2", "p1", "p1")
-    x, y = gather(candidates.data(torch.tensor([1, 0])), torch.arange(4))
+    x, y = fetch(candidates.data(torch.tensor([1, 0])), torch.arange(4))
     grey = ((x[:, 0, 0, 0] * 0.5 + 0.5) * 255).round().tolist()
     assert grey == [0, 3, 1, 2] and y.tolist() == [0, 0, 1, 1]
     # Without groups, and without labels.
@@ -278,17 +278,17 @@ def small_network(seed: int = 0) -> DAN:
         return DAN("lenet", 2, layers=(8,))
 
 
-SMALL = Recipe(batch_size=16, checkpoint_every=2)
+SMALL = TrainConfig(batch_size=16, checkpoint_every=2)
 
 
 def run(training: str, strategy: str, folder: Path | None = None, **how):
-    made = {"start": small_network(), "budget": 4, "rounds": 3, "round_steps": 4, "seed": 1, "recipe": SMALL}
+    made = {"start": small_network(), "budget": 4, "num_rounds": 3, "steps_per_round": 4, "seed": 1, "config": SMALL}
     return list(candidate_rounds(blobs(), strategy, training, run=folder, **(made | how)))
 
 
 def test_a_candidate_is_predicted_by_the_mean_over_its_patches() -> None:
     model, candidates, ids = small_network(), blobs(), torch.tensor([5, 0, 3])
-    seen = seen_of_candidates(model, candidates, ids)
+    seen = candidate_query_fields(model, candidates, ids)
     model.eval()
     for place, i in enumerate(ids.tolist()):
         with torch.no_grad():
@@ -298,9 +298,9 @@ def test_a_candidate_is_predicted_by_the_mean_over_its_patches() -> None:
         torch.testing.assert_close(seen["features"][place], output.features.mean(0))
         own = [probs[p * len(probs) // 3] for p in range(3)]
         torch.testing.assert_close(seen["patch_probs"][place], torch.stack(own))
-    assert seen_of_candidates(model, candidates, patches=5)["patch_probs"].shape == (24, 5, 2)
-    query = Query(ids=torch.arange(24), **seen_of_candidates(model, candidates))
-    assert len(strategy_named("aift:D+E+M")(query, 3, generator=torch.Generator())) == 3
+    assert candidate_query_fields(model, candidates, patches=5)["patch_probs"].shape == (24, 5, 2)
+    query = Query(ids=torch.arange(24), **candidate_query_fields(model, candidates))
+    assert len(get_strategy("aift:D+E+M")(query, 3, generator=torch.Generator())) == 3
 
 
 def test_rounds_count_candidates_and_learn_their_patches() -> None:
@@ -308,28 +308,28 @@ def test_rounds_count_candidates_and_learn_their_patches() -> None:
     before = {name: value.clone() for name, value in start.state_dict().items()}
     records = run("AFT(LQ)", "aift:D+E+M", start=start, evaluate=lambda model: {"accuracy/target_test": 0.5})
     assert [record["labelled"] for record in records] == [0, 4, 8, 12]
-    assert [len(record["asked"]) for record in records] == [4, 4, 4, 0]
-    assert len({i for record in records for i in record["asked"]}) == 12
+    assert [len(record["queried"]) for record in records] == [4, 4, 4, 0]
+    assert len({i for record in records for i in record["queried"]}) == 12
     assert all(record["accuracy/target_test"] == 0.5 for record in records)
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())  # M_0 stays
 
 
 def test_the_network_learns_and_codes_differ() -> None:
     made = {
-        training: run(training, "random", round_steps=25) for training in ("RFT", "ACFT(Q)", "ACFT(LQ)", "ACFT(HQ)")
+        training: run(training, "random", steps_per_round=25) for training in ("RFT", "ACFT(Q)", "ACFT(LQ)", "ACFT(HQ)")
     }
     assert all(records[-1]["accuracy/target"] > 0.8 for records in made.values())
     # The first purchase is asked for and learned alike; what follows is not.
     first = {records[1]["accuracy/target"] for records in made.values()}
     assert len(first) == 1
-    assert {tuple(records[0]["asked"]) for records in made.values()} == {tuple(made["RFT"][0]["asked"])}
+    assert {tuple(records[0]["queried"]) for records in made.values()} == {tuple(made["RFT"][0]["queried"])}
 
 
 def test_what_each_training_learns_is_in_its_folder(tmp_path: Path) -> None:
     for training in ("AFT(LQ)", "ACFT(Q)"):
         folder = tmp_path / training
         records = run(training, "random", folder)
-        asked = [record["asked"] for record in records]
+        asked = [record["queried"] for record in records]
         for number in (1, 2, 3):
             settings = read_records(folder / f"round_{number:02d}" / "records.jsonl")[0]
             expected = asked[number - 1] if training == "ACFT(Q)" else sum(asked[:number], [])
@@ -342,7 +342,7 @@ def test_what_each_training_learns_is_in_its_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_is_cut_off_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     whole = run("ACFT(HQ)", "aift:E+M+R", tmp_path / "whole")
-    made = {"start": small_network(), "budget": 4, "rounds": 3, "round_steps": 4, "seed": 1, "recipe": SMALL}
+    made = {"start": small_network(), "budget": 4, "num_rounds": 3, "steps_per_round": 4, "seed": 1, "config": SMALL}
     partly = candidate_rounds(blobs(), "aift:E+M+R", "ACFT(HQ)", run=tmp_path / "cut", **made)
     for _ in range(3):
         next(partly)
@@ -373,7 +373,7 @@ def test_patches_are_aligned_with_a_source() -> None:
             networks.append(model)
             return {}
 
-        run("ACFT(LQ)", "random", source=source, trade_off=trade_off, round_steps=30, rounds=1, evaluate=keep)
+        run("ACFT(LQ)", "random", source=source, trade_off=trade_off, steps_per_round=30, num_rounds=1, evaluate=keep)
         candidates = blobs()
         of_source = predict(networks[-1], source)[0].features
         of_patches = predict(networks[-1], candidates.data(torch.arange(24)))[0].features
@@ -383,16 +383,16 @@ def test_patches_are_aligned_with_a_source() -> None:
     assert apart[10.0] < 0.7 * apart[0.0] and not torch.equal(seen[0.0], seen[10.0])
 
 
-def test_the_pool_of_patches_may_be_the_outputs_of_a_frozen_trunk() -> None:
+def test_the_pool_of_patches_may_be_the_outputs_of_a_frozen_backbone() -> None:
     model = small_network()
     model.freeze(up_to="conv1")
     candidates = blobs()
     outputs = cached(candidates.patches, model)
     held = Candidates(outputs, candidates.owners, candidates.targets, candidates.classes)
     assert held.data(torch.tensor([1])).after_stages == 1
-    direct, through = (seen_of_candidates(model, each)["probs"] for each in (candidates, held))
+    direct, through = (candidate_query_fields(model, each)["probs"] for each in (candidates, held))
     torch.testing.assert_close(direct, through, atol=1e-6, rtol=0)
-    how = {"start": model, "budget": 4, "rounds": 1, "round_steps": 3, "seed": 0, "recipe": SMALL}
+    how = {"start": model, "budget": 4, "num_rounds": 1, "steps_per_round": 3, "seed": 0, "config": SMALL}
     ends = [list(candidate_rounds(each, "random", "RFT", **how))[-1] for each in (candidates, held)]
     assert ends[0]["accuracy/target"] == ends[1]["accuracy/target"]
 
@@ -404,7 +404,7 @@ def test_the_pool_of_patches_may_be_the_outputs_of_a_frozen_trunk() -> None:
         ("RFT", "aift:D", {}, "RFT is fine-tuning on a random draw"),
         ("AFT(LQ)", "aift:Q", {}, "no code of aift"),
         ("AFT(LQ)", "aift:D", {"trade_off": 1.0}, "give one, or a trade-off of 0"),
-        ("AFT(LQ)", "aift:D", {"round_steps": 0}, "round_steps must be 1 or more"),
+        ("AFT(LQ)", "aift:D", {"steps_per_round": 0}, "steps_per_round must be 1 or more"),
         ("AFT(LQ)", "aift:D", {"budget": 9}, "lower the budget or the rounds"),
     ],
 )
@@ -416,6 +416,6 @@ def test_mistakes_are_told_before_anything_is_trained(training: str, strategy: s
 def test_candidates_without_labels_cannot_be_simulated() -> None:
     candidates = blobs()
     candidates.targets[3] = -1
-    made = {"start": small_network(), "budget": 1, "rounds": 1, "round_steps": 1, "seed": 0}
+    made = {"start": small_network(), "budget": 1, "num_rounds": 1, "steps_per_round": 1, "seed": 0}
     with pytest.raises(UserError, match="have no label"):
         next(candidate_rounds(candidates, "random", "RFT", **made))

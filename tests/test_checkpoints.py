@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dan.checkpoint import load_model, sha256_of
-from dan.domains.tasks import load_task
+from dan.data.tasks import load_pair
 from dan.errors import UserError
-from dan.evaluation import evaluate
-from dan.run_folder import read_tensors
+from dan.evaluation.metrics import evaluate
+from dan.models.model_file import load_model, sha256_of
+from dan.models.pretrained import current_names
+from dan.run_dir import read_tensors
 from experiments.release import LIMIT
 
 HOME = Path(__file__).resolve().parents[1] / "checkpoints"
@@ -41,13 +42,13 @@ def test_the_card_is_of_this_file(folder: Path) -> None:
 
 @each
 def test_no_weights_of_others_are_in_it(folder: Path) -> None:
-    """A frozen trunk is named by its file's sha256, and asked for; what is there was trained here."""
-    saved = read_tensors(folder / "model.pt", "cpu")
+    """A frozen backbone is named by its file's sha256, and asked for; what is there was trained here."""
+    saved = current_names(read_tensors(folder / "model.pt", "cpu"))
     if not saved["network"]["frozen"]:
         return
-    assert re.fullmatch("[0-9a-f]{64}", saved["trunk_file"]["sha256"])
-    assert not any(name.startswith("trunk.") for name in saved["weights"])
-    with pytest.raises(UserError, match=re.escape(saved["trunk_file"]["name"])):
+    assert re.fullmatch("[0-9a-f]{64}", saved["backbone_file"]["sha256"])
+    assert not any(name.startswith("backbone.") for name in saved["weights"])
+    with pytest.raises(UserError, match=re.escape(saved["backbone_file"]["name"])):
         load_model(folder)
 
 
@@ -56,7 +57,7 @@ def test_a_head_on_real_images(data_folder: Path, tmp_path: Path) -> None:
     folder = HOME / "office_caltech10_c2d_squeezenet1_1"
     weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
     model = load_model(folder, weights=weights)
-    task = load_task("office_caltech10_c2d", data_folder, cache=tmp_path, quiet=True)
+    task = load_pair("office_caltech10_c2d", data_folder, cache=tmp_path, quiet=True)
     with torch.inference_mode():
         measured = evaluate(model, task.target).accuracy
     assert measured == pytest.approx(last_evaluation(folder)["accuracy/target"], abs=1.01 / 157)  # one image's rounding

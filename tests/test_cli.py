@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import tyro
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 
 
@@ -189,7 +189,7 @@ def test_a_door_as_a_process(tmp_path: Path) -> None:
     (tmp_path / "door.py").write_text(
         "import sys\n"
         "from dataclasses import dataclass\n"
-        "from dan.cli import Command, run\n"
+        "from dan.cli.command_line import Command, run\n"
         "@dataclass\n"
         "class Config:\n"
         "    steps: int = 1  # how many\n"

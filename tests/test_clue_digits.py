@@ -12,12 +12,12 @@ import pytest
 import tyro
 
 from active.round_files import read_rounds
-from dan.cli import run
-from dan.run_folder import read_records
+from dan.cli.command_line import run
+from dan.run_dir import read_records
 from experiments import clue_digits, running
 from experiments.__main__ import EXPERIMENTS
 from experiments.clue_digits import STRATEGIES, TASKS, ClueDigits
-from experiments.jobs.clue_digits import BATCH, recipe_of
+from experiments.jobs.clue_digits import BATCH, load_train_config
 from experiments.pages.clue_digits import at_last, captions, curve, findings, table_of
 from experiments.records import read, to_lines, write_text
 from experiments.reporting.against_random import gains
@@ -28,7 +28,7 @@ from experiments.trials import _work
 def record(strategy: str, seed: int, labels: int, value: float, task: str = "mnist2usps") -> dict[str, Any]:
     made: dict[str, Any] = {"experiment": "clue_digits", "task": f"digits_{task}", "network": "lenet"}
     made |= {"method": strategy, "labels": labels, "seed": seed, "selection": "last", "command": "one"}
-    made |= {"command_of_all": "all", "steps": 500, "round_steps": 150, "pool": 7291, "samples": 10_000}
+    made |= {"command_of_all": "all", "steps": 500, "steps_per_round": 150, "pool": 7291, "samples": 10_000}
     made |= {"trade_off": 0.0, "adapts": "mme", "seconds": 2.0, "round": labels // 30}
     return made | {"accuracy/target": value + 0.01, "accuracy/unqueried": value, "accuracy/target_test": value - 0.01}
 
@@ -59,9 +59,9 @@ def test_every_strategy_of_a_seed_starts_from_the_same_source_model() -> None:
 
 
 def test_the_published_training_is_adam_at_a_constant_rate() -> None:
-    recipe = recipe_of(7, "mme")
-    assert (recipe.optimizer, recipe.rate, recipe.decay_gamma, recipe.schedule) == ("adam", 2e-4, 0.0, "constant")
-    assert (recipe.batch_size, recipe.new_rate_factor, recipe.weight_decay) == (BATCH, 1.0, 1e-5) == (128, 1.0, 1e-5)
+    recipe = load_train_config(7, "mme")
+    assert (recipe.optimizer, recipe.lr, recipe.lr_gamma, recipe.schedule) == ("adam", 2e-4, 0.0, "constant")
+    assert (recipe.batch_size, recipe.head_lr_mult, recipe.weight_decay) == (BATCH, 1.0, 1e-5) == (128, 1.0, 1e-5)
     assert (recipe.method, recipe.evaluate_every) == ("mme", 7)
 
 
@@ -83,7 +83,7 @@ def test_the_command_of_a_cell_reads_back_as_that_cell() -> None:
         (["--method", "mmee"], 'did you mean "mme"'),
         (["--seeds", "1", "1"], "--seeds"),
         (["--steps", "0"], "--steps"),
-        (["--round-steps", "0"], "--round-steps"),
+        (["--steps-per-round", "0"], "--steps-per-round"),
         (["--epochs", "-1"], "--epochs"),
         (["--samples", "10"], "--samples must be 200 or more"),
         (["--budget", "some"], "share of the pool"),
@@ -175,7 +175,7 @@ def test_a_tiny_run_and_a_share_of_epochs(tmp_path: Path, data_folder: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     records = read(out / "records.jsonl")
-    assert [each["labels"] for each in records] == [0, 4] and {each["round_steps"] for each in records} == {2}
+    assert [each["labels"] for each in records] == [0, 4] and {each["steps_per_round"] for each in records} == {2}
     place = out / "usps2mnist-margin-seed3"
     assert [file.record["labelled"] for file in read_rounds(place)] == [0, 4]
     settings = read_records(place / "round_01" / "records.jsonl")[0]

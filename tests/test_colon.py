@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dan.domains import colon
-from dan.domains.colon import ARCHIVE, FOLDER, PARTS, PATCHES, SIZE, Part, by_patient, nuclei, read_part
-from dan.domains.tasks import load_task
+from dan.data import colon
+from dan.data.colon import ARCHIVE, FOLDER, PARTS, PATCHES, SIZE, Part, by_patient, nuclei, read_part
+from dan.data.tasks import load_pair
 from dan.errors import UserError
 
 ROWS = [  # patient, name, cancerous: not in the order of the names
@@ -209,13 +209,13 @@ def test_a_transfer_goes_from_patients_to_patients(tmp_path: Path, monkeypatch: 
         members[PARTS[part].file] = table(rows(begin), extra=part == "first")
         members |= {f"{PATCHES}/{name}": png(name) for _, name, _ in rows(begin)}
     archive(tmp_path, members)
-    task = load_task("colon_first2second", tmp_path, source_holdout=0.2)
+    task = load_pair("colon_first2second", tmp_path, source_holdout=0.2)
     sides = {name: set(getattr(task, name).groups) for name in ("source", "source_test", "target", "target_test")}
     assert [len(groups) for groups in sides.values()] == [8, 2, 7, 3]
     assert len(set.union(*sides.values())) == 20  # no patient twice
     assert all(int(group) < 60 for group in sides["source"]) and all(int(group) > 60 for group in sides["target"])
     assert (task.classes, task.normalisation, task.image_size) == (("other", "cancerous"), "imagenet", 27)
-    back = load_task("colon_second2first", tmp_path)
+    back = load_pair("colon_second2first", tmp_path)
     assert set(back.source.groups) == sides["target"] | sides["target_test"] and back.source_test is None
 
 

@@ -17,14 +17,14 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 from torch import Tensor
 
-from dan.batches import derived_seed
-from dan.cli import Command, run
-from dan.compare import compare, features_of, network, table, verdict
-from dan.doors.compare import Compare, run_compare
+from dan.cli.command_line import Command, run
+from dan.cli.compare import Compare, run_compare
+from dan.data.batches import derived_seed
 from dan.errors import UserError
+from dan.evaluation.domain_comparison import compare, features_of, network, table, verdict
 from dan.figures import comparison_figure
 from dan.mmd import MultiKernel, median_bandwidth, mmd2, mmd2_variance, optimal_weights
-from dan.networks.backbones import build_backbone
+from dan.models.registry import build_backbone
 
 SQUEEZENET = Path("weights") / "squeezenet1_1_caffe_as_torchvision.pth"
 
@@ -198,11 +198,11 @@ def test_a_folder_is_all_its_images_however_deep(tmp_path: Path) -> None:
 
 def test_a_network_sees_what_it_would_see_in_training(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "x", 9, size=40)
-    trunk = network("squeezenet1_1", "none", seed=4)
+    backbone = network("squeezenet1_1", "none", seed=4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         same = build_backbone("squeezenet1_1").eval()
-    features, _ = features_of(folder, backbone=trunk, image_size=40, batch_size=4)
+    features, _ = features_of(folder, backbone=backbone, image_size=40, batch_size=4)
     pixels = torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in sorted(folder.iterdir())]))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():

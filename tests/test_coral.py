@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_outputs import gradients, normal
 from torch import Tensor
 
-from dan.objectives.coral import coral
+from dan.losses.coral import coral
 
 
 def coral_by_loops(x: Tensor, y: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import active.strategies.coreset as coreset
 from active.strategies.coreset import k_center_greedy
-from active.strategies.sharded import sharded_k_center
+from active.strategies.distributed import sharded_k_center
 from experiments.benchmarks.measure import PeakMemory
 
 

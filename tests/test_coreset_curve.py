@@ -15,7 +15,7 @@ from made_cifar10 import write_made
 
 from active.pool import Query
 from active.round_files import read_rounds
-from dan.cli import run
+from dan.cli.command_line import run
 from experiments import coreset_curve
 from experiments.coreset_curve import STRATEGIES, CoresetCurve, parts_of, trial_of
 from experiments.jobs import cifar10 as cifar10_trials
@@ -52,17 +52,17 @@ def test_resnet20_has_the_papers_weights_and_maps() -> None:
     assert sum(weight.numel() for weight in model.parameters()) == 269_722  # "0.27M" in the paper's table 6
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     shapes, flow = {}, x
-    for name, stage in model.trunk.stages.items():
+    for name, stage in model.backbone.stages.items():
         flow = stage(flow)
         shapes[name] = tuple(flow.shape[1:])
     assert shapes["layer1"] == (16, 32, 32) and shapes["layer2"] == (32, 16, 16) and shapes["layer3"] == (64, 8, 8)
     assert shapes["pool"] == (64,)
-    convolutions = [part for part in model.trunk.modules() if isinstance(part, torch.nn.Conv2d)]
+    convolutions = [part for part in model.backbone.modules() if isinstance(part, torch.nn.Conv2d)]
     assert len(convolutions) == 6 * 3 + 1  # and the logits: 20 layers with weights
     model.eval()
     with torch.no_grad():
         output = model(x)
-    assert output.features.shape == (2, 64) and torch.equal(output.features, model.trunk(x))
+    assert output.features.shape == (2, 64) and torch.equal(output.features, model.backbone(x))
 
 
 def test_a_block_is_its_formula() -> None:
@@ -81,7 +81,7 @@ def test_a_block_is_its_formula() -> None:
 
 
 def test_the_recipe_is_that_of_the_paper() -> None:
-    assert (HE_2016.optimizer, HE_2016.rate, HE_2016.momentum, HE_2016.weight_decay) == ("sgd", 0.1, 0.9, 1e-4)
+    assert (HE_2016.optimizer, HE_2016.lr, HE_2016.momentum, HE_2016.weight_decay) == ("sgd", 0.1, 0.9, 1e-4)
     assert HE_2016.batch_size == 128 and HE_2016.crop
     # 64,000 steps of 128 on 45,000 images; the rate falls at 32,000 and 48,000.
     assert NETWORKS["resnet20"].epochs == round(64_000 * 128 / 45_000)
@@ -195,7 +195,7 @@ def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
 def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, out = write_made(tmp_path / "data", monkeypatch), tmp_path / "run"
     shown: list[Query] = []
-    asked = cifar10_trials.strategy_named("mmd_reduction")
+    asked = cifar10_trials.get_strategy("mmd_reduction")
 
     def watched(query: Query, budget: int, *, generator: torch.Generator) -> torch.Tensor:
         shown.append(query)
@@ -207,7 +207,7 @@ def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, m
     (part,) = parts_of(tyro.cli(CoresetCurve, args=flags))
     for trial in part:
         if trial.arguments["strategy"] == "mmd_reduction":
-            monkeypatch.setattr(cifar10_trials, "strategy_named", lambda name: watched)
+            monkeypatch.setattr(cifar10_trials, "get_strategy", lambda name: watched)
         finished, result = _work(trial, out)
         assert finished, result
     assert [len(query.labelled_ids) for query in shown] == [40, 100]  # type: ignore[arg-type]

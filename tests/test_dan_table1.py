@@ -14,10 +14,10 @@ import torch
 import tyro
 from PIL import Image
 
-from dan.cli import run
-from dan.domains.benchmarks import BENCHMARKS
-from dan.recipes import RECIPES
-from dan.run_folder import read_records
+from dan.cli.command_line import run
+from dan.data.benchmarks import BENCHMARKS
+from dan.run_dir import read_records
+from dan.training.config import RECIPES
 from experiments import dan_table1, running
 from experiments.dan_table1 import (
     DAN,
@@ -31,7 +31,7 @@ from experiments.dan_table1 import (
     rows_of,
     trial_of,
 )
-from experiments.jobs.dan_table1 import Place, recipe_of
+from experiments.jobs.dan_table1 import Place, load_train_config
 from experiments.jobs.dan_table2 import start_new_layers
 from experiments.pages.dan_table1 import beside, captions, findings, with_means
 from experiments.pages.dan_table2 import accuracy_table
@@ -84,7 +84,7 @@ def fabricated(network: str = "alexnet") -> list[dict[str, Any]]:
 def test_every_row_is_trained_on_every_transfer_and_source_only_differs_in_the_trade_off_alone() -> None:
     config = DanTable1(data=Path("/"))
     parts = parts_of(config)
-    # A trunk that is computed once beside the rows where one is frozen.
+    # A backbone that is computed once beside the rows where one is frozen.
     assert [len(part) for part in parts] == [1 + 6 * len(ROWS)] * 3 + [6 * len(ROWS)] * 3
     for part in parts:
         assert {name for trial in part for name in trial.after} <= {trial.name for trial in part}
@@ -100,17 +100,17 @@ def test_every_row_is_trained_on_every_transfer_and_source_only_differs_in_the_t
 
 
 def test_the_paper_rows_are_the_papers_recipe() -> None:
-    rows = {row: recipe_of("dan-2015", how, 20_000) for row, how in rows_of("alexnet").items()}
+    rows = {row: load_train_config("dan-2015", how, 20_000) for row, how in rows_of("alexnet").items()}
     recipe = RECIPES["dan-2015"].recipe
     assert rows[DAN] == replace(recipe, feature_map=False)  # the recipe as it is named: 33 kernels, QP, linear-time
     assert rows[UNIFORM] == replace(rows[DAN], kernel_weights="uniform")
     assert rows["DAN_7"] == replace(rows[DAN], align=("fc7",)) and rows["DAN_8"] == replace(
         rows[DAN], align=("output",)
     )
-    assert rows["DAN_SK"] == replace(rows[UNIFORM], kernels=1)
+    assert rows["DAN_SK"] == replace(rows[UNIFORM], num_kernels=1)
     assert (rows["DDC"].method, rows["DDC"].align) == ("ddc", ("fc7",))
     assert RECIPES["dan-2015"].network["frozen"][-1] == NETWORKS["alexnet"].frozen
-    resnet = {row: recipe_of("dan-resnet", how, 100) for row, how in rows_of("resnet50").items()}
+    resnet = {row: load_train_config("dan-resnet", how, 100) for row, how in rows_of("resnet50").items()}
     assert resnet[DAN].align == ("hidden1", "output") and resnet["DAN_7"].align == ("hidden1",)
     assert resnet[UNIFORM] == replace(resnet[DAN], kernel_weights="uniform")
     assert "frozen" not in RECIPES["dan-resnet"].network and not NETWORKS["resnet50"].frozen
@@ -238,7 +238,7 @@ def test_a_tiny_run(tree: Path, tmp_path: Path, network: str, size: int, kernels
         for trial in part:
             finished, result = _work(trial, out)
             assert finished, result
-    kept = list((tmp_path / "cache").glob("trunks/*.npy"))
+    kept = list((tmp_path / "cache").glob("backbones/*.npy"))
     assert len(kept) == (2 if NETWORKS[network].frozen else 0)  # AlexNet's conv1-3 of both domains, computed once
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
     assert run("experiments", "", {"dan_table1": dan_table1.COMMAND}, ["dan_table1", *flags]) == 0
@@ -246,5 +246,5 @@ def test_a_tiny_run(tree: Path, tmp_path: Path, network: str, size: int, kernels
     (record,) = read(out / "records.jsonl")
     assert (record["network"], record["method"], record["step"], record["device"]) == (network, DAN, 2, "cpu")
     settings = read_records(out / f"{network}-w2d-dan-seed0" / "records.jsonl")[0]
-    assert (settings["kernels"], settings["kernel_weights"], settings["trade_off"]) == (kernels, "qp", 1.0)
+    assert (settings["num_kernels"], settings["kernel_weights"], settings["trade_off"]) == (kernels, "qp", 1.0)
     assert settings["task"] == "office31_w2d" and settings["align"] == list(NETWORKS[network].every)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from dan.errors import UserError
-from dan.networks.backbones import build_backbone
+from dan.models.registry import build_backbone
 from experiments import transfers
 from experiments.__main__ import main
 from experiments.dan_table2 import (
@@ -35,7 +35,7 @@ from experiments.dan_table2 import (
     search_records,
     searched_rows,
 )
-from experiments.jobs.dan_table2 import Place, compare_cache, prepare, recipe_of, score
+from experiments.jobs.dan_table2 import Place, compare_cache, load_train_config, prepare, score
 from experiments.label_free_search import SEARCH_SEED, TRADE_OFFS, choose
 from experiments.pages import dan_table2 as page
 from experiments.records import aggregate, read, to_lines, write_text
@@ -111,7 +111,7 @@ def config(tmp_path: Path) -> DanTable2:
 
 
 def everything_chosen() -> dict[str, Any]:
-    chosen = {row: {"trade_off": 0.0 if row == SOURCE_ONLY else 3.0, "rate": 1e-4} for row in rows()}
+    chosen = {row: {"trade_off": 0.0 if row == SOURCE_ONLY else 3.0, "lr": 1e-4} for row in rows()}
     return {network: chosen for network, made in NETWORKS.items() if not made.trains}
 
 
@@ -151,16 +151,16 @@ def test_source_only_and_dan_differ_in_the_trade_off_alone(config: DanTable2) ->
         assert base.arguments.pop("trade_off") == 0
         assert dan.arguments.pop("trade_off") == 3
         assert base.arguments == dan.arguments
-        assert recipe_of(base.arguments["how"], 300) == recipe_of(dan.arguments["how"], 300)
+        assert load_train_config(base.arguments["how"], 300) == load_train_config(dan.arguments["how"], 300)
 
 
 def test_rows_ask_for_what_their_names_say() -> None:
     listed = rows()
     assert listed["DAN_7"].align == ("hidden1",)
     assert listed["DAN_8"].align == ("output",)
-    assert recipe_of(listed["DAN_SK"].how, 300).kernels == 1
-    assert recipe_of(listed["DAN"].how, 300).kernel_weights == "uniform"
-    assert recipe_of(listed["DAN, QP weights"].how, 300).kernel_weights == "qp"
+    assert load_train_config(listed["DAN_SK"].how, 300).num_kernels == 1
+    assert load_train_config(listed["DAN"].how, 300).kernel_weights == "uniform"
+    assert load_train_config(listed["DAN, QP weights"].how, 300).kernel_weights == "qp"
     assert {"jan", "deep_coral", "dann", "cdan", "mcc"} <= set(listed)
     assert listed["jan"].searched == "jan"
     assert listed["DDC"].searched == DAN
@@ -213,7 +213,7 @@ def judged(row: str, trade_off: float, rate: float, transfer: str, value: float)
         "method": row,
     }
     record |= {"labels": 0, "task": transfer, "seed": SEARCH_SEED, "command": "run it"}
-    return record | {"trade_off": trade_off, "rate": rate, "judged_by": value, "selection": ""}
+    return record | {"trade_off": trade_off, "lr": rate, "judged_by": value, "selection": ""}
 
 
 def test_the_lowest_mean_over_transfers_is_chosen(config: DanTable2) -> None:
@@ -226,9 +226,9 @@ def test_the_lowest_mean_over_transfers_is_chosen(config: DanTable2) -> None:
         judged(DAN, 3, 1e-3, "a", 0.6),
     ]
     chosen = choose(records)["squeezenet1_1-frozen"]
-    assert (chosen[SOURCE_ONLY]["rate"], chosen[SOURCE_ONLY]["tried"]) == (1e-3, 2)
+    assert (chosen[SOURCE_ONLY]["lr"], chosen[SOURCE_ONLY]["tried"]) == (1e-3, 2)
     assert chosen[SOURCE_ONLY]["score"] == pytest.approx(0.2)
-    assert (chosen[DAN]["trade_off"], chosen[DAN]["rate"]) == (3, 1e-3)
+    assert (chosen[DAN]["trade_off"], chosen[DAN]["lr"]) == (3, 1e-3)
 
     # The records of an earlier run stand in for a search; one that lacks a row is refused.
     config = replace(config, networks=("squeezenet1_1",), search=config.out / "records.jsonl")
@@ -275,7 +275,7 @@ def test_the_search_reads_no_target_label(
     arguments: dict[str, Any] = {
         "place": made,
         "transfer": "d2w",
-        "how": {"method": "dan", "align": ["hidden1"], "rate": 1e-4},
+        "how": {"method": "dan", "align": ["hidden1"], "lr": 1e-4},
     }
     arguments |= {"trade_off": 1.0, "steps": 2, "seed": 3, "held_out": 0.2}
     told = score(tmp_path, **arguments)
@@ -308,8 +308,8 @@ def test_the_cache_changes_nothing_and_is_filled_for_every_domain(made: dict[str
     tuned = made | {"frozen": "fire8"}
     told = prepare(tmp_path, place=tuned, sides=["d", "w"], held_out=0.0)["domains"]
     assert {side: about["samples"] for side, about in told.items()} == {"d": 157, "w": 295}
-    assert len(list(Path(made["images"]).with_name("trunks").glob("*.npy"))) >= 2
-    how = {"method": "dan", "align": ["hidden1", "output"], "rate": 1e-4}
+    assert len(list(Path(made["images"]).with_name("backbones").glob("*.npy"))) >= 2
+    how = {"method": "dan", "align": ["hidden1", "output"], "lr": 1e-4}
     measured = compare_cache(tmp_path, place=tuned, transfer="d2w", how=how, trade_off=1.0, seed=0)
     assert measured["largest_difference_of_logits"] <= 1e-4 * max(1.0, measured["largest_logit"])
     assert measured["largest_difference_of_weights"] < 1e-5

@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (0, 1):
             for number, asked in ((0, [5, 3, 8]), (1, [])):
                 record = {"experiment": "demo", "task": "rendered2digits", "network": "lenet", "method": method}
-                record |= {"labels": 3 * number, "seed": seed, "selection": "last", "round": number, "asked": asked}
+                record |= {"labels": 3 * number, "seed": seed, "selection": "last", "round": number, "queried": asked}
                 value = base + 0.1 * number + 0.02 * seed
                 lines.append(record | {"accuracy/target": value, "accuracy/unqueried": value - 0.01, "command": "c"})
     path = folder / "own" / "records.jsonl"
@@ -78,16 +78,16 @@ def test_choosing_a_run_shows_its_means_and_what_was_asked(runs: Path) -> None:
 
 
 def test_what_was_asked_is_shown_in_pick_order_with_its_answers() -> None:
-    from dan.domains.tasks import load_task
+    from dan.data.tasks import load_pair
     from experiments.asked_pictures import asked_pictures
 
-    target = load_task("rendered2digits").target
-    pictures = asked_pictures({"experiment": "demo", "asked": [5, 3, 8]})
+    target = load_pair("rendered2digits").target
+    pictures = asked_pictures({"experiment": "demo", "queried": [5, 3, 8]})
     assert [picture.name for picture in pictures] == [str(int(target[i][1])) for i in (5, 3, 8)]
     first = target[5][0][0].numpy()
     assert pictures[0].pixels == pytest.approx((first - first.min()) / (first.max() - first.min()), abs=1e-6)
-    assert asked_pictures({"experiment": "demo", "asked": []}) == []
-    assert asked_pictures({"experiment": "aift", "asked": [1]}) == []
+    assert asked_pictures({"experiment": "demo", "queried": []}) == []
+    assert asked_pictures({"experiment": "aift", "queried": [1]}) == []
 
 
 def test_no_records_is_one_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dan.domains import digit_sets
-from dan.domains.cifar10 import CLASSES, cifar10
-from dan.domains.digit_sets import digit_set
-from dan.domains.tasks import load_task
+from dan.data import digit_sets
+from dan.data.cifar10 import CLASSES, cifar10
+from dan.data.digit_sets import digit_set
+from dan.data.tasks import load_pair
 from dan.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -213,7 +213,7 @@ def test_a_pair_of_sets_is_a_transfer(tmp_path: Path, monkeypatch: pytest.Monkey
     few(monkeypatch, "usps", 2, 2)
     write_mnist(tmp_path, images=np.zeros((3, 28, 28), np.uint8), labels=np.arange(3, dtype=np.uint8))
     write_usps(tmp_path, RNG.uniform(-1, 1, (2, 256)), [7, 0])
-    task = load_task("digits_usps2mnist", tmp_path)
+    task = load_pair("digits_usps2mnist", tmp_path)
     assert (task.backbone, task.kind, task.image_size, task.normalisation) == ("lenet", "image", 28, "half")
     assert {name: len(data) for name, data in task.splits.items()} == {"source_test": 2, "target": 3, "target_test": 3}
     assert task.source.targets.tolist() == [7, 0] and float(task.target[0][0].max()) == -1.0
@@ -227,7 +227,7 @@ def test_the_real_digits(data_folder: Path, tmp_path: Path):
         (data_folder / "mnist.tar.gz").is_file() or (data_folder / "MNIST").is_dir()
     ):
         pytest.skip(f"no MNIST and USPS in {data_folder}")
-    task = load_task("digits_mnist2usps", data_folder, cache=tmp_path)
+    task = load_pair("digits_mnist2usps", data_folder, cache=tmp_path)
     counts = {"source": 60000, "source_test": 10000, "target": 7291, "target_test": 2007}
     assert {name: len(getattr(task, name)) for name in counts} == counts
     # Counts of the digits as the sets' own pages print them.
@@ -274,7 +274,7 @@ def test_cifar_of_another_size_or_missing(tmp_path: Path):
 
 
 def test_cifar_is_split_by_class_and_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from dan.domains import cifar10 as module
+    from dan.data import cifar10 as module
 
     write_cifar(tmp_path, per_class=10)
     monkeypatch.setattr(module, "COUNTS", {"train": 100, "test": 100})

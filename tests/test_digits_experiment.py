@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from dan.build import build_network
-from dan.domains.arrays import Images
-from dan.domains.transfer import Transfer
+from dan.data.domain_pair import DomainPair
+from dan.data.tensor_datasets import Images
 from dan.errors import UserError
+from dan.models.factory import build_network
 from experiments.__main__ import main
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
 from experiments.digits import (
@@ -39,7 +39,7 @@ from experiments.digits import (
     searching,
     tasks_of,
 )
-from experiments.jobs.digits import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, network, recipe_of, score
+from experiments.jobs.digits import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, load_train_config, network, score
 from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS
 from experiments.pages import digits as page
 from experiments.records import read, to_lines, write_text
@@ -53,7 +53,7 @@ def config(tmp_path: Path) -> Digits:
 
 
 def everything_chosen() -> dict[str, Any]:
-    return {row: {"trade_off": 0.0 if row == SOURCE_ONLY else 3.0, "rate": 0.03} for row in rows()}
+    return {row: {"trade_off": 0.0 if row == SOURCE_ONLY else 3.0, "lr": 0.03} for row in rows()}
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -73,15 +73,15 @@ def test_all_rows_have_the_same_steps_rate_and_task(config: Digits) -> None:
     trials = [trial for row in rows() for trial in cell("mnist2usps", row, config, everything_chosen())]
     for name in ("steps", "task", "place"):
         assert len({str(trial.arguments[name]) for trial in trials}) == 1
-    assert {trial.arguments["how"]["rate"] for trial in trials} == {0.03}
+    assert {trial.arguments["how"]["lr"] for trial in trials} == {0.03}
     (base,), (dan,) = (
         cell("mnist2usps", row, replace(config, seeds=(0,)), everything_chosen()) for row in (SOURCE_ONLY, DAN)
     )
     assert (base.arguments.pop("trade_off"), dan.arguments.pop("trade_off")) == (0, 3)
     assert base.arguments == dan.arguments
-    assert recipe_of(rows()["DAN, QP weights"].how, 9).kernel_weights == "qp"
-    assert recipe_of(rows()[DAN].how, 9).kernel_weights == "uniform"
-    assert recipe_of(rows()["DDC"].how | {"rate": 0.1}, 9).rate == 0.1
+    assert load_train_config(rows()["DAN, QP weights"].how, 9).kernel_weights == "qp"
+    assert load_train_config(rows()[DAN].how, 9).kernel_weights == "uniform"
+    assert load_train_config(rows()["DDC"].how | {"lr": 0.1}, 9).lr == 0.1
 
 
 def test_transfers_of_absent_sets_are_left_out_unless_asked_for(config: Digits, tmp_path: Path) -> None:
@@ -164,16 +164,16 @@ def made_images(count: int, seed: int) -> Images:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Transfer:
+def made(monkeypatch: pytest.MonkeyPatch) -> DomainPair:
     """A transfer of made images, which every Place has for a task."""
     sets = {name: made_images(100, seed) for seed, name in enumerate(("source", "source_test", "target"))}
-    task = Transfer(name="made", classes=tuple("0123456789"), target_test=made_images(50, 3), **sets)
+    task = DomainPair(name="made", classes=tuple("0123456789"), target_test=made_images(50, 3), **sets)
     monkeypatch.setattr(Place, "task", lambda self, name: task)
     return task
 
 
 PLACE = {"data": "", "images": ""}
-HOW = {"method": "dan", "align": list(ALIGN), "rate": 0.03}
+HOW = {"method": "dan", "align": list(ALIGN), "lr": 0.03}
 
 
 def test_evenly_keeps_both_ends_and_all_of_a_small_set() -> None:
@@ -185,7 +185,7 @@ def test_evenly_keeps_both_ends_and_all_of_a_small_set() -> None:
     assert evenly(data, 100) is data and evenly(data, 101) is data
 
 
-def test_the_search_reads_no_target_label(made: Transfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_reads_no_target_label(made: DomainPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {"place": PLACE, "task": "made", "how": HOW, "trade_off": 1.0, "steps": 3, "seed": 3}
     told = score(tmp_path, **arguments)
     assert told["score"] == told["source_error"] + max(0.0, 1 - 2 * told["two_sample_error"])
@@ -198,7 +198,7 @@ def test_the_search_reads_no_target_label(made: Transfer, tmp_path: Path, monkey
 
 
 def test_a_trial_learns_and_source_only_never_looks_at_the_target(
-    made: Transfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: DomainPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments: dict[str, Any] = {"place": PLACE, "task": "made", "how": HOW, "steps": 25, "seed": 0}
     evaluation = adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]
@@ -210,12 +210,12 @@ def test_a_trial_learns_and_source_only_never_looks_at_the_target(
     assert adapt(tmp_path, trade_off=1.0, **arguments)["evaluation"]["loss"] != evaluation["loss"]
 
 
-def test_the_floor_is_sure_of_what_pixels_tell_apart(made: Transfer, tmp_path: Path) -> None:
+def test_the_floor_is_sure_of_what_pixels_tell_apart(made: DomainPair, tmp_path: Path) -> None:
     evaluation = floor(tmp_path, place=PLACE, task="made")["evaluation"]
     assert evaluation["accuracy/target"] == evaluation["accuracy/target_test"] == 1.0
 
 
-def test_the_order_in_memory_changes_no_number(made: Transfer) -> None:
+def test_the_order_in_memory_changes_no_number(made: DomainPair) -> None:
     fast, plain = network(made, 5), build_network(made, seed=5, layers=(HIDDEN,), align=ALIGN)
     for (name, ours), (_, theirs) in zip(fast.named_parameters(), plain.named_parameters(), strict=True):
         assert torch.equal(ours, theirs), name
@@ -241,7 +241,7 @@ def measured(method: str, task: str, seed: int, value: float, **more: Any) -> di
 def judged(row: str, trade_off: float, rate: float, task: str, value: float) -> dict[str, Any]:
     record: dict[str, Any] = {"experiment": "digits", "phase": "search", "task": SET + task, "network": NETWORK}
     record |= {"method": row, "labels": 0, "seed": SEARCH_SEED, "selection": "", "command": "run it", "steps": 5}
-    return record | {"trade_off": trade_off, "rate": rate, "judged_by": value}
+    return record | {"trade_off": trade_off, "lr": rate, "judged_by": value}
 
 
 def fabricated(dan: float = 0.97) -> list[dict[str, Any]]:

@@ -22,21 +22,21 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from active.strategies.coreset import k_center_greedy
+from active.strategies.distributed import sharded_k_center, sharded_mmd_reduction
 from active.strategies.mmd_reduction import greedy_mmd_reduction
-from active.strategies.sharded import sharded_k_center, sharded_mmd_reduction
 from dan import DAN, fit
-from dan.distributed import ALONE, World, joined
+from dan.distributed import SINGLE_PROCESS, DistContext, joined
 from dan.errors import UserError
-from dan.evaluation import evaluate, predict
+from dan.evaluation.metrics import evaluate, predict
+from dan.losses import METHODS, build_loss
 from dan.mmd import MultiKernel, median_bandwidth
-from dan.networks.dan import Output
-from dan.objectives import METHODS, build_objective
-from dan.recipes import Recipe
-from dan.run_folder import read_records
+from dan.models.dan import Output
+from dan.run_dir import read_records
+from dan.training.config import TrainConfig
 
 CLASSES = 3
 # Imported once, before the forks; torch.optim imports torch._dynamo when the first optimizer is made.
-FORKED_WITH = ["dan.training", "active.strategies.sharded", "torch._dynamo", "torch.utils.tensorboard"]
+FORKED_WITH = ["dan.training.trainer", "active.strategies.distributed", "torch._dynamo", "torch.utils.tensorboard"]
 FORKED_WITH += ["sklearn.linear_model", "sklearn.model_selection", "sklearn.pipeline", "pytest"]
 
 
@@ -44,7 +44,7 @@ FORKED_WITH += ["sklearn.linear_model", "sklearn.model_selection", "sklearn.pipe
 
 
 def one_of_them(
-    work: Callable[[World], Any], rank: int, size: int, port: int, folder: Path, more: dict[str, str], late: float
+    work: Callable[[DistContext], Any], rank: int, size: int, port: int, folder: Path, more: dict[str, str], late: float
 ) -> None:
     """One process: what `work` gives, or the line of its UserError, goes to a file. late: seconds a rank waits."""
     torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def one_of_them(
 
 def together(
     size: int,
-    work: Callable[[World], Any],
+    work: Callable[[DistContext], Any],
     folder: Path,
     *,
     port: int = 0,
@@ -110,9 +110,9 @@ def blobs(count: int, shift: float, seed: int = 0) -> TensorDataset:
 def network(*, dropout: float = 0.0, norm: bool = False) -> DAN:
     torch.manual_seed(0)
     middle = nn.BatchNorm1d(8) if norm else nn.Tanh()
-    trunk = nn.Sequential(nn.Linear(5, 8), middle, nn.ReLU())
-    trunk.out_features = 8  # type: ignore[assignment]
-    return DAN(trunk, CLASSES, layers=(6,), dropout=dropout)
+    backbone = nn.Sequential(nn.Linear(5, 8), middle, nn.ReLU())
+    backbone.out_features = 8  # type: ignore[assignment]
+    return DAN(backbone, CLASSES, layers=(6,), dropout=dropout)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -131,14 +131,14 @@ def possible(case: tuple[str, int]) -> bool:
 CASES = [case for case in CASES if possible(case) or OPTIONS[case[0]].get("estimator") == "biased"]
 
 
-def loss_and_gradients(case: tuple[str, int], world: World) -> tuple[float, list[Tensor], dict[str, Tensor]]:
+def loss_and_gradients(case: tuple[str, int], world: DistContext) -> tuple[float, list[Tensor], dict[str, Tensor]]:
     """CE + two times the method's terms, of a global batch of each domain: the loss, the gradients of network and
     method, and what the method remembers."""
     name, batch = case
     source, target = blobs(batch, 0.0), blobs(batch, 1.0, seed=1)
     model = network()
     torch.manual_seed(1)
-    term = build_objective(name.split(",")[0], model, ("hidden1", "output"), **OPTIONS.get(name, {}))
+    term = build_loss(name.split(",")[0], model, ("hidden1", "output"), **OPTIONS.get(name, {}))
     learned = term if isinstance(term, nn.Module) else nn.Module()
     term(*model(torch.cat([source.tensors[0], target.tensors[0]])).split([batch, batch]))  # lazy layers learn widths
     both = [world.share(part.tensors[0]) for part in (source, target)]
@@ -157,21 +157,21 @@ def loss_and_gradients(case: tuple[str, int], world: World) -> tuple[float, list
 
 TRAININGS: dict[str, dict[str, Any]] = {
     "qp, labels join the source": {
-        "recipe": {"kernel_weights": "qp", "kernel_weights_every": 2, "batch_size": 14},
-        "labelled_side": "source",
+        "config": {"kernel_weights": "qp", "kernel_weights_every": 2, "batch_size": 14},
+        "labelled_domain": "source",
     },
-    "cdan_e, odd batch": {"recipe": {"method": "cdan_e", "batch_size": 13}, "weighted": True},
-    "source only": {"recipe": {"batch_size": 13}, "trade_off": 0.0},
+    "cdan_e, odd batch": {"config": {"method": "cdan_e", "batch_size": 13}, "weighted": True},
+    "source only": {"config": {"batch_size": 13}, "trade_off": 0.0},
 }
 
 
-def trained(name: str, run: Path | None, world: World) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+def trained(name: str, run: Path | None, world: DistContext) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Some steps of fit(): its records, and the weights."""
     chosen = TRAININGS[name]
     model = network()
     options: dict[str, Any] = {"trade_off": chosen.get("trade_off", 1.0)}
-    if "labelled_side" in chosen:
-        options |= {"labelled": blobs(9, 1.0, seed=3), "labelled_side": chosen["labelled_side"]}
+    if "labelled_domain" in chosen:
+        options |= {"labelled_target": blobs(9, 1.0, seed=3), "labelled_domain": chosen["labelled_domain"]}
     if "weighted" in chosen:
         options["source_weights"] = torch.linspace(0, 2, 40)
     records = fit(
@@ -180,10 +180,10 @@ def trained(name: str, run: Path | None, world: World) -> tuple[list[dict[str, A
         blobs(36, 1.0, seed=1),
         steps=4,
         seed=3,
-        recipe=Recipe(rate=0.05, new_rate_factor=2.0, evaluate_every=2, feature_map=False, **chosen["recipe"]),
+        config=TrainConfig(lr=0.05, head_lr_mult=2.0, evaluate_every=2, feature_map=False, **chosen["config"]),
         tests={"target": blobs(36, 1.0, seed=2)},
         run=run,
-        world=world,
+        context=world,
         **options,
     )
     return records, model.state_dict()
@@ -197,18 +197,18 @@ def kernel_of(x: Tensor, y: Tensor) -> MultiKernel:
     return MultiKernel.ladder(median_bandwidth(x, y))
 
 
-def everything(folder: Path, world: World) -> dict[str, Any]:
+def everything(folder: Path, world: DistContext) -> dict[str, Any]:
     """All that is compared with one process, in one go: starting processes is what costs."""
     said: dict[str, Any] = {"steps": {case: loss_and_gradients(case, world) for case in CASES}}
     said["fits"] = {name: trained(name, folder / name.split(",")[0], world) for name in TRAININGS}
 
     model = network().float()
     data = TensorDataset(big().tensors[0].float(), big().tensors[1])
-    output, y = predict(model, data, world=world)
-    few = predict(model, blobs(5, 0.0), world=world) if model.double() else None
+    output, y = predict(model, data, context=world)
+    few = predict(model, blobs(5, 0.0), context=world) if model.double() else None
     assert few is not None
     said["predict"] = (output, y, few[0])
-    said["accuracy"] = evaluate(network(), big(), world=world).accuracy
+    said["accuracy"] = evaluate(network(), big(), context=world).accuracy
 
     features = output.features
     if world.size > 1:
@@ -223,7 +223,9 @@ def everything(folder: Path, world: World) -> dict[str, Any]:
 
     said["refused"] = []
     for work in (
-        lambda: fit(network(), big(), big(), trade_off=0, steps=1, seed=0, recipe=Recipe(batch_size=1), world=world),
+        lambda: fit(
+            network(), big(), big(), trade_off=0, steps=1, seed=0, config=TrainConfig(batch_size=1), context=world
+        ),
         lambda: world.alone(refuse),
         lambda: world.of_first(refuse),
     ):
@@ -241,7 +243,7 @@ def refuse() -> None:
     raise UserError("no such run")
 
 
-def in_turn(folder: Path, world: World) -> bool:
+def in_turn(folder: Path, world: DistContext) -> bool:
     """Whether the first was here before."""
     before = (folder / "first").exists()
     if world.first:
@@ -249,19 +251,24 @@ def in_turn(folder: Path, world: World) -> bool:
     return before
 
 
-def normalised(world: World) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+def normalised(world: DistContext) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Batch norm and dropout: other numbers than one process', but the same in all."""
     model = network(dropout=0.5, norm=True)
-    options = {"trade_off": 1.0, "steps": 3, "seed": 0, "recipe": Recipe(batch_size=12, rate=0.05, feature_map=False)}
+    options = {
+        "trade_off": 1.0,
+        "steps": 3,
+        "seed": 0,
+        "config": TrainConfig(batch_size=12, lr=0.05, feature_map=False),
+    }
     tests = {"target": blobs(36, 1.0)}
-    records = fit(model, blobs(40, 0.0), blobs(36, 1.0, seed=1), tests=tests, world=world, **options)  # type: ignore[arg-type]
+    records = fit(model, blobs(40, 0.0), blobs(36, 1.0, seed=1), tests=tests, context=world, **options)  # type: ignore[arg-type]
     return records, model.state_dict()
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)
-    return everything(tmp_path_factory.mktemp("alone"), ALONE)
+    return everything(tmp_path_factory.mktemp("alone"), SINGLE_PROCESS)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -309,7 +316,7 @@ def test_the_loss_is_not_that_of_the_shares(alone: dict[str, Any]) -> None:
     above can fail."""
     source, target = blobs(14, 0.0), blobs(14, 1.0, seed=1)
     outputs = [network()(part.tensors[0]) for part in (source, target)]
-    term = build_objective("dan", network(), ("hidden1", "output"))
+    term = build_loss("dan", network(), ("hidden1", "output"))
 
     def loss(rows: slice) -> float:
         a, b = (Output(o.logits[rows], {k: v[rows] for k, v in o.layers.items()}) for o in outputs)
@@ -378,7 +385,7 @@ def test_batch_norm_and_dropout_are_alike_in_all(said: list[dict[str, Any]]) -> 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("total", [5, 6, 32])
 def test_shares_are_all_of_it_once(size: int, total: int) -> None:
-    worlds = [World(rank, size) for rank in range(size)]
+    worlds = [DistContext(rank, size) for rank in range(size)]
     shares = [world.share(torch.arange(total)) for world in worlds]
     assert torch.equal(torch.cat(shares), torch.arange(total))
     assert [len(share) for share in shares] == worlds[0].counts(total)
@@ -400,12 +407,12 @@ class Deadly(TensorDataset):
         return self.tensors[0][rows], self.tensors[1][rows]
 
 
-def mortal(run: Path, dies: int, after: int, dropout: float, world: World) -> list[dict[str, Any]]:
+def mortal(run: Path, dies: int, after: int, dropout: float, world: DistContext) -> list[dict[str, Any]]:
     """A training in which the process `dies` is killed in step `after`."""
-    recipe = Recipe(batch_size=13, rate=0.05, evaluate_every=4, checkpoint_every=3, feature_map=False)
+    recipe = TrainConfig(batch_size=13, lr=0.05, evaluate_every=4, checkpoint_every=3, feature_map=False)
     data = Deadly(blobs(40, 0.0), after if world.rank == dies else 0)
-    options = {"trade_off": 1.0, "steps": 10, "seed": 0, "recipe": recipe, "tests": {"target": blobs(36, 1.0)}}
-    return fit(network(dropout=dropout), data, blobs(36, 1.0, seed=1), run=run, world=world, **options)  # type: ignore[arg-type]
+    options = {"trade_off": 1.0, "steps": 10, "seed": 0, "config": recipe, "tests": {"target": blobs(36, 1.0)}}
+    return fit(network(dropout=dropout), data, blobs(36, 1.0, seed=1), run=run, context=world, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dies", [0, 1])
@@ -427,7 +434,7 @@ def test_a_killed_process_and_a_restart(tmp_path: Path, dies: int) -> None:
 
 def test_a_restart_with_fewer_processes(tmp_path: Path) -> None:
     """Three of which one is killed, then two: without dropout the records are those of one process."""
-    undisturbed = mortal(tmp_path / "a", -1, 0, 0.0, ALONE)
+    undisturbed = mortal(tmp_path / "a", -1, 0, 0.0, SINGLE_PROCESS)
     killed = together(3, partial(mortal, tmp_path / "b", 2, 8, 0.0), tmp_path / "killed")
     assert [said is None for said in killed] == [False, False, True]
     again = together(2, partial(mortal, tmp_path / "b", -1, 0, 0.0), tmp_path / "again")
@@ -436,7 +443,7 @@ def test_a_restart_with_fewer_processes(tmp_path: Path) -> None:
         assert close(ours, theirs)
 
 
-def sum_of_ranks(world: World) -> float:
+def sum_of_ranks(world: DistContext) -> float:
     ranks = torch.tensor([float(world.rank)])
     dist.all_reduce(ranks)
     return float(ranks)
@@ -462,7 +469,7 @@ def test_torchrun_starts_killed_processes_again(
     records are those of an undisturbed run."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "--max-restarts", "1", "-m", "--", "dan", "train", "--device", "cpu", "--quiet", "--steps"]
-    command += ["60", "--evaluate-every", "20", "--checkpoint-every", "5", "--batch-size", "9", "--rate", "0.002"]
+    command += ["60", "--evaluate-every", "20", "--checkpoint-every", "5", "--batch-size", "9", "--lr", "0.002"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for run in "ab":
         process = subprocess.Popen([*command, "--run", str(tmp_path / run)], env=environment)
@@ -495,4 +502,4 @@ def worker_of(parent: int, rank: int) -> int:
 def test_who_is_alone_joins_nobody() -> None:
     for environment in ({}, {"WORLD_SIZE": "1", "RANK": "0"}):
         with joined(environment, "cpu") as world:
-            assert world is ALONE and not dist.is_initialized()
+            assert world is SINGLE_PROCESS and not dist.is_initialized()

@@ -13,16 +13,16 @@ from sklearn.metrics import confusion_matrix as reference_confusions
 from torch import Tensor
 
 from dan import DAN, MultiKernel, fit, median_bandwidth, mmd2
-from dan.calibration import expected_calibration_error, reliability
-from dan.csv_file import plain_text, write_csv
-from dan.domains.tasks import Transfer, load_task
-from dan.doors.evaluate import Evaluate, evaluate_run
-from dan.doors.run_settings import described, labels_of, settings_of
+from dan.cli.evaluate import Evaluate, evaluate_run
+from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
-from dan.evaluation import class_accuracies, confusion_matrix, evaluate, predict
+from dan.evaluation.calibration import expected_calibration_error, reliability
+from dan.evaluation.metrics import class_accuracies, confusion_matrix, evaluate, predict
 from dan.figures import confusion_figure, pixels
 from dan.mmd import a_distance
-from dan.recipes import Recipe
+from dan.run_metadata import labels_of, load_run_config, run_metadata
+from dan.safe_csv import plain_text, write_csv
+from dan.training.config import TrainConfig
 
 CLASSES = ("cold", "mild", "warm")
 
@@ -147,12 +147,12 @@ def trees(folder: Path, *, labelled_target: bool = True, count: int = 8) -> dict
     return {"source": folder / "source", "target": folder / "target"}
 
 
-def trained(folder: Path, task: Transfer, *, backbone: str, steps: int = 20, align: tuple[str, ...] = ()) -> Path:
+def trained(folder: Path, task: DomainPair, *, backbone: str, steps: int = 20, align: tuple[str, ...] = ()) -> Path:
     """A run as python -m dan train leaves it."""
     torch.manual_seed(0)
     model = DAN(backbone, len(task.classes), layers=(8,))
-    about = {"task": task.name, "options": dict(task.options), **described(task)}
-    recipe = Recipe(batch_size=8, align=align, kernels=3, evaluate_every=steps, feature_map=False)
+    about = {"task": task.name, "options": dict(task.options), **run_metadata(task)}
+    recipe = TrainConfig(batch_size=8, align=align, num_kernels=3, evaluate_every=steps, feature_map=False)
     fit(
         model,
         task.source,
@@ -161,17 +161,17 @@ def trained(folder: Path, task: Transfer, *, backbone: str, steps: int = 20, ali
         steps=steps,
         seed=0,
         tests=task.splits,
-        recipe=recipe,
+        config=recipe,
         run=folder,
-        about=about,
+        metadata=about,
     )
     return folder
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Transfer]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DomainPair]:
     folder = tmp_path_factory.mktemp("images")
-    task = load_task("folders", **trees(folder), image_size=16, source_holdout=0.25, cache=folder / "cache")
+    task = load_pair("folders", **trees(folder), image_size=16, source_holdout=0.25, cache=folder / "cache")
     return trained(folder / "run", task, backbone="lenet:3"), task
 
 
@@ -180,8 +180,8 @@ def measured(run: Path, **options: object) -> dict[str, dict]:
     return json.loads(((options.get("out") or run / "evaluation") / "metrics.json").read_text())  # type: ignore[operator]
 
 
-def test_evaluate_measures_what_it_says(images: tuple[Path, Transfer], capsys: pytest.CaptureFixture[str]) -> None:
-    from dan.checkpoint import load_model
+def test_evaluate_measures_what_it_says(images: tuple[Path, DomainPair], capsys: pytest.CaptureFixture[str]) -> None:
+    from dan.models.model_file import load_model
 
     run, task = images
     metrics = measured(run)
@@ -208,8 +208,8 @@ def test_evaluate_measures_what_it_says(images: tuple[Path, Transfer], capsys: p
     assert all(re_class in said for re_class in (*CLASSES, "hidden1", "output", "A-distance"))
 
 
-def test_evaluate_measures_the_distance_of_the_aligned_layers(images: tuple[Path, Transfer]) -> None:
-    from dan.checkpoint import load_model
+def test_evaluate_measures_the_distance_of_the_aligned_layers(images: tuple[Path, DomainPair]) -> None:
+    from dan.models.model_file import load_model
 
     run, task = images
     layers = measured(run)["layers"]
@@ -230,7 +230,7 @@ def test_evaluate_measures_the_distance_of_the_aligned_layers(images: tuple[Path
 
 def test_evaluate_a_target_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = trees(tmp_path, labelled_target=False)
-    task = load_task("folders", **options, image_size=16, cache=tmp_path / "cache")
+    task = load_pair("folders", **options, image_size=16, cache=tmp_path / "cache")
     run = trained(tmp_path / "run", task, backbone="lenet:3", steps=2, align=("hidden1",))
     metrics = measured(run, out=tmp_path / "elsewhere")
     assert metrics["splits"] == {} and list(metrics["layers"]) == ["hidden1"]
@@ -241,9 +241,9 @@ def test_evaluate_a_target_without_labels(tmp_path: Path, capsys: pytest.Capture
         assert {row["true"] for row in csv.DictReader(file)} == {""}
 
 
-def test_what_a_run_keeps_of_its_task(images: tuple[Path, Transfer]) -> None:
+def test_what_a_run_keeps_of_its_task(images: tuple[Path, DomainPair]) -> None:
     run, task = images
-    settings = settings_of(run)
+    settings = load_run_config(run)
     assert settings["kind"] == "image" and settings["classes"] == list(CLASSES) and settings["shape"] == [3, 16, 16]
     assert settings["normalisation"] == "imagenet" and settings["class_counts"] == [6, 6, 6]  # a quarter is held out
     plain = [(torch.zeros(2), y) for y in (0, 1, 1)]
@@ -255,13 +255,13 @@ def test_a_shift_of_labels_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     """Vectors that any network tells apart; the target holds one class of the source's three only, 60 times."""
     for domain, y in (("source", np.arange(90) % 3), ("target", np.repeat([0, 1, 2], [58, 1, 1]))):
         np.savez(tmp_path / f"{domain}.npz", x=10.0 * np.eye(3)[y], y=y)
-    task = load_task("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
+    task = load_pair("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
     run = trained(tmp_path / "run", task, backbone="features", steps=50)
     warnings = measured(run)["warnings"]
     assert warnings and [f"warning: {line}" for line in warnings] == capsys.readouterr().err.splitlines()
 
 
-def test_what_cannot_be_evaluated(images: tuple[Path, Transfer], tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated(images: tuple[Path, DomainPair], tmp_path: Path) -> None:
     run, _task = images
     with pytest.raises(UserError, match="does not exist"):
         measured(tmp_path / "nowhere")
@@ -272,7 +272,7 @@ def test_what_cannot_be_evaluated(images: tuple[Path, Transfer], tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         measured(run, out=tmp_path / "file")
-    settings = settings_of(run)
+    settings = load_run_config(run)
     for change, words in (
         ({"classes": ["cold", "warm", "mild"]}, "the classes of folders are not those"),
         ({"task": None}, 'does not say "task"'),

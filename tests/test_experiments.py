@@ -315,7 +315,7 @@ def test_the_door(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "demo", "--seeds", "0", "0"]) == 2
     assert "--seeds" in capsys.readouterr().err
     assert main(["run", "demo", "--help"]) == 0
-    assert "--round-steps" in capsys.readouterr().out
+    assert "--steps-per-round" in capsys.readouterr().out
 
 
 def test_the_command_of_the_demo_tells_what_was_changed() -> None:
@@ -326,7 +326,7 @@ def test_the_command_of_the_demo_tells_what_was_changed() -> None:
 def test_tiny_demo_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = {"steps": 20, "seeds": 0, "rounds": 1, "budget": 5, "round-steps": 10, "workers": 1, "out": "demo"}
+    tiny = {"steps": 20, "seeds": 0, "rounds": 1, "budget": 5, "steps-per-round": 10, "workers": 1, "out": "demo"}
     flags = [word for name, value in tiny.items() for word in (f"--{name}", str(value))]
     flags += ["--strategies", "random", "margin"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

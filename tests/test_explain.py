@@ -13,17 +13,17 @@ from test_gallery import Page, opened
 from torch.utils.data import TensorDataset
 
 from active.__main__ import COMMANDS
+from active.learners.dan import run_rounds
 from active.replay import replay, replay_page
-from active.with_dan import run_rounds
 from dan import DAN, fit
-from dan.checkpoint import load_model
-from dan.cli import run as run_door
-from dan.domains.arrays import Images
-from dan.domains.tasks import load_task
-from dan.doors.run_settings import described
-from dan.evaluation import predict
-from dan.recipes import Recipe
-from dan.run_folder import read_records
+from dan.cli.command_line import run as run_door
+from dan.data.tasks import load_pair
+from dan.data.tensor_datasets import Images
+from dan.evaluation.metrics import predict
+from dan.models.model_file import load_model
+from dan.run_dir import read_records
+from dan.run_metadata import run_metadata
+from dan.training.config import TrainConfig
 
 
 def active(*argv: str) -> int:
@@ -31,9 +31,9 @@ def active(*argv: str) -> int:
 
 
 def simulated(folder: Path, strategy: str, rounds: int = 2) -> Path:
-    task = load_task("folders", source=folder / "source", target=folder / "target", image_size=16)
+    task = load_pair("folders", source=folder / "source", target=folder / "target", image_size=16)
     run = folder / strategy.replace("@", "-")
-    plan: dict = {"budget": 4, "rounds": rounds, "round_steps": 3, "trade_off": 1.0, "seed": 7}
+    plan: dict = {"budget": 4, "num_rounds": rounds, "steps_per_round": 3, "trade_off": 1.0, "seed": 7}
     list(run_rounds(task, strategy, start=folder / "begin", run=run, **plan))
     return run
 
@@ -41,7 +41,7 @@ def simulated(folder: Path, strategy: str, rounds: int = 2) -> Path:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    task = load_task("folders", **trees(folder), image_size=16)
+    task = load_pair("folders", **trees(folder), image_size=16)
     trained(folder / "begin", task, backbone="lenet:3")
     simulated(folder, "margin")
     return folder
@@ -53,18 +53,18 @@ def test_rounds_pick_again_what_they_picked(strategy: str, base: Path) -> None:
     records = [record for record in read_records(run / "records.jsonl") if record["event"] == "round"]
     for number in (0, 1):
         shown = replay(run, number)
-        assert shown.again == shown.asked == records[number]["asked"] and shown.difference == ""
+        assert shown.again == shown.asked == records[number]["queried"] and shown.difference == ""
         assert shown.learned == 4 * number and shown.network == (run / "round_01" if number else base / "begin")
 
 
 def test_figures_are_the_networks_and_answers_the_oracles(base: Path) -> None:
     run = base / "margin"
-    task = load_task("folders", source=base / "source", target=base / "target", image_size=16)
+    task = load_pair("folders", source=base / "source", target=base / "target", image_size=16)
     output, labels = predict(load_model(run / "round_01"), task.target)
     probs = output.logits.double().softmax(1)
     source = predict(load_model(run / "round_01"), task.source)[0].features
     shown = replay(run, 1)
-    first = [r["asked"] for r in read_records(run / "records.jsonl") if r["event"] == "round"][0]
+    first = [r["queried"] for r in read_records(run / "records.jsonl") if r["event"] == "round"][0]
     labelled = torch.cat([source, output.features[first]])
     for pick, sample, answer in zip(shown.picks, shown.asked, shown.answers, strict=True):
         assert pick.id == sample and answer == int(labels[sample])
@@ -102,14 +102,14 @@ def changed(base: Path, place: Path, change: dict) -> Path:
     path = run / "rounds" / "round_01.json"
     content = json.loads(path.read_text())
     content["record"] |= change
-    content["answers"] = [{0: 0, 1: 1, 2: 2}[sample // 8] for sample in content["record"]["asked"]]
+    content["answers"] = [{0: 0, 1: 1, 2: 2}[sample // 8] for sample in content["record"]["queried"]]
     path.write_text(json.dumps(content))
     return run
 
 
 def test_a_difference_is_told(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = replay(base / "margin", 1).asked
-    run = changed(base, tmp_path, {"asked": [asked[1], asked[0], *asked[2:]]})
+    run = changed(base, tmp_path, {"queried": [asked[1], asked[0], *asked[2:]]})
     page = tmp_path / "page.html"
     argv = ["explain", str(run), "1", "--start", str(base / "begin"), "--image-cache", str(tmp_path / "cache")]
     assert active(*argv, "--out", str(page)) == 1
@@ -128,30 +128,41 @@ def test_a_difference_is_told(base: Path, tmp_path: Path, capsys: pytest.Capture
     assert shown.asked == asked
 
 
-def test_a_frozen_trunks_outputs_pick_the_same(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_frozen_backbones_outputs_pick_the_same(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["explain", str(base / "margin"), "0", "--image-cache", str(base / "cache")]
-    assert active(*argv, "--cache-trunk", "yes") == 2
+    assert active(*argv, "--cache-backbone", "yes") == 2
     assert "there is nothing to cache" in capsys.readouterr().err
-    task = load_task("folders", source=base / "source", target=base / "target", image_size=16)
+    task = load_pair("folders", source=base / "source", target=base / "target", image_size=16)
     torch.manual_seed(0)
     model = DAN("lenet:3", 3, layers=(8,), frozen=("conv1", "conv2"))
-    about = {"task": task.name, "options": dict(task.options), **described(task)}
-    recipe = Recipe(batch_size=8, kernels=3, feature_map=False)
-    fit(model, task.source, task.target, trade_off=1.0, steps=3, seed=0, recipe=recipe, run=base / "ice", about=about)
-    plan: dict = {"budget": 4, "rounds": 1, "round_steps": 2, "trade_off": 1.0, "seed": 0, "cache": base / "trunks"}
+    about = {"task": task.name, "options": dict(task.options), **run_metadata(task)}
+    recipe = TrainConfig(batch_size=8, num_kernels=3, feature_map=False)
+    fit(
+        model, task.source, task.target, trade_off=1.0, steps=3, seed=0, config=recipe, run=base / "ice", metadata=about
+    )
+    plan: dict = {
+        "budget": 4,
+        "num_rounds": 1,
+        "steps_per_round": 2,
+        "trade_off": 1.0,
+        "seed": 0,
+        "cache": base / "backbones",
+    }
     list(run_rounds(task, "k_center", start=base / "ice", run=base / "frozen", **plan))
     argv = ["explain", str(base / "frozen"), "0", "--image-cache", str(base / "images"), "--quiet"]
     # Beside --image-cache, under the same names as the run's: they are the same outputs.
     assert active(*argv, "--device", "cpu") == 0
-    kept = {path.name for path in (base / "trunks").glob("*.npy")}
-    assert kept and set(replay(base / "frozen", 0, cache_trunk=base / "trunks").again) <= set(range(24))
-    assert {path.name for path in (base / "trunks").glob("*.npy")} == kept
+    kept = {path.name for path in (base / "backbones").glob("*.npy")}
+    assert kept and set(replay(base / "frozen", 0, cache_backbone=base / "backbones").again) <= set(range(24))
+    assert {path.name for path in (base / "backbones").glob("*.npy")} == kept
     elsewhere = base / "elsewhere" / "images"
-    assert active(*argv[:3], "--image-cache", str(elsewhere), "--cache-trunk", "no", "--quiet", "--device", "cpu") in (
+    assert active(
+        *argv[:3], "--image-cache", str(elsewhere), "--cache-backbone", "no", "--quiet", "--device", "cpu"
+    ) in (
         0,
         1,
     )
-    assert not elsewhere.with_name("trunks").exists()
+    assert not elsewhere.with_name("backbones").exists()
 
 
 def test_what_cannot_be_explained(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +189,7 @@ def test_other_data_are_told_of(base: Path, tmp_path: Path) -> None:
     trees(folder)
     trained(
         folder / "begin",
-        load_task("folders", source=folder / "source", target=folder / "target", image_size=16),
+        load_pair("folders", source=folder / "source", target=folder / "target", image_size=16),
         backbone="lenet:3",
         steps=2,
     )

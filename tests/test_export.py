@@ -13,24 +13,24 @@ import tyro
 from test_evaluate import trained, trees
 
 from dan import DAN, evaluate
-from dan.checkpoint import load_kernels, load_model, save_model
-from dan.domains.tasks import Transfer, load_task
-from dan.doors import export
-from dan.doors.evaluate import Evaluate, evaluate_run
-from dan.doors.export import Export, export_run
+from dan.cli import export
+from dan.cli.evaluate import Evaluate, evaluate_run
+from dan.cli.export import Export, export_run
+from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
-from dan.run_folder import read_records, read_tensors
+from dan.models.model_file import load_kernels, load_model, save_model
+from dan.run_dir import read_records, read_tensors
 from experiments.release import Release, command_of, release
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Transfer]:
-    task = load_task("rendered2digits")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DomainPair]:
+    task = load_pair("rendered2digits")
     return trained(tmp_path_factory.mktemp("digits") / "run", task, backbone="lenet"), task
 
 
 def test_the_exported_program_gives_the_logits(
-    digits: tuple[Path, Transfer], capsys: pytest.CaptureFixture[str]
+    digits: tuple[Path, DomainPair], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, task = digits
     export_run(Export(run=run))
@@ -50,7 +50,7 @@ def test_signals_and_vectors_are_exported_too(tmp_path: Path, backbone: str) -> 
     torch.manual_seed(0)
     shape = (1, 32) if backbone == "conv1d" else (6,)
     model = DAN(backbone, 3, layers=(8,), dropout=0.5)
-    model(torch.randn(4, *shape))  # a trunk of vectors learns its width from the first batch
+    model(torch.randn(4, *shape))  # a backbone of vectors learns its width from the first batch
     save_model(tmp_path / "model.pt", model)
     about = {"event": "settings", "kind": "vector", "classes": ["a", "b", "c"], "shape": shape, "normalisation": None}
     (tmp_path / "records.jsonl").write_text(json.dumps(about) + "\n")
@@ -60,7 +60,7 @@ def test_signals_and_vectors_are_exported_too(tmp_path: Path, backbone: str) -> 
 
 
 def test_a_file_that_says_something_else_is_removed(
-    digits: tuple[Path, Transfer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: tuple[Path, DomainPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _task = digits
     honest = export.as_pt2
@@ -75,7 +75,7 @@ def test_a_file_that_says_something_else_is_removed(
 
 
 def test_what_cannot_be_exported(
-    digits: tuple[Path, Transfer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: tuple[Path, DomainPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _task = digits
     with pytest.raises(UserError, match=r'exported as .pt2 or .onnx, not ".pt"'):
@@ -93,7 +93,7 @@ def test_what_cannot_be_exported(
 @pytest.mark.skipif(
     find_spec("onnx") is None or find_spec("onnxscript") is None, reason='needs pip install "active-dan[onnx]"'
 )
-def test_onnx(digits: tuple[Path, Transfer], tmp_path: Path) -> None:
+def test_onnx(digits: tuple[Path, DomainPair], tmp_path: Path) -> None:
     import onnx
 
     run, task = digits
@@ -116,7 +116,7 @@ def released(run: Path, out: Path, **options: object) -> Path:
 
 
 def test_a_released_digit_network(
-    digits: tuple[Path, Transfer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits: tuple[Path, DomainPair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, task = digits
     folder = released(run, tmp_path)
@@ -138,19 +138,29 @@ def test_a_released_digit_network(
         assert re.search(rf"^{split} +{100 * accuracy:.2f} % accuracy", said, re.MULTILINE)
 
 
-def test_the_command_on_the_card_is_the_run(digits: tuple[Path, Transfer]) -> None:
+def test_the_command_on_the_card_is_the_run(digits: tuple[Path, DomainPair]) -> None:
     """Parsed by the command line itself, it gives the settings back."""
     from dan.__main__ import Train
 
     settings = read_records(digits[0] / "records.jsonl")[0]
-    settings |= {"steps": 7, "seed": 3, "trade_off": 0.5, "align": ["hidden1", "output"], "rates": ["conv1=0.1"]}
+    settings |= {"steps": 7, "seed": 3, "trade_off": 0.5, "align": ["hidden1", "output"], "lr_mults": ["conv1=0.1"]}
     settings |= {"feature_map": False, "bandwidth": "mean", "layers": [32, 16], "dropout": 0.25, "backbone": "lenet:1"}
     settings |= {"weights": "some.pth", "freeze_up_to": "conv1", "options": {"image_size": 32, "augment": True}}
     command = command_of(settings)
     words = command.split()
     assert words[:5] == ["python", "-m", "dan", "train", "rendered2digits"]
     config = tyro.cli(Train, args=words[4:])
-    for name in ("batch_size", "align", "rates", "feature_map", "bandwidth", "layers", "dropout", "weights", "kernels"):
+    for name in (
+        "batch_size",
+        "align",
+        "lr_mults",
+        "feature_map",
+        "bandwidth",
+        "layers",
+        "dropout",
+        "weights",
+        "num_kernels",
+    ):
         assert json.loads(json.dumps(getattr(config, name))) == settings[name], name
     for name in ("task", "steps", "seed", "trade_off", "backbone", "freeze_up_to", "evaluate_every"):
         assert getattr(config, name) == settings[name], name
@@ -159,7 +169,7 @@ def test_the_command_on_the_card_is_the_run(digits: tuple[Path, Transfer]) -> No
 
 
 def test_what_cannot_be_released(
-    digits: tuple[Path, Transfer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: tuple[Path, DomainPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _task = digits
     with pytest.raises(UserError, match="is no name for a checkpoint"):
@@ -172,7 +182,7 @@ def test_what_cannot_be_released(
     (unfinished / "records.jsonl").write_text("".join(lines[:-1]))
     with pytest.raises(UserError, match="is not finished"):
         released(unfinished, tmp_path / "out")
-    task = load_task("folders", **trees(tmp_path), image_size=16, source_holdout=0.25)
+    task = load_pair("folders", **trees(tmp_path), image_size=16, source_holdout=0.25)
     own = trained(tmp_path / "own", task, backbone="lenet:3", steps=1)
     with pytest.raises(UserError, match="folders of your own"):
         released(own, tmp_path / "out")
@@ -182,11 +192,11 @@ def test_what_cannot_be_released(
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_frozen_trunk_stays_with_its_publisher(tmp_path: Path) -> None:
-    """The checkpoint of a partly frozen network holds the trained parts alone; with the trunk's file it is whole."""
+def test_a_frozen_backbone_stays_with_its_publisher(tmp_path: Path) -> None:
+    """The checkpoint of a partly frozen network holds the trained parts alone; with the backbone's file it is whole."""
     torch.manual_seed(0)
     published = tmp_path / "published.pth"
-    torch.save(DAN("lenet", 2).trunk.state_dict(), published)
+    torch.save(DAN("lenet", 2).backbone.state_dict(), published)
     model = DAN(
         "lenet", 3, layers=(8,), pretrained=published, adapters={"kind": "residual", "stages": ["conv1"], "rank": 2}
     )
@@ -199,10 +209,10 @@ def test_a_frozen_trunk_stays_with_its_publisher(tmp_path: Path) -> None:
         model(x).logits.square().sum().backward()
         optimizer.step()
     save_model(tmp_path / "whole.pt", model)
-    save_model(tmp_path / "model.pt", model, trunk_file=published)
+    save_model(tmp_path / "model.pt", model, backbone_file=published)
     kept = read_tensors(tmp_path / "model.pt", "cpu")["weights"]
-    assert kept and not [name for name in kept if name.startswith(("trunk.conv1.", "trunk.conv2."))]
-    assert any(name.startswith("adapters.") for name in kept) and any(name.startswith("trunk.fc1.") for name in kept)
+    assert kept and not [name for name in kept if name.startswith(("backbone.conv1.", "backbone.conv2."))]
+    assert any(name.startswith("adapters.") for name in kept) and any(name.startswith("backbone.fc1.") for name in kept)
     again = load_model(tmp_path, weights=published)
     assert torch.equal(again(x).logits, model.eval()(x).logits)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True))
@@ -213,25 +223,25 @@ def test_a_frozen_trunk_stays_with_its_publisher(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         load_model(tmp_path, weights=tmp_path / "nowhere.pth")
     other = tmp_path / "other.pth"
-    torch.save(DAN("lenet", 2).trunk.state_dict(), other)
+    torch.save(DAN("lenet", 2).backbone.state_dict(), other)
     with pytest.raises(UserError, match="is not the file"):
         load_model(tmp_path, weights=other)
     with pytest.raises(UserError, match="holds all of its weights"):
         load_model(tmp_path / "whole.pt", weights=published)
     with pytest.raises(UserError, match="is not as in"):
-        save_model(tmp_path / "no.pt", model, trunk_file=other)
+        save_model(tmp_path / "no.pt", model, backbone_file=other)
     model.freeze()
-    with pytest.raises(UserError, match="no stage of the trunk is frozen"):
-        save_model(tmp_path / "no.pt", model, trunk_file=published)
+    with pytest.raises(UserError, match="no stage of the backbone is frozen"):
+        save_model(tmp_path / "no.pt", model, backbone_file=published)
     saved = read_tensors(tmp_path / "model.pt", "cpu")
-    del saved["weights"]["trunk.fc1.1.weight"]
+    del saved["weights"]["backbone.fc1.1.weight"]
     torch.save(saved, tmp_path / "torn.pt")
     with pytest.raises(UserError, match="does not hold what"):
         load_model(tmp_path / "torn.pt", weights=published)
     assert not (tmp_path / "no.pt").exists()
 
 
-def test_a_head_on_a_real_frozen_trunk_is_small(data_folder: Path, tmp_path: Path) -> None:
+def test_a_head_on_a_real_frozen_backbone_is_small(data_folder: Path, tmp_path: Path) -> None:
     """SqueezeNet's weights stay out of the repository: the released head has some hundred kilobytes."""
     weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
     if not weights.is_file():

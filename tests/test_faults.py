@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 import torch
 
-from active.people.label_log import Label, LabelLog
+from active.annotation.label_log import Label, LabelLog
 from dan.__main__ import main
-from dan.checkpoint import load_model, save_model
-from dan.domains.image_cache import pixels_of
-from dan.domains.listing import Listing, read_tree
+from dan.data.image_cache import pixels_of
+from dan.data.manifests import Listing, read_tree
 from dan.errors import UserError
-from dan.networks.dan import DAN
-from dan.run_folder import Run, read_records, read_tensors
+from dan.models.dan import DAN
+from dan.models.model_file import load_model, save_model
+from dan.run_dir import Run, read_records, read_tensors
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -155,7 +155,7 @@ def test_an_image_that_vanishes_before_it_is_decoded_is_named(tmp_path: Path) ->
 def test_a_loss_that_is_nan_leaves_a_checkpoint_of_numbers(
     rate: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*features(tmp_path), "--checkpoint-every", "1", "--rate", rate, "--decay-gamma", "0"]
+    words = [*features(tmp_path), "--checkpoint-every", "1", "--lr", rate, "--lr-gamma", "0"]
     assert door([*words, "--trade-off", "0", "--run", str(tmp_path / "run")], monkeypatch) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "lower the rate" in said, said
@@ -283,7 +283,7 @@ def renumbered(path: Path) -> str:
 WORK = """
 import time
 from pathlib import Path
-from dan.run_folder import write_atomically
+from dan.run_dir import write_atomically
 
 def work(place, *, seed):
     for part in range(20):

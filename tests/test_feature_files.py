@@ -10,7 +10,7 @@ import torch
 from scipy.io import savemat
 from scipy.sparse import csc_array
 
-from dan.domains.feature_files import read_features
+from dan.data.feature_files import read_features
 from dan.errors import UserError
 
 X = np.arange(12, dtype=np.float64).reshape(4, 3) / 7

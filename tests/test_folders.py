@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dan.domains.arrays import Images, Vectors
-from dan.domains.folders import images_of, own_transfer, read_images
-from dan.domains.listing import agreed_classes, read_list, read_manifest, read_tree, restricted, some
-from dan.domains.tasks import load_task
-from dan.domains.transfer import Options, Transfer
+from dan.data.domain_pair import DomainPair, Options
+from dan.data.folders import images_of, own_transfer, read_images
+from dan.data.manifests import agreed_classes, read_list, read_manifest, read_tree, restricted, some
+from dan.data.tasks import load_pair
+from dan.data.tensor_datasets import Images, Vectors
 from dan.errors import UserError
 
 
@@ -41,8 +41,8 @@ def greys(data: object) -> list[int]:
     return [int(value) for value in ((x[:, 0, 0, 0] * 0.229 + 0.485) * 255).round()]
 
 
-def transfer(source: Path, target: Path, **options: Any) -> Transfer:
-    return load_task("folders", source=source, target=target, image_size=8, **options)
+def transfer(source: Path, target: Path, **options: Any) -> DomainPair:
+    return load_pair("folders", source=source, target=target, image_size=8, **options)
 
 
 def refused(match: str, source: Path, target: Path, **options: Any) -> None:
@@ -89,7 +89,7 @@ def test_the_same_options_give_the_same_transfer_again(tmp_path: Path, monkeypat
     monkeypatch.chdir("/")
     options = json.loads(json.dumps(task.options))
     assert set(options) == {"source", "target", "image_size", "classes", "source_holdout", "augment"}
-    again = load_task("folders", **options)
+    again = load_pair("folders", **options)
     for part in ("source", "source_test", "target"):
         assert getattr(task, part).fingerprint == getattr(again, part).fingerprint
     assert again.source.augment and list((tmp_path / "cache").iterdir())
@@ -192,7 +192,7 @@ def test_what_is_missing_or_the_same_is_said(tmp_path: Path):
     good = tree(tmp_path / "s", {"a": 1, "b": 1})
     for options in ({}, {"source": good}, {"target": good}):
         with pytest.raises(UserError, match="the task folders needs --source and --target"):
-            load_task("folders", **options)
+            load_pair("folders", **options)
     refused("--source and --target are both", good, good / ".." / "s")
     refused(r"00.png is a file: a domain is a folder <class>/<image>, a manifest \(.csv\)", good, good / "a" / "00.png")
 
@@ -352,7 +352,7 @@ def features(file: Path, labels: list[int] | None, *, width: int = 3, shift: flo
 def test_two_files_of_features_are_a_transfer(tmp_path: Path):
     source = features(tmp_path / "s.npz", [7, 7, 3, 10, 10])
     target = features(tmp_path / "t.npz", [10, 3, 7], shift=100)
-    task = load_task("folders", source=source, target=target)
+    task = load_pair("folders", source=source, target=target)
     assert task.kind == "vector" and task.classes == ("3", "7", "10") and task.image_size is None
     assert isinstance(task.source, Vectors) and task.source.targets.tolist() == [1, 1, 0, 2, 2]
     assert task.target.targets.tolist() == [2, 0, 1]
@@ -360,17 +360,17 @@ def test_two_files_of_features_are_a_transfer(tmp_path: Path):
     assert x.tolist() == [103, 104, 105] and x.dtype == torch.float32 and y == 0
     x, y = task.source.batch(torch.tensor([2, 0]))
     assert x.tolist() == [[6, 7, 8], [0, 1, 2]] and y.tolist() == [0, 1]
-    part = load_task("folders", source=source, target=target, classes=["7", "10"], source_holdout=0.5)
+    part = load_pair("folders", source=source, target=target, classes=["7", "10"], source_holdout=0.5)
     assert part.classes == ("7", "10") and len(part.source) == len(part.source_test) == 2
     assert part.target.targets.tolist() == [1, 0] and part.target.x.tolist() == [[100, 101, 102], [106, 107, 108]]
 
 
 def test_features_without_labels_are_a_target(tmp_path: Path):
     source, target = features(tmp_path / "s.npz", [0, 1, 1]), features(tmp_path / "t.npz", None)
-    task = load_task("folders", source=source, target=target)
+    task = load_pair("folders", source=source, target=target)
     assert not task.target_labelled and task.target.targets.tolist() == [-1] * 4 and task.splits == {}
     with pytest.raises(UserError, match="t.npz has no labels: the source needs"):
-        load_task("folders", source=target, target=source)
+        load_pair("folders", source=target, target=source)
 
 
 def test_wrong_features(tmp_path: Path):
@@ -378,7 +378,7 @@ def test_wrong_features(tmp_path: Path):
 
     def refused_with(match: str, target: Path, **options: Any) -> None:
         with pytest.raises(UserError, match=match):
-            load_task("folders", source=source, target=target, **options)
+            load_pair("folders", source=source, target=target, **options)
 
     refused_with("s.npz has 3 features a sample, and .*t.npz has 4", features(tmp_path / "t.npz", [0, 1], width=4))
     refused_with(r"only in .*s.npz: 1; only in .*t.npz: 2", features(tmp_path / "t.npz", [0, 2]))

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from active.gallery import Card, gallery, thumbnail, write_page
-from active.picks import facts_of, picks_of
 from active.pool import Query
+from active.selection import pick_details, pick_facts
 from dan.errors import UserError
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\n</li></style>"
@@ -127,7 +127,7 @@ def query(labelled: int) -> Query:
 @pytest.mark.parametrize("labelled", [0, 7])
 def test_figures_are_their_definitions(labelled: int) -> None:
     asked = query(labelled)
-    picks = picks_of([13, 3], asked)
+    picks = pick_details([13, 3], asked)
     assert [(pick.order, pick.id) for pick in picks] == [(1, 13), (2, 3)]
     for pick, row in zip(picks, (3, 0), strict=True):
         assert asked.probs is not None and asked.features is not None
@@ -147,14 +147,14 @@ def test_figures_are_their_definitions(labelled: int) -> None:
         distance, nearest, domain = min(everyone)
         assert pick.distance == pytest.approx(distance, abs=1e-12)
         assert (pick.nearest, pick.nearest_in) == (nearest, domain)
-        facts = {name: value for name, value, _ in facts_of(pick, ["w", "x", "y", "z"])}
+        facts = {name: value for name, value, _ in pick_facts(pick, ["w", "x", "y", "z"])}
         assert facts["margin"] == f"{pick.margin:.3f}" and facts["nearest"] == f"{'wxyz'[nearest]} ({domain})"
 
 
 def test_figures_at_their_ends() -> None:
-    sure = picks_of([0, 1], Query(ids=torch.arange(2), probs=torch.tensor([[1.0, 0.0], [0.5, 0.5]])))
+    sure = pick_details([0, 1], Query(ids=torch.arange(2), probs=torch.tensor([[1.0, 0.0], [0.5, 0.5]])))
     assert [(p.probability, p.margin, p.entropy) for p in sure] == [(1, 1, 0), (0.5, 0, 1)]
     assert all(math.isnan(p.distance) and p.nearest_in == "" for p in sure)
-    assert "distance" not in {name for name, _, _ in facts_of(sure[0], ["a", "b"])}
+    assert "distance" not in {name for name, _, _ in pick_facts(sure[0], ["a", "b"])}
     with pytest.raises(ValueError, match="sample 4 is not among the query's"):
-        picks_of([4], query(0))
+        pick_details([4], query(0))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from active.annotation.tasks import Task, read_answers, write_tasks
 from active.gallery import Card, gallery
-from active.people.labelling import Task, read_answers, write_tasks
-from dan.csv_file import FORMULA, as_written, plain_text, write_csv
+from dan.safe_csv import FORMULA, as_written, plain_text, write_csv
 from experiments.reporting import report_html
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"

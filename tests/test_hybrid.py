@@ -9,8 +9,8 @@ from torch import Tensor
 
 from active.pool import Query
 from active.strategies import STRATEGIES
-from active.strategies.coverage import greedy_coverage
 from active.strategies.hybrid import hybrid
+from active.strategies.uherding import greedy_coverage
 from active.strategies.uncertainty import margin_of_confidence
 from dan.mmd.kernels import MultiKernel
 
@@ -106,7 +106,7 @@ def test_the_strategy_is_entropy_and_a_source_that_covers_half(seed: int) -> Non
 
 
 def test_views_give_the_patch_score() -> None:
-    from active.strategies.patches import patch_scores
+    from active.strategies.aift import patch_scores
 
     generator = torch.Generator().manual_seed(5)
     q = query(5, patch_probs=torch.randn(N, 4, C, generator=generator, dtype=torch.float64).softmax(2))

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dan.domains import decoding, image_cache
-from dan.domains.arrays import NORMALISATIONS, Images, Vectors, held_out
-from dan.domains.decoding import decode, square
-from dan.domains.image_cache import kept_arrays, pixels_of
-from dan.domains.listing import Listing, read_tree
+from dan.data import decoding, image_cache
+from dan.data.decoding import decode, square
+from dan.data.image_cache import kept_arrays, pixels_of
+from dan.data.manifests import Listing, read_tree
+from dan.data.tensor_datasets import NORMALISATIONS, Images, Vectors, held_out
 from dan.errors import UserError
 
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [40, 50, 60], [70, 80, 90]]], np.uint8)

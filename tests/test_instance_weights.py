@@ -16,11 +16,11 @@ from torch.utils.data import TensorDataset
 
 from dan import DAN, instance_weights
 from dan.__main__ import main
-from dan.doors.source_weights import source_weights, trunk_features
+from dan.cli.source_weights import backbone_features, source_weights
 from dan.errors import UserError
 from dan.instance_weights import effective_size, kernel_mean_matching, source_subset
 from dan.mmd import MultiKernel, median_bandwidth, mmd2
-from dan.run_folder import read_records
+from dan.run_dir import read_records
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -237,7 +237,7 @@ def test_effective_size() -> None:
 # At the door: --source-weights.
 
 
-def test_the_doors_weights_are_of_the_trunks_features() -> None:
+def test_the_doors_weights_are_of_the_backbones_features() -> None:
     torch.manual_seed(0)
     model = DAN("lenet", 2, layers=(4,)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -245,14 +245,14 @@ def test_the_doors_weights_are_of_the_trunks_features() -> None:
     target = TensorDataset(normal(20, 1, 8, 8, seed=1, dtype=torch.float32) + 0.5, torch.full((20,), -1))
     model.eval()
     with torch.no_grad():
-        x, y = (model.trunk(data.tensors[0]) for data in (source, target))
+        x, y = (model.backbone(data.tensors[0]) for data in (source, target))
     model.train()
-    torch.testing.assert_close(trunk_features(model, source), x)
+    torch.testing.assert_close(backbone_features(model, source), x)
     kernel = MultiKernel.ladder(median_bandwidth(x, y), count=3, step=4.0)
-    matched = source_weights("kmm", model, source, target, bound=1.5, kernels=3, kernel_step=4.0)
+    matched = source_weights("kmm", model, source, target, bound=1.5, kernels=3, bandwidth_ratio=4.0)
     torch.testing.assert_close(matched, kernel_mean_matching(x, y, kernel, bound=1.5), rtol=1e-3, atol=1e-3)
     assert float(matched.max()) == pytest.approx(1.5)
-    chosen = source_weights("select", model, source, target, share=0.3, kernels=3, kernel_step=4.0)
+    chosen = source_weights("select", model, source, target, share=0.3, kernels=3, bandwidth_ratio=4.0)
     assert sorted(chosen.nonzero()[:, 0].tolist()) == sorted(source_subset(x, y, kernel, 9).tolist())
     assert set(chosen.tolist()) == {0.0, 30 / 9} and float(chosen.mean()) == pytest.approx(1)
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -260,7 +260,7 @@ def test_the_doors_weights_are_of_the_trunks_features() -> None:
 
 def test_convolutional_outputs_are_pooled() -> None:
     model = DAN("squeezenet1_1", 2, layers=())
-    assert trunk_features(model, TensorDataset(torch.zeros(2, 3, 33, 33), torch.zeros(2).long())).shape == (2, 512)
+    assert backbone_features(model, TensorDataset(torch.zeros(2, 3, 33, 33), torch.zeros(2).long())).shape == (2, 512)
 
 
 def test_the_door_refuses_what_it_cannot_weigh() -> None:
@@ -271,7 +271,7 @@ def test_the_door_refuses_what_it_cannot_weigh() -> None:
     for share in (0.0, 1.1, float("nan")):
         with pytest.raises(UserError, match="share of the source from above 0 to 1"):
             source_weights("select", model, one, one, share=share)
-    with pytest.raises(UserError, match="--source-bound is what one sample may count for, 1 or more, not 0.5"):
+    with pytest.raises(UserError, match="--kmm-bound is what one sample may count for, 1 or more, not 0.5"):
         source_weights("kmm", model, one, one, bound=0.5)
 
 
@@ -302,11 +302,11 @@ def test_the_command_learns_from_the_samples_that_are_like_the_target(
         return records[-2]["accuracy/target"], records[0]
 
     plain, header = accuracy("plain")
-    assert "source_weights" not in header and "source_share" not in header
+    assert "source_weights" not in header and "select_fraction" not in header
     matched, header = accuracy("kmm", "--source-weights", "kmm")
-    assert (header["source_weights"], header["source_bound"]) == ("kmm", 3.0) and "source_share" not in header
+    assert (header["source_weights"], header["kmm_bound"]) == ("kmm", 3.0) and "select_fraction" not in header
     assert "source weights: 200 samples count as " in capsys.readouterr().out
-    chosen, header = accuracy("select", "--source-weights", "select", "--source-share", "0.3")
-    assert (header["source_weights"], header["source_share"]) == ("select", 0.3)
-    assert "source_bound" not in header
+    chosen, header = accuracy("select", "--source-weights", "select", "--select-fraction", "0.3")
+    assert (header["source_weights"], header["select_fraction"]) == ("select", 0.3)
+    assert "kmm_bound" not in header
     assert plain < 0.75 and matched > 0.9 and chosen > 0.9

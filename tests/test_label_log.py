@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from active.people.label_log import Label, LabelLog, agreement, decide
+from active.annotation.label_log import Label, LabelLog, aggregate_labels, krippendorff_alpha
 from dan.errors import UserError
 
 
@@ -77,13 +77,13 @@ def test_rules_settle_what_people_say() -> None:
         *(said("tie", label, who) for label, who in (("dog", "ann"), ("cat", "bob"))),
         said("one", "owl"),
     ]
-    assert decide(labels, "majority")[0] == {"all": "cat", "most": "cat", "one": "owl"}
-    assert list(decide(labels, "majority")[1]) == ["tie"]
-    assert decide(labels, "last") == ({"all": "cat", "most": "cat", "tie": "cat", "one": "owl"}, {})
-    assert decide(labels, "refuse")[0] == {"all": "cat", "one": "owl"}
-    assert list(decide(labels, "refuse")[1]) == ["most", "tie"]
+    assert aggregate_labels(labels, "majority")[0] == {"all": "cat", "most": "cat", "one": "owl"}
+    assert list(aggregate_labels(labels, "majority")[1]) == ["tie"]
+    assert aggregate_labels(labels, "last") == ({"all": "cat", "most": "cat", "tie": "cat", "one": "owl"}, {})
+    assert aggregate_labels(labels, "refuse")[0] == {"all": "cat", "one": "owl"}
+    assert list(aggregate_labels(labels, "refuse")[1]) == ["most", "tie"]
     with pytest.raises(ValueError, match="majority, last, refuse"):
-        decide(labels, "first")
+        aggregate_labels(labels, "first")
 
 
 def alpha_by_pairs(labels: list[Label]) -> float:
@@ -107,15 +107,15 @@ def test_agreement_is_krippendorffs_alpha(seed: int) -> None:
     labels = [
         said(str(sample), draw.choice("abc"), who) for sample in range(12) for who in "xyz" if draw.random() < 0.7
     ]
-    count, alpha = agreement(labels)
+    count, alpha = krippendorff_alpha(labels)
     assert alpha == pytest.approx(alpha_by_pairs(labels), abs=1e-12)
     people = [sum(label.sample == str(sample) for label in labels) for sample in range(12)]
     assert count == sum(number > 1 for number in people)
 
 
 def test_agreement_at_its_ends() -> None:
-    assert agreement([said("a", "cat"), said("b", "dog")])[0] == 0
-    assert math.isnan(agreement([said("a", "cat")])[1])
+    assert krippendorff_alpha([said("a", "cat"), said("b", "dog")])[0] == 0
+    assert math.isnan(krippendorff_alpha([said("a", "cat")])[1])
     both = [said(s, label, who) for s, label in (("a", "cat"), ("b", "dog")) for who in ("x", "y")]
-    assert agreement(both) == (2, 1.0)
-    assert agreement([said("a", "cat", "x"), said("a", "cat", "y")]) == (1, 1.0)
+    assert krippendorff_alpha(both) == (2, 1.0)
+    assert krippendorff_alpha([said("a", "cat", "x"), said("a", "cat", "y")]) == (1, 1.0)

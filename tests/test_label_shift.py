@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from dan.label_shift import warnings_of
+from dan.evaluation.label_shift import warnings_of
 
 
 def labels(shares: list[float], n: int, seed: int = 0) -> Tensor:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from test_evaluate import CLASSES, trained, trees
 
-from active.people.answers import Refused, take_labels, train_on
-from active.people.asking import choose_tasks
-from active.people.label_log import LabelLog
-from dan.domains.tasks import load_task
+from active.annotation.imports import Refused, finetune, import_labels
+from active.annotation.label_log import LabelLog
+from active.annotation.requests import create_tasks
+from dan.data.tasks import load_pair
 
 pytestmark = pytest.mark.long
 
@@ -94,8 +94,8 @@ def chosen(*labels: str) -> list[dict[str, Any]]:
 
 
 def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", load_task("folders", **trees(tmp_path), image_size=16), backbone="lenet:3")
-    tasks = choose_tasks(run, tmp_path / "target", budget=6, out=tmp_path / "tasks.json").tasks
+    run = trained(tmp_path / "run", load_pair("folders", **trees(tmp_path), image_size=16), backbone="lenet:3")
+    tasks = create_tasks(run, tmp_path / "target", budget=6, out=tmp_path / "tasks.json").tasks
     interface = (tmp_path / "tasks.xml").read_text()
     project = studio("POST", "/api/projects/", {"title": "cold to warm", "label_config": interface})["id"]
     imported = studio("POST", f"/api/projects/{project}/import", json.loads((tmp_path / "tasks.json").read_text()))
@@ -130,10 +130,10 @@ def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path:
     export.write_text(json.dumps(studio("GET", url)))
 
     with pytest.raises(Refused) as refused:
-        take_labels(run, export, annotator="me")
+        import_labels(run, export, annotator="me")
     two, empty = refused.value.problems
     assert "2 classes are chosen" in two and empty.startswith("export.json: 1 row not filled in (task ")
-    taken = take_labels(run, export, annotator="me", partial=True)
+    taken = import_labels(run, export, annotator="me", partial=True)
     assert {(label.sample, label.label, label.annotator) for label in taken.labels} == {
         (tasks[i].sample, truth[i], str(person)) for i in (0, 1, 4)
     }
@@ -142,14 +142,14 @@ def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path:
         "skipped by whoever was asked",
         "said before, and counted once",
     ]
-    assert train_on(run, steps=2).labels == 3
+    assert finetune(run, steps=2).labels == 3
 
     # Its default export holds what somebody came to.
     default = tmp_path / "default.json"
     default.write_text(json.dumps(studio("GET", f"/api/projects/{project}/export?exportType=JSON")))
     before = LabelLog(run / "labels.jsonl").labels
-    assert take_labels(run, default, annotator="me", partial=True).batch == 0
+    assert import_labels(run, default, annotator="me", partial=True).batch == 0
     assert LabelLog(run / "labels.jsonl").labels == before
-    again = choose_tasks(run, tmp_path / "target", budget=4, out=tmp_path / "more.json")
+    again = create_tasks(run, tmp_path / "target", budget=4, out=tmp_path / "more.json")
     assert again.network == run / "labelled_01"
     assert not {task.sample for task in again.tasks} & {task.sample for task in tasks}

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from active.people.label_log import Label
-from active.people.labelling import Answer, Task, judge, labelling_interface, read_answers, write_tasks
+from active.annotation.label_log import Label
+from active.annotation.tasks import Answer, Task, labelling_interface, read_answers, validate, write_tasks
 from dan.errors import UserError
 
 CLASSES = ("cat", 'big "dog" & co', "=owl")
@@ -43,7 +43,7 @@ def test_a_csv_goes_out_and_comes_back(tmp_path: Path) -> None:
     assert [answer.label for answer in answers(path)] == ["", "", ""]
     # A spreadsheet shows the class =owl as '=owl, since it would compute it: both come back as the class.
     filled(path, ["cat", CLASSES[1], "'=owl"], ["", "bob", ""])
-    taken, problems, counts = judge(answers(path), known=KNOWN, classes=CLASSES)
+    taken, problems, counts = validate(answers(path), known=KNOWN, classes=CLASSES)
     assert problems == [] and not any(counts.values())
     assert [(label.sample, label.label, label.annotator) for label in taken] == [
         (TASKS[0].sample, "cat", "me"),
@@ -88,7 +88,7 @@ def test_label_studio_gets_guesses_and_gives_annotations(tmp_path: Path) -> None
         assert guess["score"] == given.confidence and guess["model_version"] == "runs/a"
         assert guess["result"][0]["value"]["choices"] == [given.guess]
     exported(path, [[chose("cat"), chose("cat", who={"email": "bob@example.org"})], [chose(cancelled=True)], []])
-    taken, problems, counts = judge(answers(path), known=KNOWN, classes=CLASSES)
+    taken, problems, counts = validate(answers(path), known=KNOWN, classes=CLASSES)
     assert problems == [] and counts == {
         "skipped": ["tasks.json, task 2"],
         "empty": ["tasks.json, task 3"],
@@ -118,7 +118,7 @@ def test_every_mistake_is_told_with_its_row_and_the_rest_is_taken(tmp_path: Path
         ("", "cat", "ann"),
     ]
     path.write_text("sample,label,annotator\n" + "".join(",".join(row) + "\n" for row in rows))
-    taken, problems, counts = judge(answers(path), known=KNOWN, classes=CLASSES)
+    taken, problems, counts = validate(answers(path), known=KNOWN, classes=CLASSES)
     assert [(label.label, label.annotator) for label in taken] == [("cat", "ann"), ("=owl", "bob")]
     assert counts == {
         "skipped": [],
@@ -146,7 +146,7 @@ def test_what_is_labelled_already_is_repeated_or_changed() -> None:
 
     a, b = TASKS[0].sample, TASKS[1].sample
     before = [label(a, "cat"), label(b, "cat")]
-    taken, problems, counts = judge(
+    taken, problems, counts = validate(
         [answer(a, "cat"), answer(b, "=owl")], known=KNOWN, classes=CLASSES, labelled=before
     )
     assert [(t.sample, t.label) for t in taken] == [(b, "=owl")] and problems == []
@@ -157,7 +157,7 @@ def test_two_choices_are_one_problem_and_not_the_end(tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
     write_tasks(path, TASKS, CLASSES)
     exported(path, [[chose("cat", "=owl")], [chose("cat")], [chose("cat")]])
-    taken, problems, _ = judge(answers(path), known=KNOWN, classes=CLASSES)
+    taken, problems, _ = validate(answers(path), known=KNOWN, classes=CLASSES)
     assert len(taken) == 2 and problems == [
         "tasks.json, task 1: 2 classes are chosen (cat, =owl), and a sample has one"
     ]

@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from active.people.label_log import Label, LabelLog
+from active.annotation.label_log import Label, LabelLog
+from active.loop import rounds
 from active.pool import Pool
-from active.rounds import rounds
-from active.strategies import strategy_named
+from active.strategies import get_strategy
 from dan.__main__ import main
 from dan.errors import UserError
-from dan.locks import NAME, hold
-from dan.run_folder import Run
+from dan.locks import NAME, lock_dir
+from dan.run_dir import Run
 from experiments.trials import Trial, run_trials
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 REPOSITORY = Path(__file__).resolve().parents[1]
 HOLDER = """
 import sys, time
-from dan.locks import hold
-lock = hold(sys.argv[1])
+from dan.locks import lock_dir
+lock = lock_dir(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
 """
@@ -52,14 +52,14 @@ def test_a_second_process_is_refused_and_kill_9_leaves_no_lock(tmp_path: Path) -
     """In a Run, which every training and every run of rounds opens, too."""
     process = holder(tmp_path)
     try:
-        for attempt in (lambda: hold(tmp_path), lambda: Run(tmp_path, {"a": 1})):
+        for attempt in (lambda: lock_dir(tmp_path), lambda: Run(tmp_path, {"a": 1})):
             with pytest.raises(UserError, match=rf"in use by another process \({process.pid} on ") as refused:
                 attempt()
             assert "\n" not in str(refused.value)
         assert sorted(path.name for path in tmp_path.iterdir()) == [NAME]  # nothing was begun
         began = time.monotonic()
         with pytest.raises(UserError):
-            hold(tmp_path, wait=0.2)
+            lock_dir(tmp_path, wait=0.2)
         assert 0.2 <= time.monotonic() - began < 30
     finally:
         end(process)
@@ -71,22 +71,22 @@ def test_a_second_process_is_refused_and_kill_9_leaves_no_lock(tmp_path: Path) -
 
 
 def test_within_a_process_it_is_shared_and_ends_with_the_last(tmp_path: Path) -> None:
-    first = hold(tmp_path)
-    with hold(tmp_path) as second:
+    first = lock_dir(tmp_path)
+    with lock_dir(tmp_path) as second:
         assert second is first
     del second
     assert (tmp_path / NAME).exists()
     del first
     assert list(tmp_path.iterdir()) == []
-    lock = hold(tmp_path)
+    lock = lock_dir(tmp_path)
     lock.release()
     assert list(tmp_path.iterdir()) == []
-    assert hold(tmp_path) is not lock
+    assert lock_dir(tmp_path) is not lock
 
 
 def child(folder: Path) -> None:
     try:
-        hold(folder)
+        lock_dir(folder)
     except UserError:
         os._exit(7)
     os._exit(0)
@@ -96,7 +96,7 @@ def child(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_process_is_another_one(tmp_path: Path) -> None:
     """It neither has its parent's lock for its own nor ends it."""
-    with hold(tmp_path):
+    with lock_dir(tmp_path):
         process = multiprocessing.get_context("fork").Process(target=child, args=(tmp_path,))
         process.start()
         process.join()
@@ -105,11 +105,11 @@ def test_a_forked_process_is_another_one(tmp_path: Path) -> None:
 
 
 def test_a_program_that_was_started_does_not_hold_it(tmp_path: Path) -> None:
-    lock = hold(tmp_path)
+    lock = lock_dir(tmp_path)
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     try:
         del lock
-        assert hold(tmp_path).release.alive
+        assert lock_dir(tmp_path).release.alive
     finally:
         sleeper.kill()
         sleeper.wait()
@@ -118,9 +118,9 @@ def test_a_program_that_was_started_does_not_hold_it(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_needs_no_lock(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0o500)
-    assert hold(tmp_path / "shut").release.alive
+    assert lock_dir(tmp_path / "shut").release.alive
     with pytest.raises(PermissionError):
-        hold(tmp_path / "shut" / "below")
+        lock_dir(tmp_path / "shut" / "below")
 
 
 def add(path: Path, who: str, batches: int) -> None:
@@ -181,7 +181,7 @@ def test_doors_rounds_and_experiments_are_refused_before_they_begin(
         with pytest.raises(UserError, match="in use by another"):
             next(
                 rounds(
-                    pool, strategy_named("random"), fit=never, predict=never, budget=1, rounds=1, seed=0, run=tmp_path
+                    pool, get_strategy("random"), fit=never, predict=never, budget=1, num_rounds=1, seed=0, run=tmp_path
                 )
             )
         with pytest.raises(UserError, match="in use by another"):

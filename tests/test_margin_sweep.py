@@ -17,9 +17,9 @@ from made_cifar10 import write_made
 
 from active.pool import Pool, Query
 from active.round_files import read_rounds
-from active.strategies import strategy_named
-from dan.cli import run
-from dan.domains.cifar10 import Splits
+from active.strategies import get_strategy
+from dan.cli.command_line import run
+from dan.data.cifar10 import Splits
 from experiments import margin_sweep
 from experiments.jobs.cifar10 import NETWORKS, Place, Training, command, network, settled, shifted, started, train
 from experiments.margin_sweep import FOREST, METHODS, SHARES, MarginSweep, cells_of, parts_of, strategy_of
@@ -28,7 +28,7 @@ from experiments.records import read, to_lines, write_text
 from experiments.trials import _work
 
 COUNTS = (1000, 2000, 3000)
-HOW = {"epochs": 10, "optimizer": "adam", "rate": 1e-3, "batch_size": 64}
+HOW = {"epochs": 10, "optimizer": "adam", "lr": 1e-3, "batch_size": 64}
 
 
 def curve(method: str, seed: int, values: tuple[float, ...]) -> list[dict[str, Any]]:
@@ -137,10 +137,10 @@ def test_a_share_of_none_is_random_and_of_all_is_margin() -> None:
     probs = torch.rand(50, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     query = Query(ids=pool.ids, probs=probs / probs.sum(1, keepdim=True))
     for plain, mixed in (("random", "margin@0"), ("margin", "margin@1")):
-        picks = [strategy_named(name)(query, 20, generator=torch.Generator().manual_seed(7)) for name in (plain, mixed)]
+        picks = [get_strategy(name)(query, 20, generator=torch.Generator().manual_seed(7)) for name in (plain, mixed)]
         assert torch.equal(*picks)
-    margin = strategy_named("margin")(query, 6, generator=torch.Generator())
-    assert torch.equal(strategy_named("margin@0.3")(query, 20, generator=torch.Generator().manual_seed(7))[:6], margin)
+    margin = get_strategy("margin")(query, 6, generator=torch.Generator())
+    assert torch.equal(get_strategy("margin@0.3")(query, 20, generator=torch.Generator().manual_seed(7))[:6], margin)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_the_plan_has_every_arm_on_every_seed_and_the_forest_once() -> None:
     assert len(set(names)) == len(names)
     for part in parts:
         for trial in part:
-            strategy_named(trial.arguments["strategy"])
+            get_strategy(trial.arguments["strategy"])
             assert ("how" in trial.arguments) == trial.function.endswith(":curve")
     assert [strategy_of(method) for method in METHODS[-2:]] == ["random", "margin"]
 

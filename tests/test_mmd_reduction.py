@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import active.strategies.witness as witness
+import active.strategies.mmd_witness as witness
 from active import Query
 from active.strategies import STRATEGIES
 from active.strategies.mmd_reduction import TIE, greedy_mmd_reduction, kernel_sums

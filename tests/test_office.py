@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dan.domains.arrays import Images, Vectors
-from dan.domains.benchmarks import BENCHMARKS, Benchmark, Domain, domain_of
-from dan.domains.folders import image_transfer
-from dan.domains.surf import CLASSES, z_scored
-from dan.domains.tasks import TASKS, load_task
-from dan.domains.transfer import Options
+from dan.data.benchmarks import BENCHMARKS, Benchmark, Domain, domain_of
+from dan.data.domain_pair import Options
+from dan.data.folders import image_transfer
+from dan.data.surf import CLASSES, z_scored
+from dan.data.tasks import TASKS, load_pair
+from dan.data.tensor_datasets import Images, Vectors
 from dan.errors import UserError
 
 SMALL = Benchmark(
@@ -81,7 +81,7 @@ def test_another_count_is_refused(tmp_path: Path):
 def test_what_is_missing_is_said_with_the_tree_and_where_to_fetch_it(tmp_path: Path, family: str, benchmark: Benchmark):
     name = next(task for task in TASKS if task.startswith(f"{family}_"))
     with pytest.raises(UserError) as error:
-        load_task(name, tmp_path)
+        load_pair(name, tmp_path)
     message = str(error.value)
     assert message.startswith(f"{benchmark.title} needs {tmp_path / benchmark.folders[0]}") and "\n" not in message
     for part in ("<class>/<image>", f"({benchmark.classes} classes", benchmark.fetch, "--data"):
@@ -125,7 +125,7 @@ def test_lists_give_a_split_of_their_own(tmp_path: Path):
 def test_office_caltech_images(data_folder: Path, tmp_path: Path):
     if not (data_folder / "office_caltech10").is_dir():
         pytest.skip(f"no Office-10 + Caltech-10 in {data_folder}")
-    task = load_task("office_caltech10_d2w", data_folder, cache=tmp_path, image_size=64, source_holdout=0.2)
+    task = load_pair("office_caltech10_d2w", data_folder, cache=tmp_path, image_size=64, source_holdout=0.2)
     assert task.classes == CLASSES and task.image_size == 64 and task.kind == "image"
     assert isinstance(task.source, Images) and isinstance(task.target, Images) and isinstance(task.source_test, Images)
     assert len(task.source) + len(task.source_test) == 157 and len(task.target) == 295 and task.target_test is None
@@ -140,14 +140,14 @@ def test_office_caltech_images(data_folder: Path, tmp_path: Path):
         expected = v2.functional.normalize(plain(image), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
     assert task.classes[y] == Path(task.target.paths[100]).parent.name
-    again = load_task("office_caltech10_d2w", data_folder, cache=tmp_path, image_size=64, source_holdout=0.2)
+    again = load_pair("office_caltech10_d2w", data_folder, cache=tmp_path, image_size=64, source_holdout=0.2)
     assert again.source.fingerprint == task.source.fingerprint and len(list(tmp_path.glob("*.npy"))) == 2
 
 
 def test_grey_photographs_of_caltech_become_rgb(data_folder: Path):
     if not (data_folder / "office_caltech10").is_dir():
         pytest.skip(f"no Office-10 + Caltech-10 in {data_folder}")
-    from dan.domains.decoding import decode
+    from dan.data.decoding import decode
 
     listing, _ = domain_of(BENCHMARKS["office_caltech10"], "c", data_folder)
     grey = []
@@ -177,7 +177,7 @@ def test_z_scores_are_those_of_the_definition():
 def test_surf_is_a_vector_task_over_the_same_images(data_folder: Path):
     if not (data_folder / "office_caltech10_surf").is_dir() or not (data_folder / "office_caltech10").is_dir():
         pytest.skip(f"no Office-10 + Caltech-10 and its SURF features in {data_folder}")
-    task = load_task("office_caltech10_surf_a2c", data_folder)
+    task = load_pair("office_caltech10_surf_a2c", data_folder)
     assert task.kind == "vector" and task.classes == CLASSES and task.image_size is None
     for letter, data in (("a", task.source), ("c", task.target)):
         assert isinstance(data, Vectors) and data.x.shape == (
@@ -190,13 +190,13 @@ def test_surf_is_a_vector_task_over_the_same_images(data_folder: Path):
         # The numbers 1..10 stand for the folders' names in their order: the counts of the classes agree.
         images, _ = domain_of(BENCHMARKS["office_caltech10"], letter, data_folder)
         assert images.classes == CLASSES and np.bincount(images.targets).tolist() == data.targets.bincount().tolist()
-    held = load_task("office_caltech10_surf_a2c", data_folder, source_holdout=0.2)
+    held = load_pair("office_caltech10_surf_a2c", data_folder, source_holdout=0.2)
     assert held.source_test is not None and len(held.source) + len(held.source_test) == 958
 
 
 def test_surf_that_is_missing_or_another(tmp_path: Path):
     with pytest.raises(UserError, match=r"amazon_SURF_L10.mat does not exist: fetch the SURF features"):
-        load_task("office_caltech10_surf_a2c", tmp_path)
+        load_pair("office_caltech10_surf_a2c", tmp_path)
     from scipy.io import savemat
 
     (tmp_path / "office_caltech10_surf").mkdir()
@@ -204,4 +204,4 @@ def test_surf_that_is_missing_or_another(tmp_path: Path):
         tmp_path / "office_caltech10_surf" / "amazon_SURF_L10.mat", {"fts": np.ones((5, 800)), "labels": np.arange(5)}
     )
     with pytest.raises(UserError, match="should hold 958 x 800 histograms with labels 1 to 10"):
-        load_task("office_caltech10_surf_a2c", tmp_path)
+        load_pair("office_caltech10_surf_a2c", tmp_path)

@@ -10,9 +10,9 @@ from torch.utils.data import TensorDataset
 
 from dan import DAN, fit
 from dan.errors import UserError
-from dan.networks.dan import Output
-from dan.recipes import Recipe
-from dan.run_folder import read_records
+from dan.models.dan import Output
+from dan.run_dir import read_records
+from dan.training.config import TrainConfig
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,23 +27,23 @@ def blobs(count: int, shift: float, scale: float = 1.0) -> TensorDataset:
 
 def network() -> DAN:
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Linear(3, 16), nn.ReLU())
-    trunk.out_features = 16  # type: ignore[assignment]
-    return DAN(trunk, 2, layers=(8,))
+    backbone = nn.Sequential(nn.Linear(3, 16), nn.ReLU())
+    backbone.out_features = 16  # type: ignore[assignment]
+    return DAN(backbone, 2, layers=(8,))
 
 
 def train(precision: str, *, steps: int = 4, **options: Any) -> tuple[DAN, list[dict[str, Any]]]:
     model = network()
-    recipe = Recipe(
+    recipe = TrainConfig(
         batch_size=8,
-        rate=0.05,
-        new_rate_factor=1,
+        lr=0.05,
+        head_lr_mult=1,
         schedule="constant",
         evaluate_every=2,
         checkpoint_every=2,
         feature_map=False,
     )
-    options = {"trade_off": 1.0, "seed": 0, "recipe": recipe, "source": blobs(40, 0.0)} | options
+    options = {"trade_off": 1.0, "seed": 0, "config": recipe, "source": blobs(40, 0.0)} | options
     return model, fit(model, target=blobs(40, 1.0), steps=steps, precision=precision, **options)  # type: ignore[arg-type]
 
 
@@ -56,8 +56,8 @@ def test_the_network_in_half_the_loss_in_full(precision: str) -> None:
         seen.extend((source, target))
         return {"apart": (source.features.mean(0) - target.features.mean(0)).square().sum()}
 
-    model, records = train(precision, objective=term)
-    plain, of_plain = train("fp32", objective=term)
+    model, records = train(precision, domain_loss=term)
+    plain, of_plain = train("fp32", domain_loss=term)
     half, full = seen[:8], seen[8:]
     for output in half:
         for values in (output.logits, *output.layers.values()):
@@ -107,9 +107,9 @@ def test_fp16_leaves_out_a_step_that_overflows() -> None:
         return {"steep": 1e3 * source.logits.sum()}
 
     before = network()
-    model, _ = train("fp16", steps=1, objective=term)
+    model, _ = train("fp16", steps=1, domain_loss=term)
     assert all(torch.equal(p, q) for p, q in zip(before.parameters(), model.parameters(), strict=True))
-    in_bfloat16, _ = train("bf16", steps=1, objective=term)  # whose range is float32's
+    in_bfloat16, _ = train("bf16", steps=1, domain_loss=term)  # whose range is float32's
     assert not torch.equal(before.output.weight, in_bfloat16.output.weight)
 
 

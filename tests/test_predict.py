@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from test_evaluate import CLASSES, trained, trees
 
-from dan.checkpoint import load_model
-from dan.domains.tasks import Transfer, load_task
-from dan.doors.predict import Predict, images_under, predict_folder
+from dan.cli.predict import Predict, images_under, predict_folder
+from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
-from dan.evaluation import predict
+from dan.evaluation.metrics import predict
+from dan.models.model_file import load_model
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -28,13 +28,13 @@ def predicted(run: Path, folder: Path, out: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Transfer]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DomainPair]:
     folder = tmp_path_factory.mktemp("images")
-    task = load_task("folders", **trees(folder), image_size=16)
+    task = load_pair("folders", **trees(folder), image_size=16)
     return trained(folder / "run", task, backbone="lenet:3"), task
 
 
-def test_predictions_are_those_of_the_network(images: tuple[Path, Transfer], tmp_path: Path) -> None:
+def test_predictions_are_those_of_the_network(images: tuple[Path, DomainPair], tmp_path: Path) -> None:
     run, task = images
     rows = predicted(run, run.parent / "target", tmp_path / "out.csv")
     assert [row["path"] for row in rows] == list(task.target.paths)  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def test_predictions_are_those_of_the_network(images: tuple[Path, Transfer], tmp
         assert [float(row[second]) for row in rows] == pytest.approx(sure[:, i].tolist(), abs=1e-5)
 
 
-def test_any_tree_will_do(images: tuple[Path, Transfer], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_tree_will_do(images: tuple[Path, DomainPair], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Flat, deep or mixed: the same image has the same prediction. Hidden files, other files and rings of links don't
     count."""
     run, task = images
@@ -66,7 +66,7 @@ def test_any_tree_will_do(images: tuple[Path, Transfer], tmp_path: Path, capsys:
 
 
 def test_names_that_a_spreadsheet_would_compute(
-    images: tuple[Path, Transfer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: tuple[Path, DomainPair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, task = images
     (tmp_path / "=cmd").mkdir()
@@ -76,7 +76,7 @@ def test_names_that_a_spreadsheet_would_compute(
 
 
 def test_a_folder_of_one_class_is_warned_of(
-    images: tuple[Path, Transfer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: tuple[Path, DomainPair], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, task = images
     for i in range(60):  # 24 images taught three classes, equally many of each
@@ -90,7 +90,7 @@ def test_a_folder_of_one_class_is_warned_of(
     assert capsys.readouterr().err == ""
 
 
-def test_a_manifest_names_the_images(images: tuple[Path, Transfer], tmp_path: Path) -> None:
+def test_a_manifest_names_the_images(images: tuple[Path, DomainPair], tmp_path: Path) -> None:
     run, _task = images
     manifest = run.parent / "some.csv"
     manifest.write_text("path,label\ntarget/warm/warm1.png,\ntarget/cold/cold0.png,\n")
@@ -102,9 +102,9 @@ def test_a_manifest_names_the_images(images: tuple[Path, Transfer], tmp_path: Pa
 
 def test_grey_images_are_read_as_in_training(tmp_path: Path) -> None:
     """A run on grey 16-pixel digits predicts scans written as PNG as it predicts the task's own tensors."""
-    from dan.domains.digits import scans, split
+    from dan.data.digits import scans, split
 
-    task = load_task("rendered2digits")
+    task = load_pair("rendered2digits")
     run = trained(tmp_path / "run", task, backbone="lenet", steps=30)
     (tmp_path / "scans").mkdir()
     pictures = scans()[0][split()[0][:50]]
@@ -121,7 +121,7 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for domain in ("source", "target"):
         y = np.arange(60) % 3
         np.savez(tmp_path / f"{domain}.npz", x=generator.normal(size=(60, 4)) + 3 * np.eye(4)[y], y=y + 7)
-    task = load_task("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
+    task = load_pair("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
     run = trained(tmp_path / "run", task, backbone="features")
     rows = predicted(run, tmp_path / "target.npz", tmp_path / "out.csv")
     assert list(rows[0]) == ["row", "label", "confidence", "second", "second_confidence"]
@@ -142,7 +142,7 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "no.csv").exists()
 
 
-def test_what_cannot_be_predicted(images: tuple[Path, Transfer], tmp_path: Path) -> None:
+def test_what_cannot_be_predicted(images: tuple[Path, DomainPair], tmp_path: Path) -> None:
     run, task = images
     out = tmp_path / "out.csv"
     with pytest.raises(UserError, match="does not exist"):

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from active import STRATEGIES, Pool, rounds
 from active.__main__ import COMMANDS
+from active.learners.dan import check_plan
+from active.loop import budget_count, budget_schedule, check_rounds
 from active.round_files import read_rounds
-from active.rounds import check_rounds, labels_a_round, labels_of_rounds
-from active.with_dan import check_plan
-from dan.cli import run
-from dan.domains.tasks import load_task
+from dan.cli.command_line import run
+from dan.data.tasks import load_pair
 from dan.errors import UserError
-from dan.recipes import Recipe
-from dan.run_folder import read_records
+from dan.run_dir import read_records
+from dan.training.config import TrainConfig
 
 IDS = torch.arange(0, 120, 2)  # 60
 X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
@@ -52,18 +52,18 @@ def test_what_was_bought_is_the_exact_sum_rounded_up_once(amounts: list[tuple[in
     wanted = [after - before for before, after in zip([0, *sums], sums, strict=False)]
     if 0 in wanted:
         with pytest.raises(UserError, match="buys nothing"):
-            labels_of_rounds(told, None, pool)
+            budget_schedule(told, None, pool)
     else:
-        assert labels_of_rounds(told, len(told), pool) == labels_of_rounds(tuple(told), None, pool) == tuple(wanted)
+        assert budget_schedule(told, len(told), pool) == budget_schedule(tuple(told), None, pool) == tuple(wanted)
 
 
 def test_sums_do_not_drift_and_a_single_budget_is_what_it_was() -> None:
-    budgets = labels_of_rounds(("1%", "1%", "3%", "5%", "10%"), None, 157)
+    budgets = budget_schedule(("1%", "1%", "3%", "5%", "10%"), None, 157)
     assert budgets == (2, 2, 4, 8, 16) and sum(budgets) == math.ceil(0.2 * 157)
     # Five times 1 %: rounded once here, five times where one budget stands for each round.
-    assert sum(labels_of_rounds(["1%"] * 5, None, 101)) == 6 and sum(labels_of_rounds("1%", 5, 101)) == 10
-    assert labels_of_rounds("1%", 5, 101) == (labels_a_round("1%", 101),) * 5
-    assert labels_of_rounds(7, 2, 100) == (7, 7) and labels_of_rounds(["7%", 3], 2, 100) == (7, 3)
+    assert sum(budget_schedule(["1%"] * 5, None, 101)) == 6 and sum(budget_schedule("1%", 5, 101)) == 10
+    assert budget_schedule("1%", 5, 101) == (budget_count("1%", 101),) * 5
+    assert budget_schedule(7, 2, 100) == (7, 7) and budget_schedule(["7%", 3], 2, 100) == (7, 3)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_sums_do_not_drift_and_a_single_budget_is_what_it_was() -> None:
 )
 def test_budgets_that_cannot_be(budget: Any, count: int | None, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        labels_of_rounds(budget, count, 100)
+        budget_schedule(budget, count, 100)
     assert "\n" not in str(caught.value)
 
 
@@ -99,12 +99,12 @@ def test_the_sum_of_all_rounds_has_to_be_there() -> None:
 def test_each_round_buys_its_own_and_a_killed_run_goes_on(tmp_path: Path) -> None:
     whole = list(loop(budget=("5%", "5%", 10)))  # 3, 6 and 16 of 60
     assert [record["labelled"] for record in whole] == [0, 3, 6, 16]
-    assert [len(record["asked"]) for record in whole] == [3, 3, 10, 0]
+    assert [len(record["queried"]) for record in whole] == [3, 3, 10, 0]
     interrupted = loop(budget=("5%", "5%", 10), run=tmp_path)
     next(interrupted), next(interrupted)
     interrupted.close()  # type: ignore[attr-defined]
-    again = list(loop(budget=("5%", "5%", 10), rounds=3, run=tmp_path))
-    assert [r["asked"] for r in again] == [r["asked"] for r in whole]
+    again = list(loop(budget=("5%", "5%", 10), num_rounds=3, run=tmp_path))
+    assert [r["queried"] for r in again] == [r["queried"] for r in whole]
     settings = read_records(tmp_path / "records.jsonl")[0]
     assert (settings["budget"], settings["rounds"]) == ([3, 3, 10], 3)
     assert all(file.settings == settings for file in read_rounds(tmp_path))
@@ -113,32 +113,32 @@ def test_each_round_buys_its_own_and_a_killed_run_goes_on(tmp_path: Path) -> Non
 
 
 def test_the_settings_of_a_single_budget_are_those_of_earlier_runs(tmp_path: Path) -> None:
-    list(loop(budget="5%", rounds=2, run=tmp_path))
+    list(loop(budget="5%", num_rounds=2, run=tmp_path))
     assert read_records(tmp_path / "records.jsonl")[0] == {"event": "settings", "budget": 3, "rounds": 2, "seed": 0}
-    list(loop(budget=3, rounds=2, run=tmp_path))  # the same run
+    list(loop(budget=3, num_rounds=2, run=tmp_path))  # the same run
 
 
 # --- with a network ---------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_counts_all_its_labels() -> None:
-    task = load_task("rendered2digits")  # 1,197 in the pool
-    common: dict[str, Any] = {"trade_off": 1.0, "recipe": Recipe(batch_size=32)}
-    check_plan(task, budget=("50%", "50%"), round_steps=1, **common)
-    check_plan(task, budget=("1%", 3), query_at=(1, 2), epochs=3, **common)
+    task = load_pair("rendered2digits")  # 1,197 in the pool
+    common: dict[str, Any] = {"trade_off": 1.0, "config": TrainConfig(batch_size=32)}
+    check_plan(task, budget=("50%", "50%"), steps_per_round=1, **common)
+    check_plan(task, budget=("1%", 3), query_epochs=(1, 2), epochs=3, **common)
     for options, words in (
-        ({"budget": ("50%", "51%"), "round_steps": 1}, "lower the budget"),
-        ({"budget": ("1%", "2%"), "rounds": 3, "round_steps": 1}, "2 budgets are not those of 3 rounds"),
-        ({"budget": ("1%", "2%"), "query_at": (1,), "epochs": 3}, "2 budgets are not those of 1 round"),
-        ({"budget": ("50%", "48%"), "round_steps": 1, "labelled_side": "source"}, "fewer than a batch of 32"),
-        ({"budget": ("1%", "2%")}, "round_steps must be at least 1"),
+        ({"budget": ("50%", "51%"), "steps_per_round": 1}, "lower the budget"),
+        ({"budget": ("1%", "2%"), "num_rounds": 3, "steps_per_round": 1}, "2 budgets are not those of 3 rounds"),
+        ({"budget": ("1%", "2%"), "query_epochs": (1,), "epochs": 3}, "2 budgets are not those of 1 round"),
+        ({"budget": ("50%", "48%"), "steps_per_round": 1, "labelled_domain": "source"}, "fewer than a batch of 32"),
+        ({"budget": ("1%", "2%")}, "steps_per_round must be at least 1"),
     ):
         with pytest.raises(UserError, match=words):
             check_plan(task, **options, **common)  # type: ignore[arg-type]
 
 
 def test_the_command_takes_a_budget_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["run", "--batch-size", "8", "--steps", "2", "--round-steps", "1", "--quiet", "--run", str(tmp_path)]
+    small = ["run", "--batch-size", "8", "--steps", "2", "--steps-per-round", "1", "--quiet", "--run", str(tmp_path)]
     assert run("python -m active", "", COMMANDS, [*small, "--budget", "1%", "0.5%", "3"]) == 0
     settings, *records = read_records(tmp_path / "records.jsonl")
     assert (settings["budget"], settings["rounds"]) == ([12, 6, 3], 3)  # 11.97, 17.955 and 20.955 of 1,197, rounded up

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from active import STRATEGIES, Pool, rounds
+from active.loop import budget_count, generator_of, query_of
 from active.round_files import agree, path_of, pool_at, read_round, read_rounds, state_of
-from active.rounds import generator_of, labels_a_round, query_of
 from dan.errors import UserError
-from dan.run_folder import read_records
+from dan.run_dir import read_records
 
 # Ids that are no positions: any confusion of the two names a sample that is not there, or another one.
 IDS = torch.tensor([500 - 3 * i for i in range(40)])
@@ -45,7 +45,7 @@ def predict_means(model: Tensor, ids: Tensor) -> dict[str, Any]:
 
 
 def loop(run: Path | None, strategy: Any = "badge", **options: Any) -> Iterator[dict[str, Any]]:
-    options = {"budget": 4, "rounds": 3, "seed": 5} | options
+    options = {"budget": 4, "num_rounds": 3, "seed": 5} | options
     ask = STRATEGIES[strategy] if isinstance(strategy, str) else strategy
     return rounds(Pool(IDS, Y), ask, fit=fit_means, predict=predict_means, run=run, **options)
 
@@ -70,8 +70,8 @@ def test_a_file_says_what_was_labelled_when(tmp_path: Path) -> None:
     known: list[tuple[int, int, int]] = []
     for file in files:
         assert list(file.labelled) == known
-        assert list(file.answers) == Y[rows(torch.tensor(file.record["asked"], dtype=torch.long))].tolist()
-        pairs = zip(file.record["asked"], file.answers, strict=True)
+        assert list(file.answers) == Y[rows(torch.tensor(file.record["queried"], dtype=torch.long))].tolist()
+        pairs = zip(file.record["queried"], file.answers, strict=True)
         known += [(sample, label, file.number + 1) for sample, label in pairs]
     assert len(known) == 12 and path_of(tmp_path, 3).stat().st_size < 20_000
 
@@ -86,7 +86,7 @@ def test_a_round_can_be_asked_again_from_its_file(tmp_path: Path, strategy: str)
         generator = file.generator()
         assert torch.equal(generator.get_state(), generator_of(5, number).get_state())
         picks = STRATEGIES[strategy](query_of(pool, predict_means(model, pool.ids)), 4, generator=generator)
-        assert picks.tolist() == file.record["asked"]
+        assert picks.tolist() == file.record["queried"]
         assert state_of(generator) == file.after
         assert (file.after != file.before) == (strategy != "margin")  # margin draws nothing
     with pytest.raises(UserError, match="asked for nothing"):
@@ -128,7 +128,7 @@ def test_the_files_are_the_truth_and_the_records_follow(tmp_path: Path) -> None:
     lines = (part / "records.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) == 3
     first = json.loads(lines[1])
-    forged = json.dumps(first | {"asked": first["asked"][::-1], "accuracy/target": 1.0}).encode() + b"\n"
+    forged = json.dumps(first | {"queried": first["queried"][::-1], "accuracy/target": 1.0}).encode() + b"\n"
     for content in (lines[:2], [*lines[:1], forged, lines[2]], [*lines, lines[2]], [*lines, b'{"event": "rou']):
         (part / "records.jsonl").write_bytes(b"".join(content))
         list(loop(part))
@@ -167,14 +167,14 @@ def test_files_that_cannot_be_are_one_line(tmp_path: Path) -> None:
         fit=fit_means,
         predict=predict_means,
         budget=4,
-        rounds=3,
+        num_rounds=3,
         seed=5,
         run=tmp_path,
     )
     # The same ids, and labels from the files: whoever changes the answers of a finished run is not asked again.
     assert without_clock(list(other)) == told(tmp_path)[0][1:]
     fewer = rounds(
-        Pool(IDS[20:], Y[20:]), STRATEGIES["badge"], fit=fit_means, predict=predict_means, budget=4, rounds=3, seed=5,
+        Pool(IDS[20:], Y[20:]), STRATEGIES["badge"], fit=fit_means, predict=predict_means, budget=4, num_rounds=3, seed=5,
         run=tmp_path,
     )  # fmt: skip
     with pytest.raises(UserError, match="is a run on another pool"):
@@ -212,7 +212,7 @@ def test_an_index_of_a_subset_is_never_an_id_and_planting_that_is_found(monkeypa
     list(loop(None, spy))
     assert shown == [True, True, True]
     shown.clear()
-    monkeypatch.setattr(sys.modules["active.rounds"], "_rows", of_the_rest)  # active.rounds is the function
+    monkeypatch.setattr(sys.modules["active.loop"], "_rows", of_the_rest)  # active.loop is the function
     list(loop(None, spy))
     assert shown == [True, False, False]  # in round 0 nothing is labelled, and the two are the same
     monkeypatch.undo()
@@ -223,16 +223,16 @@ def test_an_index_of_a_subset_is_never_an_id_and_planting_that_is_found(monkeypa
 @given(share=st.integers(1, 10_000), pool=st.integers(1, 10**6))
 def test_a_share_is_rounded_up_and_exact(share: int, pool: int) -> None:
     text = f"{share // 100}.{share % 100:02d}%"
-    assert labels_a_round(text, pool) == math.ceil(Fraction(share, 10_000) * pool)
+    assert budget_count(text, pool) == math.ceil(Fraction(share, 10_000) * pool)
 
 
 def test_budgets() -> None:
-    assert labels_a_round(30, 100) == labels_a_round("30", 100) == labels_a_round(" 30 ", 100) == 30
-    assert labels_a_round("7%", 100) == 7  # 0.07 * 100 is more than 7 in binary
-    assert labels_a_round("5%", 1197) == 60 and labels_a_round("0.01%", 10) == 1 and labels_a_round("100 %", 9) == 9
+    assert budget_count(30, 100) == budget_count("30", 100) == budget_count(" 30 ", 100) == 30
+    assert budget_count("7%", 100) == 7  # 0.07 * 100 is more than 7 in binary
+    assert budget_count("5%", 1197) == 60 and budget_count("0.01%", 10) == 1 and budget_count("100 %", 9) == 9
     for budget in (0, "0", "0%", "0.0%", -3, "-3%", "2.5", "five", "", "%", "nan%", "101%", "1e3", "5%%"):
         with pytest.raises(UserError) as caught:
-            labels_a_round(budget, 100)
+            budget_count(budget, 100)
         assert "\n" not in str(caught.value)
     by_share, by_number = list(loop(None, budget="10%")), list(loop(None, budget=4))
     assert without_clock(by_share) == without_clock(by_number)

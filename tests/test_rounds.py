@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from active import STRATEGIES, Pool, Query, rounds
-from active.with_dan import run_rounds
+from active.learners.dan import run_rounds
 from dan import DAN, fit
-from dan.domains.tasks import Transfer, load_task
+from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
-from dan.training import Recipe
+from dan.training.trainer import TrainConfig
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(60, 4, generator=GENERATOR, dtype=torch.float64)
@@ -42,7 +42,7 @@ def predict_logistic(model: LogisticRegression, ids: Tensor) -> dict[str, Any]:
 
 
 def loop(strategy: str = "margin", **options: Any) -> Iterator[dict[str, Any]]:
-    options = {"budget": 5, "rounds": 3, "seed": 0} | options
+    options = {"budget": 5, "num_rounds": 3, "seed": 0} | options
     return rounds(Pool(IDS, Y), STRATEGIES[strategy], fit=fit_logistic, predict=predict_logistic, **options)
 
 
@@ -51,9 +51,9 @@ def test_a_scikit_learn_estimator_goes_through_the_rounds(strategy: str) -> None
     records = list(loop(strategy))
     assert [record["round"] for record in records] == [0, 1, 2, 3]
     assert [record["labelled"] for record in records] == [0, 5, 10, 15]
-    asked = [sample for record in records for sample in record["asked"]]
+    asked = [sample for record in records for sample in record["queried"]]
     assert len(asked) == len(set(asked)) == 15 and set(asked) <= set(IDS.tolist())
-    assert records[-1]["asked"] == []
+    assert records[-1]["queried"] == []
 
 
 def test_accuracies_are_those_of_all_and_of_the_never_queried() -> None:
@@ -66,7 +66,9 @@ def test_accuracies_are_those_of_all_and_of_the_never_queried() -> None:
         asked[rows(pool.labelled_ids)] = True
         assert record["accuracy/target"] == pytest.approx(float(right.double().mean()))
         assert record["accuracy/unqueried"] == pytest.approx(float(right[~asked].double().mean()))
-        pool.label(record["asked"], Y[rows(torch.tensor(record["asked"], dtype=torch.long))], round=record["round"] + 1)
+        pool.label(
+            record["queried"], Y[rows(torch.tensor(record["queried"], dtype=torch.long))], round=record["round"] + 1
+        )
 
 
 def test_the_strategy_sees_what_belongs_to_its_ids() -> None:
@@ -79,7 +81,7 @@ def test_the_strategy_sees_what_belongs_to_its_ids() -> None:
         return query.ids[[3, 1]]
 
     pool = Pool(IDS, Y)
-    list(rounds(pool, spy, fit=fit_logistic, predict=predict_logistic, budget=2, rounds=3, seed=0))
+    list(rounds(pool, spy, fit=fit_logistic, predict=predict_logistic, budget=2, num_rounds=3, seed=0))
     assert len(pool.labelled_ids) == 6 and pool.round_of(int(pool.labelled_ids[0])) == 1
 
 
@@ -96,7 +98,7 @@ def test_rounds_resume_with_the_same_records(tmp_path: Path, kill_after: int) ->
 
 
 def test_the_seed_decides_and_a_folder_keeps_one_run(tmp_path: Path) -> None:
-    first, second = (list(loop("random", seed=seed))[0]["asked"] for seed in (0, 1))
+    first, second = (list(loop("random", seed=seed))[0]["queried"] for seed in (0, 1))
     assert first != second
     list(loop(run=tmp_path))
     with pytest.raises(UserError, match="its budget is 5, not 4"):
@@ -119,7 +121,7 @@ def test_a_strategy_that_errs_buys_nothing(answer: Any, words: str) -> None:
         fit=fit_logistic,
         predict=predict_logistic,
         budget=2,
-        rounds=1,
+        num_rounds=1,
         seed=0,
     )
     with pytest.raises(ValueError, match=words):
@@ -127,7 +129,7 @@ def test_a_strategy_that_errs_buys_nothing(answer: Any, words: str) -> None:
     assert len(pool.labelled_ids) == 0
 
 
-@pytest.mark.parametrize("options", [{"budget": 0}, {"rounds": 0}, {"budget": 31, "rounds": 2}])
+@pytest.mark.parametrize("options", [{"budget": 0}, {"num_rounds": 0}, {"budget": 31, "num_rounds": 2}])
 def test_impossible_budgets(options: dict[str, int]) -> None:
     with pytest.raises(UserError):
         list(loop(**options))
@@ -149,15 +151,15 @@ def test_pool_refuses_what_would_corrupt_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def task() -> Transfer:
-    return load_task("rendered2digits")
+def task() -> DomainPair:
+    return load_pair("rendered2digits")
 
 
-def test_rounds_with_a_dan_resume_to_the_same_records(tmp_path: Path, task: Transfer) -> None:
-    recipe = Recipe(batch_size=8, evaluate_every=100, checkpoint_every=4)
+def test_rounds_with_a_dan_resume_to_the_same_records(tmp_path: Path, task: DomainPair) -> None:
+    recipe = TrainConfig(batch_size=8, evaluate_every=100, checkpoint_every=4)
     torch.manual_seed(0)
     start = tmp_path / "start"
-    fit(DAN("lenet", 10), task.source, task.target, trade_off=1.0, steps=10, seed=0, recipe=recipe, run=start)
+    fit(DAN("lenet", 10), task.source, task.target, trade_off=1.0, steps=10, seed=0, config=recipe, run=start)
 
     def asked(folder: str) -> Iterator[dict[str, Any]]:
         return run_rounds(
@@ -165,12 +167,12 @@ def test_rounds_with_a_dan_resume_to_the_same_records(tmp_path: Path, task: Tran
             "mmd_reduction",
             start=start,
             budget=3,
-            rounds=2,
-            round_steps=6,
+            num_rounds=2,
+            steps_per_round=6,
             trade_off=1.0,
             seed=1,
             run=tmp_path / folder,
-            recipe=recipe,
+            config=recipe,
         )
 
     whole = list(asked("a"))

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from dan.checkpoint import load_model
-from dan.run_folder import read_records
+from dan.models.model_file import load_model
+from dan.run_dir import read_records
 
 FLAGS = ["rendered2digits", "--quiet", "--device", "cpu", "--strategy", "badge", "--seed", "4", "--budget", "3"]
 FLAGS += ["--batch-size", "8", "--evaluate-every", "10", "--checkpoint-every", "3", "--no-feature-map"]
-ROUNDS = [*FLAGS, "--steps", "8", "--rounds", "3", "--round-steps", "8", "--between", "continue"]
+ROUNDS = [*FLAGS, "--steps", "8", "--rounds", "3", "--steps-per-round", "8", "--retrain", "continue"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-ONCE = ["--quiet", "--device", "cpu", "--strategy", "badge", "--budget", "3", "--rounds", "2", "--round-steps", "8"]
-EPOCHS = [*FLAGS, "--query-at", "1", "2", "--epochs", "3", "--batch-size", "200"]
+ONCE = ["--quiet", "--device", "cpu", "--strategy", "badge", "--budget", "3", "--rounds", "2", "--steps-per-round", "8"]
+EPOCHS = [*FLAGS, "--query-epochs", "1", "2", "--epochs", "3", "--batch-size", "200"]
 
 
 def command(flags: list[str], folder: Path) -> list[str]:
@@ -82,7 +82,7 @@ def compare(whole: Path, resumed: Path) -> None:
 
 def test_kill_9_twice(tmp_path: Path) -> None:
     """Once while a round asks or trains, once after its file is there and perhaps its line of records.jsonl is not."""
-    undisturbed([*FLAGS, "--steps", "8", "--rounds", "1", "--round-steps", "1"], tmp_path / "whole")
+    undisturbed([*FLAGS, "--steps", "8", "--rounds", "1", "--steps-per-round", "1"], tmp_path / "whole")
     start = tmp_path / "whole" / "start"
     flags = [*ONCE, "--start", str(start)]
     whole, other, moments = tmp_path / "a", tmp_path / "b", random.Random(0)

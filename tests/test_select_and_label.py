@@ -21,24 +21,24 @@ from test_evaluate import CLASSES, trained, trees
 from test_gallery import opened
 
 from active.__main__ import COMMANDS
-from active.people.answers import Refused, take_labels, train_on, undo_labels
-from active.people.asked import AskedLog
-from active.people.asking import choose_tasks
-from active.people.label_log import LabelLog, decide
-from active.people.state import current_network
-from active.people.unlabelled import row_hashes
+from active.annotation.imports import Refused, finetune, import_labels, revert_batch
+from active.annotation.label_log import LabelLog, aggregate_labels
+from active.annotation.pool_files import row_hashes
+from active.annotation.request_log import RequestLog
+from active.annotation.requests import create_tasks
+from active.annotation.state import current_network
 from dan import DAN, fit
 from dan.__main__ import COMMANDS as OF_DAN
-from dan.checkpoint import load_model, sha256_of
-from dan.cli import run as run_door
-from dan.domains.folders import images_of
-from dan.domains.tasks import load_task
-from dan.doors.predict import images_under
-from dan.doors.run_settings import described
+from dan.cli.command_line import run as run_door
+from dan.cli.predict import images_under
+from dan.data.folders import images_of
+from dan.data.tasks import load_pair
 from dan.errors import UserError
-from dan.evaluation import predict
-from dan.recipes import Recipe
-from dan.run_folder import read_records
+from dan.evaluation.metrics import predict
+from dan.models.model_file import load_model, sha256_of
+from dan.run_dir import read_records
+from dan.run_metadata import run_metadata
+from dan.training.config import TrainConfig
 
 
 def active(*argv: str) -> int:
@@ -49,7 +49,7 @@ def active(*argv: str) -> int:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run, and 18 new images in a flat folder whose names say nothing."""
     folder = tmp_path_factory.mktemp("base")
-    trained(folder / "run", load_task("folders", **trees(folder), image_size=16), backbone="lenet:3")
+    trained(folder / "run", load_pair("folders", **trees(folder), image_size=16), backbone="lenet:3")
     (folder / "pool").mkdir()
     rng = np.random.default_rng(1)
     for i in range(18):
@@ -70,7 +70,7 @@ def place(base: Path, tmp_path: Path) -> Path:
 def choose(place: Path, out: str = "tasks.csv", **options: Any) -> list[str]:
     """The samples that were asked for, in order."""
     plan = {"budget": 4, "cache": place / "cache"} | options
-    return [task.sample for task in choose_tasks(place / "run", place / "pool", out=place / out, **plan).tasks]
+    return [task.sample for task in create_tasks(place / "run", place / "pool", out=place / out, **plan).tasks]
 
 
 def truth(path: str) -> str:
@@ -140,7 +140,7 @@ def test_the_whole_loop_through_the_door(place: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_picks_are_the_strategys_and_the_figures_the_networks(place: Path) -> None:
-    chosen = choose_tasks(place / "run", place / "pool", budget=5, out=place / "tasks.csv")
+    chosen = create_tasks(place / "run", place / "pool", budget=5, out=place / "tasks.csv")
     listing = images_under(place / "pool")
     data = images_of(listing, image_size=16, classes=CLASSES)
     probs = predict(load_model(place / "run"), data)[0].logits.double().softmax(1)
@@ -153,7 +153,7 @@ def test_the_picks_are_the_strategys_and_the_figures_the_networks(place: Path) -
         assert task.confidence == pytest.approx(float(probs[row].max()), abs=1e-6)
         assert task.guess == CLASSES[int(probs[row].argmax())]
         assert pick.margin == pytest.approx(margins[Path(task.path).name], abs=1e-6)
-    logged = AskedLog(place / "run" / "asked.jsonl").tasks
+    logged = RequestLog(place / "run" / "asked.jsonl").tasks
     assert [(t.sample, t.path, t.guess, t.order) for t in logged] == [
         (t.sample, t.path, t.guess, t.order) for t in chosen.tasks
     ]
@@ -192,18 +192,18 @@ def test_what_is_out_is_not_asked_for_again_unless_it_is_wanted(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = choose(place, budget=10)
-    chosen = choose_tasks(place / "run", place / "pool", budget=8, out=place / "b.csv")
+    chosen = create_tasks(place / "run", place / "pool", budget=8, out=place / "b.csv")
     assert not {task.sample for task in chosen.tasks} & set(first)
-    note = "10 still out with people, skipped or contradicted: left out (--again asks for them once more)"
+    note = "10 still out with people, skipped or contradicted: left out (--include-pending asks for them once more)"
     assert chosen.notes == [note]
     argv = ["select", "--run", str(place / "run"), "--pool", str(place / "pool"), "--budget", "1"]
     argv += ["--image-cache", str(place / "cache"), "--out", str(place / "c.csv")]
     assert active(*argv) == 2
     assert capsys.readouterr().err == (
         f"python -m active select: --budget 1: {place / 'pool'} has 0 samples to ask for (of 18, 0 labelled, 18 still "
-        "out with people): lower it, or ask for those once more with --again\n"
+        "out with people): lower it, or ask for those once more with --include-pending\n"
     )
-    assert active(*argv, "--again") == 0
+    assert active(*argv, "--include-pending") == 0
     assert capsys.readouterr().err.startswith("18 still out with people, skipped or contradicted: may be asked for")
     assert rows_of(place / "c.csv")[0]["sample"] == first[0]  # the smallest margin, as before
 
@@ -320,12 +320,12 @@ def test_label_studios_export_comes_back(place: Path) -> None:
         [[chose("cold"), chose("mild", who=2)], [chose(cancelled=True)], [chose("cold", "warm")], [], [chose("warm")]],
     )
     with pytest.raises(Refused) as refused:
-        take_labels(place / "run", export, annotator="me")
+        import_labels(place / "run", export, annotator="me")
     assert refused.value.problems == [
         "export.json, task 3: 2 classes are chosen (cold, warm), and a sample has one",
         "export.json: 1 row not filled in (task 4)",
     ]
-    taken = take_labels(place / "run", export, annotator="me", partial=True)
+    taken = import_labels(place / "run", export, annotator="me", partial=True)
     assert [(label.label, label.annotator) for label in taken.labels] == [("cold", "1"), ("mild", "2"), ("warm", "1")]
     assert taken.notes == ["export.json: 1 row skipped by whoever was asked (task 2)"]
 
@@ -336,11 +336,11 @@ def test_rules_bring_several_people_to_one(place: Path, capsys: pytest.CaptureFi
     votes = [("cold", "cold", "cold"), ("cold", "mild", "mild"), ("mild", "mild", "cold"), ("cold", "mild", "warm")]
     for person, name in enumerate(("ann", "bob", "cyd")):
         said = [row | {"label": votes[i][person], "annotator": name} for i, row in enumerate(rows)]
-        take_labels(place / "run", write_rows(place / f"{name}.csv", said), annotator="me")
+        import_labels(place / "run", write_rows(place / f"{name}.csv", said), annotator="me")
     argv = ["label", "--run", str(place / "run"), "--steps", "1", "--image-cache", str(place / "cache")]
     learned = {}
     for number, rule in enumerate(("majority", "last", "refuse"), start=1):
-        assert active(*argv, "--rule", rule) == 0
+        assert active(*argv, "--aggregate", rule) == 0
         told = capsys.readouterr()
         assert "agreement: 4 samples were labelled by several people, Krippendorff's alpha" in told.out
         people = read_records(place / "run" / f"labelled_{number:02d}" / "records.jsonl")[0]["people"]
@@ -349,7 +349,7 @@ def test_rules_bring_several_people_to_one(place: Path, capsys: pytest.CaptureFi
             read_records(place / "run" / f"labelled_{number:02d}" / "records.jsonl")[0]["labelled"],
             told.err.splitlines(),
         )
-    contradicted = f'{rows[3]["path"]} is not settled: ann says "cold", bob says "mild", cyd says "warm" (--rule '
+    contradicted = f'{rows[3]["path"]} is not settled: ann says "cold", bob says "mild", cyd says "warm" (--aggregate '
     assert learned["majority"] == (3, [contradicted + "majority)"])
     assert learned["last"] == (4, [])
     assert learned["refuse"][0] == 1 and len(learned["refuse"][1]) == 3
@@ -359,7 +359,7 @@ def test_rules_bring_several_people_to_one(place: Path, capsys: pytest.CaptureFi
 
 
 def state(run: Path) -> tuple[dict[str, str], Path]:
-    return decide(LabelLog(run / "labels.jsonl").labels)[0], current_network(run)
+    return aggregate_labels(LabelLog(run / "labels.jsonl").labels)[0], current_network(run)
 
 
 def test_undo_gives_the_labels_and_the_network_before(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,24 +367,24 @@ def test_undo_gives_the_labels_and_the_network_before(place: Path, capsys: pytes
     states = [state(run)]
     for number in range(2):
         choose(place, f"{number}.csv", budget=3)
-        take_labels(run, filled(place / f"{number}.csv"), annotator="me")
-        learned = train_on(run, steps=2, cache=place / "cache")
+        import_labels(run, filled(place / f"{number}.csv"), annotator="me")
+        learned = finetune(run, steps=2, cache=place / "cache")
         assert learned.network == run / f"labelled_{number + 1:02d}" and learned.labels == 3 * (number + 1)
         states.append(state(run))
-    assert train_on(run, steps=2).record is None  # it has learned these already
+    assert finetune(run, steps=2).record is None  # it has learned these already
     log = (run / "labels.jsonl").read_bytes()
     assert active("label", "--run", str(run), "--undo") == 0
     assert capsys.readouterr().out == (
         f"taken back: batch 2, 3 labels; the log keeps them, and they no longer count\nnetwork: {run}/labelled_01\n"
     )
     assert state(run) == states[1] and (run / "labels.jsonl").read_bytes().startswith(log)
-    assert undo_labels(run)[2] == run
+    assert revert_batch(run)[2] == run
     assert state(run) == states[0]
     with pytest.raises(UserError, match="holds no labels to take back"):
-        undo_labels(run)
+        revert_batch(run)
     # What was taken back can be given again: a new batch, a new network, on from the run's own.
-    take_labels(run, place / "0.csv", annotator="me")
-    assert train_on(run, steps=2, cache=place / "cache").network == run / "labelled_03"
+    import_labels(run, place / "0.csv", annotator="me")
+    assert finetune(run, steps=2, cache=place / "cache").network == run / "labelled_03"
     assert state(run)[0] == states[1][0]
     assert read_records(run / "labelled_03" / "records.jsonl")[0]["before"] == "run"
 
@@ -402,10 +402,10 @@ def test_label_then_undo_is_nothing(seed: int, place: Path) -> None:
             row | {"label": draw.choice(CLASSES), "annotator": draw.choice(("ann", "bob"))}
             for row in draw.sample(rows, draw.randint(1, 6))
         ]
-        if take_labels(run, write_rows(place / f"{number}.csv", said), annotator="me").batch:
+        if import_labels(run, write_rows(place / f"{number}.csv", said), annotator="me").batch:
             states.append(before)
     while states:
-        undo_labels(run)
+        revert_batch(run)
         assert state(run) == states.pop()
     assert state(run) == ({}, run)
 
@@ -418,7 +418,7 @@ def test_a_kill_between_the_log_and_the_training_loses_nothing(place: Path) -> N
     for number, argv in enumerate(((), ("--labels", str(labels)))):
         run = place / f"run{number}"
         shutil.copytree(place / "run", run)
-        take_labels(run, labels, annotator="me")
+        import_labels(run, labels, annotator="me")
         assert active("label", "--run", str(run), *argv, "--steps", "4", "--quiet", "--device", "cpu") == 0
         assert len(LabelLog(run / "labels.jsonl").labels) == 4
         results.append(weights(run / "labelled_01"))
@@ -457,18 +457,18 @@ def test_a_kill_in_the_training_ends_with_the_same_bits(
 def test_an_unfinished_network_goes_on_or_is_left_for_other_labels(place: Path) -> None:
     run = place / "run"
     choose(place, "a.csv", budget=3)
-    take_labels(run, filled(place / "a.csv"), annotator="me")
-    train_on(run, steps=2)
+    import_labels(run, filled(place / "a.csv"), annotator="me")
+    finetune(run, steps=2)
     records = (run / "labelled_01" / "records.jsonl").read_text().splitlines(keepends=True)
     (run / "labelled_01" / "records.jsonl").write_text("".join(records[:1]))  # killed before its end
     assert current_network(run) == run
     (run / "labelled_01" / "resume.pt").unlink()
-    assert train_on(run, steps=2).network == run / "labelled_01"
+    assert finetune(run, steps=2).network == run / "labelled_01"
     (run / "labelled_01" / "records.jsonl").write_text("".join(records[:1]))
     (run / "labelled_01" / "resume.pt").unlink()
     choose(place, "b.csv", budget=3)
-    take_labels(run, filled(place / "b.csv"), annotator="me")
-    assert train_on(run, steps=2).network == run / "labelled_02"
+    import_labels(run, filled(place / "b.csv"), annotator="me")
+    assert finetune(run, steps=2).network == run / "labelled_02"
     assert read_records(run / "labelled_02" / "records.jsonl")[0]["before"] == "run"
 
 
@@ -478,14 +478,14 @@ def test_moved_and_renamed_images_are_found_by_their_content(place: Path) -> Non
     labels = filled(place / "tasks.csv")
     for i, file in enumerate(sorted((place / "pool").iterdir())):
         file.rename(file.with_name(f"renamed{i}.png"))
-    take_labels(run, labels, annotator="me")
+    import_labels(run, labels, annotator="me")
     whole = shutil.copytree(run, place / "whole")
-    assert train_on(whole, steps=2).labels == 4
+    assert finetune(whole, steps=2).labels == 4
     (place / "pool").rename(place / "elsewhere")
     with pytest.raises(UserError, match=r"4 of 4 labelled samples lie in none of the places .* with --pool; their"):
-        train_on(run, steps=2)
+        finetune(run, steps=2)
     assert len(LabelLog(run / "labels.jsonl").labels) == 4
-    train_on(run, steps=2, pool=place / "elsewhere")
+    finetune(run, steps=2, pool=place / "elsewhere")
     assert same(weights(run / "labelled_01"), weights(whole / "labelled_01"))
 
 
@@ -494,20 +494,20 @@ def test_a_changed_image_is_another_sample(place: Path) -> None:
     labels = filled(place / "tasks.csv")
     changed = Path(rows_of(labels)[0]["path"])
     Image.new("RGB", (20, 20), "white").save(changed)
-    take_labels(place / "run", labels, annotator="me")
+    import_labels(place / "run", labels, annotator="me")
     with pytest.raises(UserError, match=f"1 of 4 labelled samples .*{changed.name}"):
-        train_on(place / "run", steps=2)
+        finetune(place / "run", steps=2)
 
 
 def test_a_manifest_is_a_pool_and_a_folder_elsewhere_is_another(place: Path) -> None:
     manifest = place / "some.csv"
     manifest.write_text("path,label\n" + "".join(f"pool/{i:02d}.png,\n" for i in range(6)))
-    tasks = choose_tasks(place / "run", manifest, budget=3, out=place / "tasks.csv").tasks
+    tasks = create_tasks(place / "run", manifest, budget=3, out=place / "tasks.csv").tasks
     assert {Path(task.path).stem for task in tasks} <= {f"{i:02d}" for i in range(6)}
-    take_labels(place / "run", filled(place / "tasks.csv"), annotator="me")
+    import_labels(place / "run", filled(place / "tasks.csv"), annotator="me")
     (place / "other").mkdir()
     shutil.copy(place / "pool" / "17.png", place / "other" / "a.png")
-    chosen = choose_tasks(place / "run", place / "other", budget=1, out=place / "b.csv")
+    chosen = create_tasks(place / "run", place / "other", budget=1, out=place / "b.csv")
     assert chosen.notes == ["3 labelled samples are not in this pool: the strategy does not see them"]
 
 
@@ -516,7 +516,7 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for domain in ("source", "target"):
         y = np.arange(48) % 3
         np.savez(tmp_path / f"{domain}.npz", x=rng.normal(size=(48, 4)) + 3 * np.eye(4)[y], y=y + 7)
-    task = load_task("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
+    task = load_pair("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
     run = trained(tmp_path / "run", task, backbone="features")
     x = rng.normal(size=(20, 4)) + 2 * np.eye(4)[np.arange(20) % 3]
     np.save(tmp_path / "new.npy", np.concatenate([x, x[:5]]))
@@ -531,35 +531,45 @@ def test_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picked = [hashes.index(row["sample"]) for row in rows]
     assert [row["path"] for row in rows] == [f"new.npy, row {row}" for row in picked]
     write_rows(tmp_path / "tasks.csv", [row | {"label": str(7 + i % 3)} for row, i in zip(rows, picked, strict=True)])
-    take_labels(run, tmp_path / "tasks.csv", annotator="me")
+    import_labels(run, tmp_path / "tasks.csv", annotator="me")
     np.save(tmp_path / "new.npy", x[::-1].astype(np.float32))  # other rows, another precision
-    assert train_on(run, steps=2).labels == 4
+    assert finetune(run, steps=2).labels == 4
 
 
-def test_a_frozen_trunk_is_computed_once(place: Path, base: Path) -> None:
-    task = load_task("folders", source=base / "source", target=base / "target", image_size=16)
+def test_a_frozen_backbone_is_computed_once(place: Path, base: Path) -> None:
+    task = load_pair("folders", source=base / "source", target=base / "target", image_size=16)
     torch.manual_seed(0)
     model = DAN("lenet:3", 3, layers=(8,), frozen=("conv1", "conv2"))
-    about = {"task": task.name, "options": dict(task.options), **described(task)}
-    recipe = Recipe(batch_size=8, kernels=3, feature_map=False)
-    fit(model, task.source, task.target, trade_off=1.0, steps=5, seed=0, recipe=recipe, run=place / "own", about=about)
+    about = {"task": task.name, "options": dict(task.options), **run_metadata(task)}
+    recipe = TrainConfig(batch_size=8, num_kernels=3, feature_map=False)
+    fit(
+        model,
+        task.source,
+        task.target,
+        trade_off=1.0,
+        steps=5,
+        seed=0,
+        config=recipe,
+        run=place / "own",
+        metadata=about,
+    )
     results = []
-    for kept in (False, place / "trunks"):
+    for kept in (False, place / "backbones"):
         name = "kept" if kept else "plain"
         run = shutil.copytree(place / "own", place / f"run-{name}")
-        plan: dict[str, Any] = {"cache": place / "cache", "cache_trunk": kept}
-        chosen = choose_tasks(run, place / "pool", budget=4, out=place / f"{name}.csv", strategy="k_center", **plan)
-        take_labels(run, filled(place / f"{name}.csv"), annotator="me")
-        results.append((chosen, weights(train_on(run, steps=3, **plan).network)))
+        plan: dict[str, Any] = {"cache": place / "cache", "cache_backbone": kept}
+        chosen = create_tasks(run, place / "pool", budget=4, out=place / f"{name}.csv", strategy="k_center", **plan)
+        import_labels(run, filled(place / f"{name}.csv"), annotator="me")
+        results.append((chosen, weights(finetune(run, steps=3, **plan).network)))
     assert [t.sample for t in results[0][0].tasks] == [t.sample for t in results[1][0].tasks]
     assert all(torch.allclose(results[0][1][name], results[1][1][name], atol=1e-4) for name in results[0][1])
-    assert list((place / "trunks").glob("*.npy"))
+    assert list((place / "backbones").glob("*.npy"))
     with pytest.raises(UserError, match="nothing to cache"):
-        choose(place, cache_trunk=True)
+        choose(place, cache_backbone=True)
 
 
 def test_labels_are_learned_as_the_run_was(place: Path, base: Path) -> None:
-    """A run that kept its trunk's outputs does so when labels come, too, unless it is told not to."""
+    """A run that kept its backbone's outputs does so when labels come, too, unless it is told not to."""
     words = ["train", "folders", "--source", str(base / "source"), "--target", str(base / "target"), "--quiet"]
     words += [
         "--image-size",
@@ -568,7 +578,7 @@ def test_labels_are_learned_as_the_run_was(place: Path, base: Path) -> None:
         "small_cnn",
         "--freeze-up-to",
         "conv1",
-        "--cache-trunk",
+        "--cache-backbone",
         "--steps",
         "3",
     ]
@@ -582,15 +592,15 @@ def test_labels_are_learned_as_the_run_was(place: Path, base: Path) -> None:
         "--image-cache",
         str(place / "first" / "images"),
     ]
-    assert run_door("python -m dan", "", OF_DAN, words) == 0 and list((place / "first" / "trunks").glob("*.npy"))
-    choose_tasks(place / "own", place / "pool", budget=4, out=place / "tasks.csv")
+    assert run_door("python -m dan", "", OF_DAN, words) == 0 and list((place / "first" / "backbones").glob("*.npy"))
+    create_tasks(place / "own", place / "pool", budget=4, out=place / "tasks.csv")
     told = ["label", "--run", str(place / "own"), "--quiet", "--steps", "2"]
     labels = ["--labels", str(filled(place / "tasks.csv"))]
     assert active(*told, *labels, "--image-cache", str(place / "second" / "images")) == 0
-    assert list((place / "second" / "trunks").glob("*.npy"))
+    assert list((place / "second" / "backbones").glob("*.npy"))
     shutil.rmtree(place / "own" / "labelled_01")
-    assert active(*told, "--image-cache", str(place / "third" / "images"), "--cache-trunk", "no") == 0
-    assert not (place / "third" / "trunks").exists()
+    assert active(*told, "--image-cache", str(place / "third" / "images"), "--cache-backbone", "no") == 0
+    assert not (place / "third" / "backbones").exists()
 
 
 @pytest.mark.parametrize(
@@ -604,7 +614,7 @@ def test_labels_are_learned_as_the_run_was(place: Path, base: Path) -> None:
         (["--pool", "nowhere"], "nowhere does not exist"),
         (["--run", "nowhere"], "nowhere does not exist: name the folder of a finished run"),
         (["--thumbnail", "5"], "--thumbnail must be 16 to 4096 pixels, not 5"),
-        (["--cache-trunk"], "there is nothing to cache"),
+        (["--cache-backbone"], "there is nothing to cache"),
         (["--strategy", "dropout_disagreement"], "this network has no dropout to sample"),
     ],
 )
@@ -634,7 +644,7 @@ def test_a_mistake_of_select_is_one_line(
         (["--undo"], "holds no labels to take back"),
         (["--undo", "--labels", "empty.csv"], "--undo takes the latest labels back, and takes none"),
         (["--partial"], "--partial is of --labels"),
-        (["--rule", "mayority"], '--rule: "mayority" is not one of majority, last, refuse'),
+        (["--aggregate", "mayority"], '--aggregate: "mayority" is not one of majority, last, refuse'),
         (["--steps", "-1"], "--steps must be 0 or more, not -1"),
         ([], "run has no labels to learn: there are none yet"),
     ],
@@ -647,7 +657,7 @@ def test_a_mistake_of_label_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(place)
-    AskedLog(place / "run" / "asked.jsonl").append([])
+    RequestLog(place / "run" / "asked.jsonl").append([])
     choose(place)
     (place / "empty.csv").write_text("sample,label\n,\n")
     (place / "other.csv").write_text("path,label\na.png,cold\n")
@@ -658,7 +668,7 @@ def test_a_mistake_of_label_is_one_line(
 
 def test_runs_that_cannot_ask(place: Path, base: Path) -> None:
     with pytest.raises(UserError, match="nobody was asked anything"):
-        take_labels(place / "run", place / "labels.csv", annotator="me")
+        import_labels(place / "run", place / "labels.csv", annotator="me")
     records = place / "run" / "records.jsonl"
     settings, *rest = records.read_text().splitlines(keepends=True)
     for change, words in (

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dan.__main__ import main
-from dan.checkpoint import load_model
-from dan.domains.tasks import load_task
+from dan.data.semi_supervised import drawn_by_seed, few_a_class, rest_of
+from dan.data.tasks import load_pair
 from dan.errors import UserError
-from dan.evaluation import predict
-from dan.run_folder import read_records
-from dan.semi_supervised import drawn_by_seed, few_a_class, rest_of
+from dan.evaluation.metrics import predict
+from dan.models.model_file import load_model
+from dan.run_dir import read_records
 
 QUICK = ["--steps", "60", "--batch-size", "8", "--layers", "8", "--device", "cpu", "--quiet", "--no-feature-map"]
 
@@ -103,7 +103,7 @@ def test_the_command_learns_them_and_leaves_them_out(
     assert (header["target_labels"], header["labelled"]) == (5, 10)
     assert "target_labels" not in read_records(tmp_path / "none" / "records.jsonl")[0]
 
-    target = load_task("folders", source=domains[2], target=domains[4]).target
+    target = load_pair("folders", source=domains[2], target=domains[4]).target
     output, y = predict(load_model(tmp_path / "some"), target)
     right = (output.logits.argmax(1) == y).double()
     rows = drawn_by_seed(y, 5, 0, classes=("0", "1"))

@@ -21,11 +21,11 @@ from dan.__main__ import main
 from dan.errors import UserError
 from dan.mmd import mmd2
 from dan.mmd.random_features import random_feature_mmd2
-from dan.recipes import Recipe
-from dan.run_folder import read_records
+from dan.run_dir import read_records
 from dan.source_free import KeptSource, _shares, keep_source, read_kept
+from dan.training.config import TrainConfig
 
-QUICK = Recipe(batch_size=8, rate=0.05, evaluate_every=50, feature_map=False)
+QUICK = TrainConfig(batch_size=8, lr=0.05, evaluate_every=50, feature_map=False)
 
 
 def images(count: int, seed: int = 0, classes: int = 3) -> TensorDataset:
@@ -64,13 +64,13 @@ def features(model: DAN, x: Tensor) -> Tensor:
     return model.eval()(x).features
 
 
-def test_the_core_set_is_the_trunks_outputs(model: DAN, source: TensorDataset) -> None:
+def test_the_core_set_is_the_backbones_outputs(model: DAN, source: TensorDataset) -> None:
     x, y = source.tensors
     for stage, stop, width in (("conv1", 1, (10, 4, 4)), ("conv2", 2, (20, 4, 4)), (None, 3, (128,))):
         kept = keep_source(model, source, 30, stage=stage)
         assert kept.after_stages == stop and kept.z.shape == (30, *width)
         with torch.no_grad():
-            outputs = model.trunk.run(x, stop=stop).flatten(1)
+            outputs = model.backbone.run(x, stop=stop).flatten(1)
         rows = [int((outputs - z).abs().sum(1).argmin()) for z in kept.z.flatten(1)]
         assert rows == sorted(set(rows))  # samples of the source, none twice, in its order
         torch.testing.assert_close(outputs[rows], kept.z.flatten(1), rtol=1e-5, atol=1e-5)
@@ -140,7 +140,7 @@ def test_training_on_all_of_it_is_training_on_the_source(model: DAN, source: Ten
     for data in (source, keep_source(model, source, 120).source):
         again = DAN("lenet", 3, layers=(6,), frozen=["conv1", "conv2", "fc1"], weights=weights)
         records = fit(
-            again, data, target, trade_off=1.0, steps=6, seed=0, recipe=QUICK, cache=True, tests={"t": target}
+            again, data, target, trade_off=1.0, steps=6, seed=0, config=QUICK, cache=True, tests={"t": target}
         )
         ends.append((again.state_dict(), records[-1]["accuracy/t"]))
     # The cache runs batches of 64, and what is kept 500: equal up to rounding.
@@ -152,16 +152,16 @@ def test_training_on_all_of_it_is_training_on_the_source(model: DAN, source: Ten
 def test_only_what_is_after_the_kept_stage_trains(model: DAN, source: TensorDataset) -> None:
     kept = keep_source(model, source, 30, stage="conv1")
     again = DAN("lenet", 3, layers=(6,), frozen=["conv1"], weights=model.state_dict())
-    fit(again, kept.source, images(40, 7), trade_off=1.0, steps=3, seed=0, recipe=QUICK)
+    fit(again, kept.source, images(40, 7), trade_off=1.0, steps=3, seed=0, config=QUICK)
     moved = {name.split(".")[1] for name, p in again.named_parameters() if not torch.equal(p, model.state_dict()[name])}
     assert {"conv2", "fc1"} <= moved and "conv1" not in moved
     kept.check(again)
     assert torch.equal(kept.features(again)[1], kept.y)
 
 
-def test_a_trunk_that_trains_or_is_another_is_refused(kept: KeptSource, model: DAN) -> None:
-    with pytest.raises(UserError, match="kept as outputs of the stage fc1: freeze the trunk up to it"):
-        fit(network(), kept.source, images(9), trade_off=1.0, steps=1, seed=0, recipe=QUICK)
+def test_a_backbone_that_trains_or_is_another_is_refused(kept: KeptSource, model: DAN) -> None:
+    with pytest.raises(UserError, match="kept as outputs of the stage fc1: freeze the backbone up to it"):
+        fit(network(), kept.source, images(9), trade_off=1.0, steps=1, seed=0, config=QUICK)
     other = network(1)
     other.freeze(up_to="fc1")
     for refused in (kept.features, kept.check, kept.under):
@@ -197,7 +197,7 @@ def test_strategies_run_on_what_is_kept(name: str, model: DAN, kept: KeptSource)
 
 def test_under_a_network_that_has_trained_on(model: DAN, kept: KeptSource, source: TensorDataset) -> None:
     again = DAN("lenet", 3, layers=(6,), frozen=["conv1", "conv2", "fc1"], weights=model.state_dict())
-    fit(again, kept.source, images(40, 7), trade_off=1.0, steps=4, seed=0, recipe=QUICK)
+    fit(again, kept.source, images(40, 7), trade_off=1.0, steps=4, seed=0, config=QUICK)
     now = kept.under(again)
     f, y = now.features(again)
     assert torch.equal(now.z, kept.z) and now.counts.tolist() == torch.bincount(y, minlength=3).tolist()
@@ -231,7 +231,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a version that is a tensor": lambda found: {**found, "format": torch.ones(2)},
     "no stage": lambda found: {**found, "after_stages": 0},
     "stages in words": lambda found: {**found, "after_stages": "3"},
-    "no digest": lambda found: {**found, "trunk": 5},
+    "no digest": lambda found: {**found, "backbone": 5},
     "text for a tensor": lambda found: {**found, "means": "many"},
     "NaN": lambda found: {**found, "means": found["means"] * float("nan")},
     "infinity": lambda found: {**found, "z": found["z"] / 0},
@@ -265,14 +265,14 @@ def test_hostile_content_is_one_line(tmp_path: Path, kept: KeptSource, change: s
 
 
 def test_nothing_in_the_file_is_executed(tmp_path: Path, kept: KeptSource) -> None:
-    torch.save({**vars(kept), "format": 1, "trunk": _bomb(tmp_path)}, tmp_path / "source.pt")
+    torch.save({**vars(kept), "format": 1, "backbone": _bomb(tmp_path)}, tmp_path / "source.pt")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         read_kept(tmp_path)
     assert not (tmp_path / "exploded").exists()
     (tmp_path / "source.pt").write_bytes(b"PK torn")
     with pytest.raises(UserError, match="cannot be read"):
         read_kept(tmp_path)
-    with pytest.raises(UserError, match="--keep-source"):
+    with pytest.raises(UserError, match="--coreset-size"):
         read_kept(tmp_path / "nowhere")
 
 
@@ -304,7 +304,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *FLAGS,
         "--trade-off",
         "0",
-        "--keep-source",
+        "--coreset-size",
         "12",
         "--run",
         str(folder / "run"),
@@ -365,9 +365,9 @@ def test_the_command_adapts_without_the_source(run: Path, door: Door, tmp_path: 
         (["--target", "TARGET", "--freeze-up-to", "all"], "leave out --freeze-up-to"),
         (["--target", "TARGET", "--weights", "TARGET"], "leave out --weights"),
         (["--target", "TARGET", "--source-weights", "kmm"], "--source-weights needs the source"),
-        (["--target", "TARGET", "--keep-source", "5"], "--keep-source needs the source"),
-        (["--target", "TARGET", "--keep-stage", "features"], "--keep-stage is of --keep-source"),
-        (["--target", "TARGET", "--source-share", "0.3"], "--source-share is of --source-weights select"),
+        (["--target", "TARGET", "--coreset-size", "5"], "--coreset-size needs the source"),
+        (["--target", "TARGET", "--coreset-stage", "features"], "--coreset-stage is of --coreset-size"),
+        (["--target", "TARGET", "--select-fraction", "0.3"], "--select-fraction is of --source-weights select"),
         (["--target", "TARGET", "--tune", "2"], "--source-holdout"),
     ],
 )
@@ -388,4 +388,4 @@ def test_a_run_that_kept_nothing(run: Path, door: Door, tmp_path: Path) -> None:
     for name in ("records.jsonl", "model.pt"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     code, _, err = door("train", "folders", "--target", "x.npz", "--source-free", tmp_path)
-    assert code == 2 and "train with --keep-source" in err
+    assert code == 2 and "train with --coreset-size" in err

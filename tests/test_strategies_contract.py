@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from active import Query
-from active.strategies import CARDS, STRATEGIES, strategy_named
+from active.strategies import CARDS, STRATEGIES, get_strategy
 from dan.errors import UserError
 from dan.mmd import MultiKernel
 
@@ -231,7 +231,7 @@ def test_every_strategy_has_a_card_and_every_card_a_strategy():
 
 @every_strategy
 def test_is_found_by_name(name):
-    assert strategy_named(name) is STRATEGIES[name]
+    assert get_strategy(name) is STRATEGIES[name]
 
 
 def test_the_users_own_function_is_found(tmp_path, monkeypatch):
@@ -240,15 +240,15 @@ def test_the_users_own_function_is_found(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     query = full_query()
-    own = strategy_named("my_own_ideas:lowest")
+    own = get_strategy("my_own_ideas:lowest")
     assert torch.equal(own(query, 2, generator=torch.Generator()), query.ids[:2])
     with pytest.raises(UserError, match=r'no function "lowset" \(did you mean "lowest"\?\)'):
-        strategy_named("my_own_ideas:lowset")
+        get_strategy("my_own_ideas:lowset")
 
 
 def test_a_mixture_is_found_by_name_and_share():
     query = full_query()
-    mixed = strategy_named("margin@0.4")(query, 10, generator=torch.Generator().manual_seed(0))
+    mixed = get_strategy("margin@0.4")(query, 10, generator=torch.Generator().manual_seed(0))
     assert torch.equal(mixed[:4], ask("margin", query, 4))
     assert_answer(mixed, query, 10)
     assert not torch.equal(mixed, ask("margin", query, 10))
@@ -270,7 +270,7 @@ def test_a_mixture_is_found_by_name_and_share():
 )
 def test_a_name_that_leads_nowhere_is_one_clear_line(name, message):
     with pytest.raises(UserError, match=message) as caught:
-        strategy_named(name)
+        get_strategy(name)
     assert "\n" not in str(caught.value)
 
 
@@ -278,4 +278,4 @@ def test_a_module_that_fails_on_import_is_one_clear_line(tmp_path, monkeypatch):
     (tmp_path / "my_broken_ideas.py").write_text("raise RuntimeError('first\\nsecond')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r'cannot import "my_broken_ideas".*RuntimeError: first second$'):
-        strategy_named("my_broken_ideas:f")
+        get_strategy("my_broken_ideas:f")

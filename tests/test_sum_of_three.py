@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from active import STRATEGIES, Query
+from active.strategies.aift import ask_aift, candidate_scores
 from active.strategies.coreset import k_center_greedy
 from active.strategies.mmd_reduction import greedy_mmd_reduction
-from active.strategies.patches import ask_aift, candidate_scores
 from active.strategies.sum_of_three import ask_sum_of_three, sum_of_three, sum_of_three_picks
 from active.strategies.uncertainty import highest_first
 from dan.mmd import MultiKernel, median_bandwidth

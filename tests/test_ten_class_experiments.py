@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from dan.cli import run
-from dan.domains.transfer import Transfer
+from dan.cli.command_line import run
+from dan.data.domain_pair import DomainPair
 from dan.errors import UserError
 from dan.mmd import a_distance
-from dan.networks.backbones import build_backbone
-from dan.networks.dan import DAN as Network
+from dan.models.dan import DAN as Network
+from dan.models.registry import build_backbone
 from experiments import a_distance as distance
 from experiments import frozen_layers, lambda_sensitivity, mmd_during_training, running, semi_supervised
 from experiments import ten_class as shared
@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {name: module.COMMAND.config for name, module in MODU
 def config_of(name: str, **values: Any) -> Any:
     """An experiment's settings, its rate and trade-off chosen."""
     trade_off = {"trade_off": 2.0} if any(f.name == "trade_off" for f in fields(SETTINGS[name])) else {}
-    return SETTINGS[name](**{"rate": 1e-3, **trade_off, **values})
+    return SETTINGS[name](**{"lr": 1e-3, **trade_off, **values})
 
 
 def record(name: str, transfer: str, method: str, seed: int, **values: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_scaling_centres_on_the_source_and_gives_it_the_wanted_spread() -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Transfer]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, DomainPair]:
     """SqueezeNet at random weights from a file, and a task of ten random images."""
     folder = tmp_path_factory.mktemp("weights")
     generator = torch.Generator().manual_seed(0)
@@ -99,11 +99,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Transfer]:
         torch.save(build_backbone("squeezenet1_1").state_dict(), folder / "w.pth")
     data = TensorDataset(torch.randn(10, 3, 32, 32, generator=generator), torch.arange(10))
     classes = tuple("abcdefghij")
-    task = Transfer(name="t", classes=classes, source=data, source_test=None, target=data, target_test=None)
+    task = DomainPair(name="t", classes=classes, source=data, source_test=None, target=data, target_test=None)
     return Place("squeezenet1_1", "pool", str(folder / "w.pth"), "", "", 32), task
 
 
-def test_a_network_on_features_starts_as_the_one_with_a_trunk(small: tuple[Place, Transfer]) -> None:
+def test_a_network_on_features_starts_as_the_one_with_a_backbone(small: tuple[Place, DomainPair]) -> None:
     where, task = small
     whole = shared.network(where, task, 3)
     model = Network(nn.Flatten(), 10, layers=(256,), dropout=0.5)
@@ -113,7 +113,7 @@ def test_a_network_on_features_starts_as_the_one_with_a_trunk(small: tuple[Place
         assert torch.equal(value, whole.state_dict()[name]), name
 
 
-def test_frozen_up_to_nothing_trains_everything_from_the_same_weights(small: tuple[Place, Transfer]) -> None:
+def test_frozen_up_to_nothing_trains_everything_from_the_same_weights(small: tuple[Place, DomainPair]) -> None:
     where, task = small
     frozen, free = shared.network(where, task, 3), shared.network(replace(where, frozen="none"), task, 3)
     assert all(parameter.requires_grad for parameter in free.parameters())
@@ -126,7 +126,7 @@ def test_frozen_up_to_nothing_trains_everything_from_the_same_weights(small: tup
 
 
 def search(rate: float, trade_off: float, judged_by: float, method: str = DAN) -> dict[str, Any]:
-    made = {"phase": "search", "network": shared.NETWORK, "method": method, "rate": rate, "trade_off": trade_off}
+    made = {"phase": "search", "network": shared.NETWORK, "method": method, "lr": rate, "trade_off": trade_off}
     return made | {"judged_by": judged_by}
 
 
@@ -139,15 +139,15 @@ def test_hyper_parameters_come_from_the_search_unless_they_are_said(
     monkeypatch.setattr(shared, "PUBLISHED_SEARCH", tmp_path / "absent")
     plain = distance.ADistance()
     config, told = shared.resolved(plain)
-    assert (config.rate, config.trade_off) == (shared.RATE, shared.TRADE_OFF) and "defaults" in told
+    assert (config.lr, config.trade_off) == (shared.RATE, shared.TRADE_OFF) and "defaults" in told
     for config, told in (shared.resolved(replace(plain, search=path)),):
-        assert (config.rate, config.trade_off) == (3e-4, 10.0)  # the lower mean, 0.25 below 0.3
+        assert (config.lr, config.trade_off) == (3e-4, 10.0)  # the lower mean, 0.25 below 0.3
         assert "no target label" in told
     config, _ = shared.resolved(replace(plain, search=path, trade_off=0.5))
-    assert (config.rate, config.trade_off) == (3e-4, 0.5)
+    assert (config.lr, config.trade_off) == (3e-4, 0.5)
     monkeypatch.setattr(shared, "PUBLISHED_SEARCH", path)
     assert shared.resolved(plain)[0].trade_off == 10.0
-    assert shared.resolved(lambda_sensitivity.LambdaSensitivity())[0].rate == 3e-4
+    assert shared.resolved(lambda_sensitivity.LambdaSensitivity())[0].lr == 3e-4
     write_text(path, to_lines([search(1e-4, 0.0, 0.1, SOURCE_ONLY)]))
     with pytest.raises(UserError, match="no search for DAN"):
         shared.resolved(plain)
@@ -381,7 +381,7 @@ def flags(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
     if not (data_folder / "office_caltech10").is_dir() or not weights.is_file():
         pytest.skip("needs office_caltech10 and weights/squeezenet1_1_caffe_as_torchvision.pth in the data folder")
     made = ["--data", str(data_folder), "--squeezenet-weights", str(weights), "--quick", "--steps", "4", "--quiet"]
-    made += ["--image-size", "32", "--rate", "0.001", "--workers", "1"]
+    made += ["--image-size", "32", "--lr", "0.001", "--workers", "1"]
     return [*made, "--image-cache", str(tmp_path_factory.mktemp("cache") / "images")]
 
 
@@ -421,7 +421,7 @@ def test_a_tiny_run_on_real_images(
     first = capsys.readouterr().out
     records = read(tmp_path / "run" / "records.jsonl")
     last = {(r["network"], r["method"]): r for r in records if r["selection"] == "last"}
-    assert all(r["task"] == "office_caltech10_d2w" and r["rate"] == 1e-3 for r in records)
+    assert all(r["task"] == "office_caltech10_d2w" and r["lr"] == 1e-3 for r in records)
     results = {path.parent.name: path for path in (tmp_path / "run").glob("*/trial.json")}
 
     if name == "lambda_sensitivity":

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from dan import DAN, evaluate, fit
-from dan.batches import Batches, derived_seed, gather
-from dan.checkpoint import load_model
+from dan.data.batches import Batches, derived_seed, fetch
 from dan.errors import UserError
-from dan.evaluation import predict
+from dan.evaluation.metrics import predict
+from dan.evaluation.validators import information
+from dan.losses import alignment, inverse_decay, ramp
 from dan.mmd import MultiKernel, median_bandwidth, mmd2
-from dan.model_selection import information
-from dan.objectives import alignment, inverse_decay, ramp
-from dan.run_folder import Run, read_records
-from dan.training import Recipe
+from dan.models.model_file import load_model
+from dan.run_dir import Run, read_records
+from dan.training.trainer import TrainConfig
 
-SMALL = Recipe(batch_size=16, rate=0.05, new_rate_factor=1, evaluate_every=10, checkpoint_every=7)
+SMALL = TrainConfig(batch_size=16, lr=0.05, head_lr_mult=1, evaluate_every=10, checkpoint_every=7)
 
 
 def blobs(count: int, shift: float, seed: int = 0) -> TensorDataset:
@@ -47,7 +47,7 @@ def network(seed: int = 0, dropout: float = 0.0) -> DAN:
 
 
 def train(model: DAN, **options: Any) -> list[dict[str, Any]]:
-    options = {"trade_off": 1.0, "steps": 20, "seed": 0, "recipe": SMALL} | options
+    options = {"trade_off": 1.0, "steps": 20, "seed": 0, "config": SMALL} | options
     return fit(model, blobs(64, 0.0), blobs(48, 1.0, seed=1), **options)
 
 
@@ -66,11 +66,11 @@ def test_it_learns_the_source() -> None:
 
 
 def test_alignment_brings_the_domains_together() -> None:
-    calm = replace(SMALL, rate=0.01)
+    calm = replace(SMALL, lr=0.01)
 
     def apart(trade_off: float, seed: int) -> float:
         model = network()
-        fit(model, blobs(64, 0.0), blobs(64, 3.0, seed=1), trade_off=trade_off, steps=300, seed=seed, recipe=calm)
+        fit(model, blobs(64, 0.0), blobs(64, 3.0, seed=1), trade_off=trade_off, steps=300, seed=seed, config=calm)
         x, y = (predict(model, blobs(200, s, seed=5))[0].features for s in (0.0, 3.0))
         return float(mmd2(x, y, MultiKernel.ladder(median_bandwidth(x, y))))
 
@@ -93,14 +93,14 @@ def test_target_labels_are_never_read() -> None:
     models = []
     for labels in (torch.zeros(48, dtype=torch.long), torch.full((48,), -7)):
         models.append(network())
-        fit(models[-1], blobs(64, 0.0), Guarded(labels), trade_off=1.0, steps=12, seed=0, recipe=SMALL)
+        fit(models[-1], blobs(64, 0.0), Guarded(labels), trade_off=1.0, steps=12, seed=0, config=SMALL)
     assert same(*models)
 
 
 def test_source_only_never_looks_at_the_target() -> None:
     models = [network(), network()]
     for model, shift in zip(models, (1.0, 50.0), strict=True):
-        fit(model, blobs(64, 0.0), blobs(48, shift), trade_off=0.0, steps=12, seed=0, recipe=SMALL)
+        fit(model, blobs(64, 0.0), blobs(48, shift), trade_off=0.0, steps=12, seed=0, config=SMALL)
     assert same(*models)
 
 
@@ -119,7 +119,7 @@ def test_what_is_not_watched_is_trained_the_same(tmp_path: Path) -> None:
     """In memory and in a folder: the same network and records, without what is watched; and TensorBoard has no MMD."""
     models = [network(dropout=0.5) for _ in range(3)]
     watched, plain, kept = (
-        train(model, watched=seen, run=run)
+        train(model, log_mmd=seen, run=run)
         for model, seen, run in zip(models, (True, False, False), (None, None, tmp_path / "run"), strict=True)
     )
     assert same(models[0], models[1]) and same(models[0], models[2])
@@ -133,7 +133,7 @@ def test_bought_labels_are_learned() -> None:
     target = blobs(48, 1.0, seed=1)
     flipped = TensorDataset(target.tensors[0], 1 - target.tensors[1])
     model = network()
-    fit(model, blobs(64, 0.0), target, labelled=flipped, trade_off=0.0, steps=400, seed=0, recipe=SMALL)
+    fit(model, blobs(64, 0.0), target, labelled_target=flipped, trade_off=0.0, steps=400, seed=0, config=SMALL)
     assert evaluate(model, flipped).accuracy > evaluate(model, target).accuracy + 0.3
 
 
@@ -141,16 +141,16 @@ def test_bought_labels_are_learned() -> None:
     "change",
     [
         {"batch_size": 8},
-        {"rate": 0.01},
-        {"new_rate_factor": 3.0},
+        {"lr": 0.01},
+        {"head_lr_mult": 3.0},
         {"momentum": 0.0},
         {"weight_decay": 0.1},
-        {"decay_gamma": 1.0},
-        {"decay_power": 3.0},
+        {"lr_gamma": 1.0},
+        {"lr_power": 3.0},
         {"schedule": "constant"},
         {"align": ("output",)},
-        {"kernels": 3},
-        {"kernel_step": 4.0},
+        {"num_kernels": 3},
+        {"bandwidth_ratio": 4.0},
         {"estimator": "biased"},
         {"estimator": "linear"},
     ],
@@ -158,21 +158,21 @@ def test_bought_labels_are_learned() -> None:
 def test_every_option_changes_the_training(change: dict[str, Any]) -> None:
     plain, changed = network(), network()
     train(plain)
-    train(changed, recipe=Recipe(**{**SMALL.__dict__, **change}))
+    train(changed, config=TrainConfig(**{**SMALL.__dict__, **change}))
     assert not same(plain, changed)
 
 
 def test_one_step_is_the_formula() -> None:
     """One step of SGD by hand: CE + lambda * sum of MK-MMD^2, the task-specific layers at their own rate."""
-    recipe = Recipe(batch_size=16, rate=0.1, new_rate_factor=5, weight_decay=0, schedule="constant")
+    recipe = TrainConfig(batch_size=16, lr=0.1, head_lr_mult=5, weight_decay=0, schedule="constant")
     model, twin = network(), network()
     source, target = blobs(64, 0.0), blobs(48, 1.0, seed=1)
     for either in (model, twin):
-        torch.manual_seed(7)  # the first sample shows the trunk's width, and the layer on it is then drawn
+        torch.manual_seed(7)  # the first sample shows the backbone's width, and the layer on it is then drawn
         either(source.tensors[0][:1])
-    fit(model, source, target, trade_off=2.0, steps=1, seed=3, recipe=recipe)
-    xs, ys = gather(source, Batches(64, 16, derived_seed(3, 0)).indices(0))
-    xt, _ = gather(target, Batches(48, 16, derived_seed(3, 1)).indices(0))
+    fit(model, source, target, trade_off=2.0, steps=1, seed=3, config=recipe)
+    xs, ys = fetch(source, Batches(64, 16, derived_seed(3, 0)).indices(0))
+    xt, _ = fetch(target, Batches(48, 16, derived_seed(3, 1)).indices(0))
     a, b = twin(xs), twin(xt)
     loss = nn.functional.cross_entropy(a.logits, ys)
     for p, q in ((a.features, b.features), (a.logits.softmax(1), b.logits.softmax(1))):
@@ -299,12 +299,12 @@ def test_a_damaged_checkpoint_is_one_clear_line_and_runs_no_pickle(tmp_path: Pat
         ({"trade_off": -1.0}, "trade-off"),
         ({"trade_off": math.nan}, "trade-off"),
         ({"steps": 0}, "at least 1 step"),
-        ({"recipe": Recipe(align=("hidden7",))}, 'did you mean "hidden1"'),
-        ({"recipe": Recipe(estimator="unbaised")}, 'did you mean "unbiased"'),  # type: ignore[arg-type]
-        ({"recipe": Recipe(batch_size=1)}, "batch_size >= 2"),
-        ({"recipe": Recipe(batch_size=0)}, "batch_size must be at least 1"),
-        ({"recipe": Recipe(rate=0)}, "rate"),
-        ({"recipe": Recipe(rate=1e30, new_rate_factor=1)}, "lower the rate"),
+        ({"config": TrainConfig(align=("hidden7",))}, 'did you mean "hidden1"'),
+        ({"config": TrainConfig(estimator="unbaised")}, 'did you mean "unbiased"'),  # type: ignore[arg-type]
+        ({"config": TrainConfig(batch_size=1)}, "batch_size >= 2"),
+        ({"config": TrainConfig(batch_size=0)}, "batch_size must be at least 1"),
+        ({"config": TrainConfig(lr=0)}, "lr"),
+        ({"config": TrainConfig(lr=1e30, head_lr_mult=1)}, "lower the rate"),
         ({"device": "cdua"}, 'did you mean "cuda"'),
     ],
 )
@@ -322,7 +322,7 @@ def test_empty_data_is_refused() -> None:
 def test_kill_9_at_random_moments_of_the_command(tmp_path: Path) -> None:
     """The real command under the real signal, twice; then to its end; the same records as undisturbed."""
     command = [sys.executable, "-m", "dan", "train", "--quiet", "--device", "cpu", "--steps", "60", "--seed", "5"]
-    command += ["--evaluate-every", "20", "--checkpoint-every", "15", "--batch-size", "8", "--rate", "0.002", "--run"]
+    command += ["--evaluate-every", "20", "--checkpoint-every", "15", "--batch-size", "8", "--lr", "0.002", "--run"]
     subprocess.run([*command, str(tmp_path / "a")], check=True)
     moments = random.Random(0)
     progress = tmp_path / "b" / "resume.pt"

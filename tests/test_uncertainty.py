@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from active import Query
-from active.strategies.checks import check_probabilities
 from active.strategies.uncertainty import (
     ask_highest,
     at_temperature,
@@ -18,6 +17,7 @@ from active.strategies.uncertainty import (
     margin_of_confidence,
     ratio_of_confidence,
 )
+from active.strategies.validation import check_probabilities
 
 SCORES = [least_confidence, margin_of_confidence, ratio_of_confidence, entropy]
 each_score = pytest.mark.parametrize("score", SCORES, ids=lambda score: score.__name__)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from dan.data.views import SCALE, SHIFT, TURN, Views
 from dan.errors import UserError
-from dan.views import SCALE, SHIFT, TURN, Views
 
 
 def drawn(count=8, mirror=False, seed=0):

@@ -14,30 +14,30 @@ import torch
 from torch import Tensor
 
 from active.pool import Query
-from active.strategies.cards import CARDS, Card
-from active.strategies.chance import ask_random, ask_random_balanced
+from active.strategies.aada_energy import ask_aada, ask_energy
+from active.strategies.active_transfer_learning import ask_atl_representative, ask_atl_uncertainty, ask_atlas
+from active.strategies.aift import aift_strategy, ask_aift
+from active.strategies.badge import ask_badge
+from active.strategies.bald import ask_dropout_disagreement
 from active.strategies.clue import ask_clue
 from active.strategies.clusters import ask_clusters, ask_uncertain_cluster, ask_uncertain_then_diverse
 from active.strategies.coreset import ask_k_center
-from active.strategies.coverage import ask_uherding
-from active.strategies.disagreement import ask_dropout_disagreement
-from active.strategies.domainness import ask_aada, ask_energy
-from active.strategies.gradients import ask_badge
-from active.strategies.herding import ask_kernel_herding
 from active.strategies.hybrid import ask_hybrid
+from active.strategies.kernel_herding import ask_kernel_herding
 from active.strategies.mixture import mixture, parse_mixture
 from active.strategies.mmd_reduction import ask_mmd_reduction
 from active.strategies.outliers import ask_outliers
-from active.strategies.patches import aift_strategy, ask_aift
+from active.strategies.random_sampling import ask_random, ask_random_balanced
+from active.strategies.registry import CARDS, Card
 from active.strategies.representative import (
     ask_representative,
     ask_representative_adaptive,
     ask_representative_clusters,
 )
-from active.strategies.robust import ask_robust_k_center
+from active.strategies.robust_k_center import ask_robust_k_center
 from active.strategies.sum_of_three import ask_sum_of_three
-from active.strategies.transfer import ask_atl_representative, ask_atl_uncertainty, ask_atlas
-from active.strategies.typical import ask_probcover, ask_typiclust
+from active.strategies.typiclust_probcover import ask_probcover, ask_typiclust
+from active.strategies.uherding import ask_uherding
 from active.strategies.uncertainty import (
     ask_highest,
     entropy,
@@ -47,7 +47,7 @@ from active.strategies.uncertainty import (
 )
 from dan.errors import UserError, nearest
 
-__all__ = ["CARDS", "STRATEGIES", "Card", "Strategy", "needs_of", "strategy_named"]
+__all__ = ["CARDS", "STRATEGIES", "Card", "Strategy", "required_fields", "get_strategy"]
 
 
 class Strategy(Protocol):
@@ -91,7 +91,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def strategy_named(name: str) -> Strategy:
+def get_strategy(name: str) -> Strategy:
     """A name of STRATEGIES, a code of AIFT as "aift:E+M+R", the user's own function as "module:function", or a mixture
     of any as "NAME@SHARE".
 
@@ -100,7 +100,7 @@ def strategy_named(name: str) -> Strategy:
     """
     mixed = parse_mixture(name)
     if mixed is not None:
-        return mixture(strategy_named(mixed[0]), mixed[1])
+        return mixture(get_strategy(mixed[0]), mixed[1])
     if name in STRATEGIES:
         return STRATEGIES[name]
     module_name, colon, function_name = name.partition(":")
@@ -125,14 +125,14 @@ def strategy_named(name: str) -> Strategy:
     return cast(Strategy, function)
 
 
-def needs_of(name: str) -> frozenset[str]:
+def required_fields(name: str) -> frozenset[str]:
     """The fields of Query that this strategy cannot do without; of a user's own, what its attribute `needs` says.
 
     A function without that attribute is shown everything that one pass of the network gives.
     """
     mixed = parse_mixture(name)
     if mixed is not None:
-        return needs_of(mixed[0])
+        return required_fields(mixed[0])
     if name in CARDS:
         return frozenset(CARDS[name].needs)
-    return frozenset(getattr(strategy_named(name), "needs", ()))
+    return frozenset(getattr(get_strategy(name), "needs", ()))

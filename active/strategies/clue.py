@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.checks import check_probabilities, how_many
 from active.strategies.kmeans import kmeans
+from active.strategies.validation import check_probabilities, how_many
 
 if TYPE_CHECKING:
     from active.pool import Query

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.checks import check_probabilities, how_many
 from active.strategies.kmeans import Clusters, kmeans
 from active.strategies.uncertainty import highest_first, margin_of_confidence
+from active.strategies.validation import check_probabilities, how_many
 
 if TYPE_CHECKING:
     from active.pool import Query

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from active.strategies.checks import how_many
-from active.strategies.robust import robust_k_center as robust_k_center  # the other core-set, Algorithm 2
+from active.strategies.robust_k_center import robust_k_center as robust_k_center  # the other core-set, Algorithm 2
+from active.strategies.validation import how_many
 from dan.progress import watched
 
 if TYPE_CHECKING:

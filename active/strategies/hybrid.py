@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from active.strategies.checks import check_probabilities, how_many
-from active.strategies.coverage import coverage, greedy_coverage
-from active.strategies.patches import candidate_scores, patch_scores
+from active.strategies.aift import candidate_scores, patch_scores
+from active.strategies.uherding import coverage, greedy_coverage
 from active.strategies.uncertainty import entropy, least_confidence, margin_of_confidence
+from active.strategies.validation import check_probabilities, how_many
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from active.pool import Query
-from active.strategies.chance import ask_random
-from active.strategies.checks import how_many
+from active.strategies.random_sampling import ask_random
+from active.strategies.validation import how_many
 from dan.errors import UserError
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.checks import how_many
-from active.strategies.witness import TIE, kernel_sums, lowest_witness
+from active.strategies.mmd_witness import TIE, kernel_sums, lowest_witness
+from active.strategies.validation import how_many
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.checks import how_many
 from active.strategies.clusters import in_turns
 from active.strategies.kmeans import kmeans
 from active.strategies.uncertainty import highest_first
+from active.strategies.validation import how_many
 from dan.progress import watched
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from active.strategies.checks import check_probabilities, how_many
+from active.strategies.aift import candidate_scores, patch_scores
 from active.strategies.coreset import k_center_greedy
 from active.strategies.mmd_reduction import greedy_mmd_reduction
-from active.strategies.patches import candidate_scores, patch_scores
+from active.strategies.mmd_witness import TIE, kernel_sums, mean_row, unit_sum
 from active.strategies.uncertainty import highest_first
-from active.strategies.witness import TIE, kernel_sums, mean_row, unit_sum
+from active.strategies.validation import check_probabilities, how_many
 from dan.mmd.kernels import MultiKernel, median_bandwidth
 from dan.progress import watched
 

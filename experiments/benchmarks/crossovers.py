@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.records import write_text
 
@@ -41,7 +41,7 @@ class Crossovers:
     """cpu or cuda"""
     features: tuple[int, ...] = (2, 16, 64, 256, 2048)
     """numbers of features F"""
-    kernels: tuple[int, ...] = (1, 5, 33)
+    num_kernels: tuple[int, ...] = (1, 5, 33)
     """numbers of kernels K"""
     keops_features: int | None = None
     """KeOps is measured up to this F; default: 2 on a CPU, where products win beyond, and every F on a GPU"""
@@ -92,7 +92,7 @@ def measure(config: Crossovers) -> list[dict[str, Any]]:
     reach = config.keops_features if config.keops_features is not None else 2 if device.type == "cpu" else float("inf")
     entries = []
     for dtype in (torch.float32, torch.float64):
-        for kernels in config.kernels:
+        for kernels in config.num_kernels:
             keops = reason is None
             for features in sorted(config.features):
                 began = time.perf_counter()
@@ -145,8 +145,13 @@ def timed(features: int, kernels: int, dtype: Any, device: Any) -> Times:
 
 def run_crossovers(config: Crossovers) -> None:
     """Measure this device and write its part of the table."""
-    if not config.features or not config.kernels or min(*config.features, *config.kernels) < 1 or config.limit <= 0:
-        raise UserError("--features and --kernels need numbers of 1 or more, --limit a positive one")
+    if (
+        not config.features
+        or not config.num_kernels
+        or min(*config.features, *config.num_kernels) < 1
+        or config.limit <= 0
+    ):
+        raise UserError("--features and --num-kernels need numbers of 1 or more, --limit a positive one")
     entries = measure(config)
     write_text(config.out, to_text(merged(config.out, config.device, entries)))
     print(f"table: {config.out}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.records import Record, read, to_lines, write_text
 
@@ -53,15 +53,15 @@ class DanStep:
     """measure nothing, make table.md again from the records"""
 
 
-def network(trunk: str) -> nn.Module:
+def network(backbone: str) -> nn.Module:
     """A DAN on that trunk, freshly initialised: hidden layer 256, 31 classes (those of Office-31)."""
     from torch import nn
     from torchvision.models import squeezenet1_1
 
-    from dan.networks.dan import DAN
+    from dan.models.dan import DAN
 
     stage: nn.Module = nn.Identity()
-    if trunk == "squeezenet1_1":
+    if backbone == "squeezenet1_1":
         stage = nn.Sequential(squeezenet1_1(weights=None).features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     stage.out_features = WIDTH  # type: ignore[assignment]  # DAN reads the width of its trunk off it
     return DAN(stage, CLASSES, layers=(HIDDEN,)).train()
@@ -77,7 +77,7 @@ def training_step(
     import torch
     from torch.nn.functional import cross_entropy
 
-    from dan.objectives import alignment
+    from dan.losses import alignment
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
     half = len(labels)
@@ -119,14 +119,14 @@ def measure(config: DanStep) -> list[Record]:
         torch.set_num_threads(config.threads)
     facts = {**machine(device), "dtype": "float32", "batch": f"{BATCH} + {BATCH}"}
     records = []
-    for trunk in PLACES:
+    for backbone in PLACES:
         generator = torch.Generator().manual_seed(0)
-        shape = (3, config.pixels, config.pixels) if trunk == "squeezenet1_1" else (WIDTH,)
+        shape = (3, config.pixels, config.pixels) if backbone == "squeezenet1_1" else (WIDTH,)
         inputs = torch.randn(2 * BATCH, *shape, generator=generator).to(device)
         labels = torch.randint(CLASSES, (BATCH,), generator=generator).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            models = {trade_off: network(trunk).to(device) for trade_off in (0.0, 1.0)}
+            models = {trade_off: network(backbone).to(device) for trade_off in (0.0, 1.0)}
         models[1.0].load_state_dict(models[0.0].state_dict())
         steps = {
             name: training_step(models[trade_off], inputs, labels, trade_off=trade_off)
@@ -135,14 +135,14 @@ def measure(config: DanStep) -> list[Record]:
         for step in steps.values():
             for _ in range(3):  # the optimizer's buffers, and what libraries choose at the first calls
                 step()
-        count = config.repetitions * (1 if trunk == "squeezenet1_1" else 10)
+        count = config.repetitions * (1 if backbone == "squeezenet1_1" else 10)
         taken = in_turn(steps, dict.fromkeys(steps, count), device)
         ratio = median(a / b for a, b in zip(taken["with MMD"], taken["without MMD"], strict=True))
         for name, times in taken.items():
-            record: Record = {"trunk": trunk, "method": name, **facts, "repetitions": count}
+            record: Record = {"backbone": backbone, "method": name, **facts, "repetitions": count}
             record |= {"seconds_median": median(times), "seconds_best": min(times)}
             records.append(record | ({"ratio": ratio} if name == "with MMD" else {}))
-        print(f"{trunk}: with MMD {ratio:.3f} of the step without", flush=True)
+        print(f"{backbone}: with MMD {ratio:.3f} of the step without", flush=True)
     return records
 
 
@@ -157,8 +157,8 @@ def markdown(records: Sequence[Record]) -> str:
     from experiments.benchmarks.mmd_report import seconds
 
     lines = ["| trunk | without MMD | with MMD | MMD costs | ratio |", "|---|---:|---:|---:|---:|"]
-    for trunk, what in PLACES.items():
-        by_method = {record["method"]: record for record in records if record["trunk"] == trunk}
+    for backbone, what in PLACES.items():
+        by_method = {record["method"]: record for record in records if record["backbone"] == backbone}
         if len(by_method) < 2:
             continue
         without, with_mmd = (by_method[name]["seconds_median"] for name in ("without MMD", "with MMD"))

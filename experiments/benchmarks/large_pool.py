@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from experiments.records import Record, append, read, write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

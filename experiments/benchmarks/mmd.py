@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError, nearest
 from experiments.records import Record, append, read
 
@@ -46,7 +46,7 @@ class Benchmark:
     """numbers of samples n = m; none named: 32 to 30000, to 200000 on a GPU"""
     methods: tuple[str, ...] = ()
     """rows of the table by name; none named: all"""
-    kernels: int = 5
+    num_kernels: int = 5
     """Gaussian kernels K in the ladder"""
     limit: float = 60.0
     """seconds a call: what would take longer is not run, and its cell says so"""
@@ -99,7 +99,7 @@ def measure(config: Benchmark, out: Path) -> None:
     device = device_named(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    facts = {"kernels": config.kernels, "dtype": "float32", **machine(device)}
+    facts = {"kernels": config.num_kernels, "dtype": "float32", **machine(device)}
     facts["matmul_rate"] = matmul_rate(device)
     path = out / "records.jsonl"
     done = finished(read(path)) if path.is_file() else {}
@@ -133,7 +133,7 @@ def _scouted(
         task = Task(
             method=name,
             features=place["features"],
-            kernels=config.kernels,
+            kernels=config.num_kernels,
             sizes=missing,
             device=place["device"],
             threads=place["threads"],
@@ -163,7 +163,7 @@ def _group(
     if not scouted:
         return []
     x, y = samples(n, place["features"], device=device)
-    kernel = kernel_for(x, y, config.kernels)
+    kernel = kernel_for(x, y, config.num_kernels)
     steps = {name: step_of(METHODS[name], x, y, kernel) for name in scouted}
     values, failed = {}, {}
     for name, step in list(steps.items()):
@@ -195,7 +195,7 @@ def _group(
             needed = multiply_adds(n, n, place["features"])
             record["rate_fraction"] = needed / record["seconds_median"] / place["matmul_rate"]
         if name == "ours auto":
-            record["backend"] = _chosen(x, y, config.kernels)
+            record["backend"] = _chosen(x, y, config.num_kernels)
         records.append(record)
     return records
 
@@ -231,8 +231,8 @@ def _settled(config: Benchmark) -> tuple[Benchmark, Path]:
     for name in config.methods:
         if name not in METHODS:
             raise UserError(f'unknown method "{name}"{nearest(name, METHODS)}: one of {", ".join(METHODS)}')
-    if not config.features or min(*config.features, config.kernels, *config.sizes, 10**9) < 1:
-        raise UserError("--features, --sizes and --kernels need numbers of 1 or more")
+    if not config.features or min(*config.features, config.num_kernels, *config.sizes, 10**9) < 1:
+        raise UserError("--features, --sizes and --num-kernels need numbers of 1 or more")
     if min(config.sizes, default=2) < 2 or any(n % 2 for n in config.sizes):
         raise UserError("--sizes needs even numbers of 2 or more: the linear-time estimates take samples in pairs")
     if config.limit <= 0 or config.budget <= 0 or config.threads < 0:

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dan.cli import Command, run
+from dan.cli.command_line import Command, run
 from dan.errors import UserError, nearest
 from experiments.records import Record, append, read
 
@@ -242,7 +242,7 @@ def _mmd2(case: Case, inputs: Inputs) -> Step:
 def _badge(case: Case, inputs: Inputs) -> Step:
     import torch
 
-    from active.strategies.gradients import badge
+    from active.strategies.badge import badge
 
     return lambda: badge(inputs["probs"], inputs["features"], case.budget, torch.Generator().manual_seed(0))
 

@@ -3,7 +3,7 @@
     begin     up to the epoch of the first query: the same for all strategies of a seed
     ask_at    from there: ask at the end of each epoch named, train on with the labels, evaluate each epoch of the end
 
-The parts are one training: weights, optimiser, dropout and schedules go on, as in `active.with_dan.run_rounds`.
+The parts are one training: weights, optimiser, dropout and schedules go on, as in `active.learners.dan.run_rounds`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from experiments.jobs.arena import Place, copied, network, outputs_of, recipe_of, shown_to, sides_of, started
+from experiments.jobs.arena import Place, copied, load_train_config, network, outputs_of, shown_to, sides_of, started
 from experiments.transfers import machine
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from active.pool import Pool
-    from dan.networks.dan import DAN
+    from dan.models.dan import DAN
 
 NO_LABELS = "DAN"  # the method without target labels
 SAYS = {"5%": "one training", "counts": "in rounds"}  # what a record's network says of the protocol
@@ -40,32 +40,32 @@ def begin(
     task: str,
     how: dict[str, Any],
     trade_off: float,
-    query_at: list[int],
+    query_epochs: list[int],
     epochs: int,
     seed: int,
 ) -> dict[str, Any]:
     """A trial: the training up to the first query, in folder/run."""
-    from dan.batches import derived_seed, size
-    from dan.training import fit
+    from dan.data.batches import derived_seed, num_samples
+    from dan.training.trainer import fit
 
     where = Place(**place)
     sides = sides_of(where, task, seed)
     model = network(where, task, sides.transfer, seed)
     data = outputs_of(where, task, model, sides)
-    recipe = recipe_of(task, how, 1)
-    first, whole = ends_of(size(data.target), recipe.batch_size, (query_at[0], epochs))
+    recipe = load_train_config(task, how, 1)
+    first, whole = ends_of(num_samples(data.target), recipe.batch_size, (query_epochs[0], epochs))
     common: dict[str, Any] = {"trade_off": trade_off, "seed": derived_seed(seed, 0)}
     fit(
         model,
         data.source,
         data.target,
         steps=first,
-        of_steps=whole,
-        recipe=recipe_of(task, how, first),
+        total_steps=whole,
+        config=load_train_config(task, how, first),
         run=folder / BEGUN,
         **common,
     )
-    return {"steps": first, "of_steps": whole}
+    return {"steps": first, "total_steps": whole}
 
 
 def ask_at(
@@ -76,7 +76,7 @@ def ask_at(
     begun: str,
     strategy: str | None,
     budget: str,
-    query_at: list[int],
+    query_epochs: list[int],
     epochs: int,
     how: dict[str, Any],
     trade_off: float,
@@ -90,19 +90,19 @@ def ask_at(
     import torch
     from torch.utils.data import Subset
 
+    from active.learners.dan import with_labels
+    from active.loop import rounds
     from active.pool import Pool
-    from active.rounds import rounds
-    from active.strategies import strategy_named
-    from active.with_dan import with_labels
-    from dan.batches import derived_seed, size
-    from dan.doors.run_settings import labels_of
-    from dan.training import fit
+    from active.strategies import get_strategy
+    from dan.data.batches import derived_seed, num_samples
+    from dan.run_metadata import labels_of
+    from dan.training.trainer import fit
 
     began, where, start = time.process_time(), Place(**place), folder.parent / begun / BEGUN
     made, _, data = started(where, task, start, seed)
-    count = size(data.target)
-    batch = recipe_of(task, how, 1).batch_size
-    ends, epoch = ends_of(count, batch, [*query_at, epochs]), ends_of(count, batch, [1])[0]
+    count = num_samples(data.target)
+    batch = load_train_config(task, how, 1).batch_size
+    ends, epoch = ends_of(count, batch, [*query_epochs, epochs]), ends_of(count, batch, [1])[0]
     evaluations: list[dict[str, Any]] = []
 
     with TemporaryDirectory(dir=folder, prefix=".rounds") as scratch:
@@ -110,7 +110,7 @@ def ask_at(
 
         def train(number: int, earlier: Path, known: Tensor, labels: Tensor) -> DAN:
             """On from `earlier` to the end of part `number`."""
-            model, last = copied(made), number == len(query_at)
+            model, last = copied(made), number == len(query_epochs)
             rest = torch.ones(count, dtype=torch.bool)
             rest[known] = False
             tests: dict[str, Any] = {}
@@ -120,16 +120,16 @@ def ask_at(
                 model,
                 data.source,
                 data.target,
-                labelled=with_labels(data.target, known, labels) if len(known) else None,
+                labelled_target=with_labels(data.target, known, labels) if len(known) else None,
                 trade_off=trade_off,
                 steps=ends[number],
-                of_steps=ends[-1],
+                total_steps=ends[-1],
                 seed=derived_seed(seed, 0),
-                recipe=recipe_of(task, {**how, "checkpoint_every": ends[-1]}, epoch if last else ends[-1]),
+                config=load_train_config(task, {**how, "checkpoint_every": ends[-1]}, epoch if last else ends[-1]),
                 tests=tests,
                 run=parts[number],
-                earlier=earlier,
-                watched=False,
+                continue_from=earlier,
+                log_mmd=False,
             )
             if last:
                 told = [{k: v for k, v in r.items() if k.startswith("accuracy") or k == "step"} for r in records]
@@ -146,16 +146,16 @@ def ask_at(
         asked: list[dict[str, Any]] = []
         if strategy is None:
             nothing = torch.empty(0, dtype=torch.long)
-            train(len(query_at), start, nothing, nothing)
+            train(len(query_epochs), start, nothing, nothing)
         else:
             pool = Pool(torch.arange(count), labels_of(data.target))
             loop = rounds(
                 pool,
-                strategy_named(strategy),
+                get_strategy(strategy),
                 fit=trained,
                 predict=seen,
                 budget=budget,
-                rounds=len(query_at),
+                num_rounds=len(query_epochs),
                 seed=seed,
             )
             asked = [{k: v for k, v in record.items() if k not in ("event", "seconds")} for record in loop]

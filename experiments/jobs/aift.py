@@ -15,8 +15,8 @@ from experiments.transfers import machine, weights_label
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dan.domains.candidates import Candidates
-    from dan.networks.dan import DAN
+    from dan.data.candidates import Candidates
+    from dan.models.dan import DAN
 
 HIDDEN = 64  # units of the layer between the trunk and the logits
 BATCH = 64  # patches a step
@@ -56,7 +56,7 @@ def network(name: str, weights: str, seed: int) -> DAN:
     """A network with fresh task-specific layers, the same for the same seed. lenet: all of it from scratch."""
     import torch
 
-    from dan.networks.dan import DAN
+    from dan.models.dan import DAN
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -78,8 +78,8 @@ def made(place: Place, setting: str, backbone: str, sizes: Sizes, seed: int, out
     """
     import numpy as np
 
-    from dan.domains.candidates import turned_views, viewed
-    from dan.domains.colon import SIZE, by_patient, nuclei
+    from dan.data.candidates import turned_views, viewed
+    from dan.data.colon import SIZE, by_patient, nuclei
 
     size = SIZE if backbone == "lenet" else ENLARGED
     part = "first" if setting == "scratch" else "second"
@@ -96,8 +96,8 @@ def made(place: Place, setting: str, backbone: str, sizes: Sizes, seed: int, out
     if backbone == "lenet":
         pool, test = (each.in_memory() for each in candidates)
         return Made(pool, test, source)
-    from dan.domains.candidates import Candidates
-    from dan.trunk_cache import cached
+    from dan.data.candidates import Candidates
+    from dan.feature_cache import cached
 
     model = network(backbone, place.weights, seed)
 
@@ -108,11 +108,11 @@ def made(place: Place, setting: str, backbone: str, sizes: Sizes, seed: int, out
     return Made(pool, test, None if source is None else after(source))
 
 
-def recipe_of() -> Any:
+def load_train_config() -> Any:
     """The defaults for a network from scratch, at one rate for all layers: nothing is searched for."""
-    from dan.recipes import Recipe
+    from dan.training.config import TrainConfig
 
-    return Recipe(batch_size=BATCH, new_rate_factor=1.0, schedule="constant", feature_map=False)
+    return TrainConfig(batch_size=BATCH, head_lr_mult=1.0, schedule="constant", feature_map=False)
 
 
 def start(
@@ -130,14 +130,14 @@ def start(
 
     import torch
 
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     where = Place(**place)
     data = made(where, "transfer", backbone, Sizes(**sizes), seed, str(folder.parent / "outputs"))
     model = network(backbone, where.weights, seed)
     every = data.pool.data(torch.arange(len(data.pool)))
-    recipe = replace(recipe_of(), evaluate_every=steps)
-    fit(model, data.source, every, trade_off=trade_off, steps=steps, seed=seed, recipe=recipe, run=folder)
+    recipe = replace(load_train_config(), evaluate_every=steps)
+    fit(model, data.source, every, trade_off=trade_off, steps=steps, seed=seed, config=recipe, run=folder)
     return judged(model, data.test)
 
 
@@ -162,8 +162,8 @@ def curve(
     selection: "random", or a code of AIFT. start: the name of the trial beside this one whose network is M_0; None:
     `network` as it is built.
     """
-    from active.candidates import candidate_rounds
-    from dan.checkpoint import load_model
+    from active.learners.candidates import candidate_rounds
+    from dan.models.model_file import load_model
 
     where = Place(**place)
     data = made(where, setting, backbone, Sizes(**sizes), seed, str(folder.parent / "outputs"))
@@ -174,10 +174,10 @@ def curve(
         training,
         start=model,
         budget=budget,
-        rounds=rounds,
-        round_steps=steps,
+        num_rounds=rounds,
+        steps_per_round=steps,
         seed=seed,
-        recipe=recipe_of(),
+        config=load_train_config(),
         source=data.source,
         trade_off=trade_off,
         evaluate=lambda trained: judged(trained, data.test),
@@ -189,9 +189,9 @@ def curve(
 
 def judged(model: DAN, test: Candidates) -> dict[str, float]:
     """AUC and accuracy on the test patients' candidates, each predicted by the mean over its patches."""
-    from active.candidates import seen_of_candidates
+    from active.learners.candidates import candidate_query_fields
 
-    probs = seen_of_candidates(model, test)["probs"]
+    probs = candidate_query_fields(model, test)["probs"]
     right = (probs.argmax(1) == test.targets).double().mean()
     return {"roc_auc/target_test": roc_auc(probs[:, 1], test.targets == 1), "accuracy/target_test": float(right)}
 

@@ -4,7 +4,7 @@ all labels at once, and views of a domain's images.
     start     a DAN on the source and the unlabelled pool; then its trunk stays as it is, and is computed once
     rounds    ask; fine-tune the task-specific layers with all labels bought so far, from the last round's weights
 
-A round is what `active.with_dan.run_rounds` does on that start with its trunk frozen; only nothing is written.
+A round is what `active.learners.dan.run_rounds` does on that start with its trunk frozen; only nothing is written.
 
 Shapes: N samples of the pool; P views; C classes; F features.
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from active.pool import Query
-    from dan.domains.transfer import Transfer
-    from dan.networks.dan import DAN
-    from dan.recipes import Recipe
+    from dan.data.domain_pair import DomainPair
+    from dan.models.dan import DAN
+    from dan.training.config import TrainConfig
 
 TEN_CLASS = dan_table2.SET
 BACKBONE = "squeezenet1_1"
@@ -63,7 +63,7 @@ class Sides:
     """A task in one seed. transfer: its source, pool (`target`) and test split (`target_test`); no other split. whole:
     the target's images that `pool`, positions (N,), are of. validation: held-out source, or None."""
 
-    transfer: Transfer
+    transfer: DomainPair
     whole: Any
     pool: Tensor
     validation: Any
@@ -75,7 +75,7 @@ def sides_of(place: Place, task: str, seed: int) -> Sides:
     import torch
     from torch.utils.data import Subset
 
-    from dan.batches import derived_seed
+    from dan.data.batches import derived_seed
 
     if not task.startswith(TEN_CLASS):
         whole = transfer_named(task, place.data, place.images)
@@ -105,7 +105,7 @@ def evenly(data: Any, count: int) -> Any:
     return Subset(data, torch.linspace(0, len(data) - 1, count, dtype=torch.float64).round().long().tolist())
 
 
-def network(place: Place, task: str, transfer: Transfer, seed: int) -> DAN:
+def network(place: Place, task: str, transfer: DomainPair, seed: int) -> DAN:
     """The network before any training, the same for the same seed: dan_table2's, or that of digits."""
     model: DAN
     if task.startswith(TEN_CLASS):
@@ -116,28 +116,28 @@ def network(place: Place, task: str, transfer: Transfer, seed: int) -> DAN:
     return model
 
 
-def recipe_of(task: str, how: dict[str, Any], steps: int) -> Recipe:
-    """how: {"method", "align", "rate", ...} as in `dan.recipes.Recipe`; the rest as in dan_table2, or in digits."""
-    made: Recipe
+def load_train_config(task: str, how: dict[str, Any], steps: int) -> TrainConfig:
+    """how: {"method", "align", "lr", ...} as in `dan.training.TrainConfig`; the rest as in dan_table2, or in digits."""
+    made: TrainConfig
     if task.startswith(TEN_CLASS):
-        made = dan_table2.recipe_of({**how, "evaluate_every": steps}, steps)
+        made = dan_table2.load_train_config({**how, "evaluate_every": steps}, steps)
     else:
-        made = digits.recipe_of(how, steps)
+        made = digits.load_train_config(how, steps)
     return made
 
 
-def outputs_of(place: Place, task: str, model: DAN, sides: Sides) -> Transfer:
+def outputs_of(place: Place, task: str, model: DAN, sides: Sides) -> DomainPair:
     """The same task as outputs of the network's frozen stages, if it has any; of photographs they are read from the
     disk."""
     import torch
 
-    from dan.trunk_cache import cached, cached_transfer
+    from dan.feature_cache import cached, cached_pair
 
     if not model.cached_stages:
         return sides.transfer
     if not task.startswith(TEN_CLASS):
-        return cached_transfer(sides.transfer, model)
-    source, target = (cached(data, model, folder=trunks_of(place)) for data in (sides.transfer.source, sides.whole))
+        return cached_pair(sides.transfer, model)
+    source, target = (cached(data, model, folder=backbones_of(place)) for data in (sides.transfer.source, sides.whole))
     y = target.tensors[1]
     held = sides.transfer.target_test
     test = None if held is None else target.rows(torch.tensor(held.indices), y[held.indices])  # type: ignore[attr-defined]
@@ -145,16 +145,16 @@ def outputs_of(place: Place, task: str, model: DAN, sides: Sides) -> Transfer:
     return replace(sides.transfer, source=source, target=pool, target_test=test)
 
 
-def trunks_of(place: Place) -> Path:
+def backbones_of(place: Place) -> Path:
     """The folder of frozen trunks' outputs, beside that of decoded images."""
-    return Path(place.images).with_name("trunks")
+    return Path(place.images).with_name("backbones")
 
 
 @lru_cache(maxsize=2)
-def started(place: Place, task: str, start: Path, seed: int) -> tuple[DAN, Sides, Transfer]:
+def started(place: Place, task: str, start: Path, seed: int) -> tuple[DAN, Sides, DomainPair]:
     """(the start's network, the task's images, and the same as outputs of its frozen stages): made once for all the
     strategies of a start that a process tries. The network is copied before it is trained."""
-    from dan.checkpoint import load_model
+    from dan.models.model_file import load_model
 
     sides, model = sides_of(place, task, seed), load_model(start)
     return model, sides, outputs_of(place, task, model, sides)
@@ -174,9 +174,9 @@ def start(
     seed: int,
 ) -> dict[str, Any]:
     """A trial: the DAN without a target label that all strategies of a seed start from, in folder/model.pt."""
-    from dan.batches import size
-    from dan.checkpoint import save_model
-    from dan.training import fit
+    from dan.data.batches import num_samples
+    from dan.models.model_file import save_model
+    from dan.training.trainer import fit
 
     began, where = time.process_time(), Place(**place)
     sides = sides_of(where, task, seed)
@@ -186,13 +186,13 @@ def start(
         "trade_off": trade_off,
         "steps": steps,
         "seed": seed,
-        "recipe": recipe_of(task, how, steps),
+        "config": load_train_config(task, how, steps),
     }
     (evaluation,) = fit(model, data.source, data.target, tests=data.splits, **common)
     if not model.cached_stages:
         model.freeze(up_to=CONVOLUTIONS)
     save_model(folder / "model.pt", model)
-    sizes = {"source": size(data.source), **{name: size(split) for name, split in data.splits.items()}}
+    sizes = {"source": num_samples(data.source), **{name: num_samples(split) for name, split in data.splits.items()}}
     return {"evaluation": evaluation, "sizes": sizes, "cpu_seconds": time.process_time() - began}
 
 
@@ -206,7 +206,7 @@ def ask(
     budget: Sequence[str],
     how: dict[str, Any],
     trade_off: float,
-    round_steps: int,
+    steps_per_round: int,
     seed: int,
 ) -> dict[str, Any]:
     """A trial: the rounds of one strategy from the network of the trial `start` beside this one.
@@ -216,17 +216,17 @@ def ask(
     """
     import torch
 
+    from active.loop import rounds
     from active.pool import Pool
-    from active.rounds import rounds
-    from active.strategies import strategy_named
-    from dan.batches import derived_seed, size
-    from dan.evaluation import evaluate
-    from dan.training import fit
+    from active.strategies import get_strategy
+    from dan.data.batches import derived_seed, num_samples
+    from dan.evaluation.metrics import evaluate
+    from dan.training.trainer import fit
 
     began, where = time.process_time(), Place(**place)
     made, _, data = started(where, task, folder.parent / start, seed)
-    model, entry, chosen = copied(made), made.cached_stages, strategy_named(strategy)
-    recipe = replace(recipe_of(task, how, round_steps), schedule="constant")  # the start is aligned already
+    model, entry, chosen = copied(made), made.cached_stages, get_strategy(strategy)
+    recipe = replace(load_train_config(task, how, steps_per_round), schedule="constant")  # the start is aligned already
     clock: dict[str, float] = {}
 
     def trained(pool: Pool, number: int) -> DAN:
@@ -235,17 +235,17 @@ def ask(
                 model,
                 data.source,
                 data.target,
-                labelled=data.target.rows(pool.labelled_ids, pool.labels),  # type: ignore[attr-defined]
+                labelled_target=data.target.rows(pool.labelled_ids, pool.labels),  # type: ignore[attr-defined]
                 trade_off=trade_off,
-                steps=round_steps,
+                steps=steps_per_round,
                 seed=derived_seed(seed, number),
-                recipe=recipe,
-                watched=False,
+                config=recipe,
+                log_mmd=False,
             )
         return model
 
     def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
-        assert len(ids) == size(data.target)  # `rounds` shows the whole pool
+        assert len(ids) == num_samples(data.target)  # `rounds` shows the whole pool
         clock["shown"] = -time.process_time()
         shown = shown_to(strategy, model, where, task, folder.parent / start, seed)
         clock["shown"] += time.process_time()
@@ -262,7 +262,7 @@ def ask(
             return {}
         return {"accuracy/target_test": evaluate(model, data.target_test, start=entry).accuracy}
 
-    pool, evaluations = Pool(torch.arange(size(data.target)), data.target.tensors[1]), []  # type: ignore[attr-defined]
+    pool, evaluations = Pool(torch.arange(num_samples(data.target)), data.target.tensors[1]), []  # type: ignore[attr-defined]
     for record in rounds(pool, timed, fit=trained, predict=seen, evaluate=on_test, budget=tuple(budget), seed=seed):
         kept = {name: value for name, value in record.items() if name not in ("event", "seconds")}
         evaluations.append(kept | {f"seconds/{name}": value for name, value in clock.items()})
@@ -287,15 +287,15 @@ def every_label(
     seed: int,
 ) -> dict[str, Any]:
     """A trial: the start, fine-tuned with all labels of the pool: what `labels_to_95` measures against."""
-    from dan.batches import derived_seed
-    from dan.evaluation import evaluate
-    from dan.training import fit
+    from dan.data.batches import derived_seed
+    from dan.evaluation.metrics import evaluate
+    from dan.training.trainer import fit
 
     made, _, data = started(Place(**place), task, folder.parent / start, seed)
     model = copied(made)
-    recipe = replace(recipe_of(task, how, steps), schedule="constant")
-    common: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": derived_seed(seed, 1), "recipe": recipe}
-    fit(model, data.source, data.target, labelled=data.target, watched=False, **common)
+    recipe = replace(load_train_config(task, how, steps), schedule="constant")
+    common: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": derived_seed(seed, 1), "config": recipe}
+    fit(model, data.source, data.target, labelled_target=data.target, log_mmd=False, **common)
     return {f"accuracy/{k}": evaluate(model, v, start=model.cached_stages).accuracy for k, v in data.splits.items()}
 
 
@@ -312,23 +312,24 @@ def views_of_domain(_folder: Path, *, place: dict[str, Any], task: str) -> dict[
 
 
 def shown_to(strategy: str, model: DAN, place: Place, task: str, start: Path, seed: int) -> dict[str, Any]:
-    """`active.seen.seen_of` with the validation split where a strategy needs one, and the views that are kept.
+    """`active.query_fields.query_fields` with the validation split where a strategy needs one, and the views that are
+    kept.
 
     The kernel is the ladder at the median of what is shown, which the features were aligned under: equal weights.
     """
     import torch
 
-    from active.seen import seen_of
-    from active.strategies import needs_of
-    from dan.trunk_cache import cached
+    from active.query_fields import query_fields
+    from active.strategies import required_fields
+    from dan.feature_cache import cached
 
     made, sides, data = started(place, task, start, seed)
-    needs = needs_of(strategy)
+    needs = required_fields(strategy)
     if any(name.startswith("validation") for name in needs) and sides.validation is not None:
         data = replace(data, source_test=cached(sides.validation, made))
     every = torch.arange(len(sides.pool))
     kept = "patch_probs" in needs and made.cached_stages > 0
-    said = seen_of(model, data, every, needs=needs - {"patch_probs"} if kept else needs, seed=seed)
+    said = query_fields(model, data, every, needs=needs - {"patch_probs"} if kept else needs, seed=seed)
     if kept:
         said["patch_probs"] = view_probabilities(model, views_of(place, task, start, seed))
     return said
@@ -336,9 +337,9 @@ def shown_to(strategy: str, model: DAN, place: Place, task: str, start: Path, se
 
 def unmet(strategy: str, tasks: Sequence[str]) -> str:
     """Why the arena cannot show a strategy what it needs on these tasks; "" if it can."""
-    from active.strategies import needs_of
+    from active.strategies import required_fields
 
-    needs = needs_of(strategy)
+    needs = required_fields(strategy)
     ten_class = [task for task in tasks if task.startswith(TEN_CLASS)]
     if any(name.startswith("validation") for name in needs) and ten_class:
         return f"{ten_class[0]} holds out no source samples"
@@ -353,7 +354,7 @@ class Viewed:
     def __init__(self, data: Any, *, mirror: bool) -> None:
         import torch
 
-        from dan.views import Views
+        from dan.data.views import Views
 
         self.data, self.mirror = data, mirror
         self.views = Views(VIEWS, mirror=mirror, generator=torch.Generator().manual_seed(VIEW_SEED))
@@ -361,7 +362,7 @@ class Viewed:
     @property
     def fingerprint(self) -> str | None:
         """That of the images and of the views; None where the images have none."""
-        from dan.trunk_cache import fingerprint
+        from dan.feature_cache import fingerprint
 
         whole = fingerprint(self.data)
         return None if whole is None else f"{whole} {self.views.theta.tolist()}"
@@ -373,19 +374,19 @@ class Viewed:
         """(x, y) of these samples."""
         import torch
 
-        from dan.batches import gather
+        from dan.data.batches import fetch
 
         images, row = (indices // VIEWS).unique(return_inverse=True)
-        x, y = gather(self.data, images)
+        x, y = fetch(self.data, images)
         return torch.stack(list(self.views(x)), dim=1)[row, indices % VIEWS], y[row]
 
 
 def outputs_of_views(place: Place, task: str, model: DAN, images: Any) -> Any:
     """The frozen stages' outputs on `Viewed` images; of photographs, which are mirrored too, kept on the disk."""
-    from dan.trunk_cache import cached
+    from dan.feature_cache import cached
 
     ten_class = task.startswith(TEN_CLASS)
-    return cached(Viewed(images, mirror=ten_class), model, folder=trunks_of(place) if ten_class else None)  # type: ignore[arg-type]
+    return cached(Viewed(images, mirror=ten_class), model, folder=backbones_of(place) if ten_class else None)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=1)
@@ -401,7 +402,7 @@ def view_probabilities(model: DAN, views: Tensor) -> Tensor:
     import torch
     from torch.utils.data import TensorDataset
 
-    from dan.evaluation import predict
+    from dan.evaluation.metrics import predict
 
     flat = views.flatten(0, 1)
     output, _ = predict(model, TensorDataset(flat, torch.zeros(len(flat))), start=model.cached_stages)

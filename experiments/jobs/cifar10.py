@@ -21,27 +21,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from active.loop import check_rounds
+from active.loop import rounds as each_round
 from active.pool import Pool
-from active.rounds import check_rounds
-from active.rounds import rounds as each_round
-from active.strategies import needs_of, strategy_named
-from dan.batches import Batches, derived_seed
+from active.strategies import get_strategy, required_fields
+from dan.data.batches import Batches, derived_seed
+from dan.data.cifar10 import Splits, cifar10
 from dan.devices import choose_device
-from dan.domains.cifar10 import Splits, cifar10
 from dan.errors import UserError
-from dan.evaluation import evaluate, predict
+from dan.evaluation.metrics import evaluate, predict
 from dan.mmd import MultiKernel, median_bandwidth
-from dan.networks.dan import DAN
-from dan.networks.scratch import small_cnn
-from dan.networks.trunk import Trunk
-from dan.training import Diverged
+from dan.models.backbone import Backbone
+from dan.models.dan import DAN
+from dan.models.small_nets import small_cnn
+from dan.training.trainer import Diverged
 from experiments.jobs.cifar10_resnet import resnet20
 from experiments.jobs.digits import evenly
 from experiments.running import Config, check_least, check_runs, check_samples, command_of, reduced
 from experiments.transfers import folders_of, machine
 
 if TYPE_CHECKING:
-    from dan.domains.arrays import Images
+    from dan.data.tensor_datasets import Images
 
 TASK = "cifar10"
 TRIALS = "experiments.jobs.cifar10"
@@ -78,7 +78,7 @@ def _whole(data: str, images: str) -> Splits:
     return cifar10(Path(data), cache=Path(images))
 
 
-def narrow_cnn() -> Trunk:
+def narrow_cnn() -> Backbone:
     """`small_cnn` at half its width, and with a max-pooling after each convolution: (B, 3, 32, 32) -> (B, 128).
 
     A tenth of its arithmetic, for a sweep of hundreds of trainings on a CPU; it reaches 50 % with fewer images, too.
@@ -88,7 +88,7 @@ def narrow_cnn() -> Trunk:
         "conv2": nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         "fc1": nn.Sequential(nn.Flatten(), nn.Linear(32 * 8 * 8, 128), nn.ReLU()),
     }
-    return Trunk(stages, out_features=128, input_shape=(3, 32, 32), smallest=32)
+    return Backbone(stages, out_features=128, input_shape=(3, 32, 32), smallest=32)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Training:
     epochs: int
     batch_size: int = 64
     optimizer: Literal["adam", "sgd"] = "adam"
-    rate: float = 1e-3
+    lr: float = 1e-3
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "steps"] = "constant"
@@ -111,7 +111,7 @@ class Network:
     """A trunk by name. `epochs`: of the full form."""
 
     line: str
-    trunk: Callable[[], Trunk]
+    backbone: Callable[[], Backbone]
     training: Training
     epochs: int
 
@@ -119,7 +119,7 @@ class Network:
 PLAIN = Training(epochs=10)
 # He et al., section 4.2: 64,000 steps of 128 on 45,000 images are 182 epochs; the rate falls after 32,000 and 48,000.
 HE_2016 = Training(
-    epochs=20, batch_size=128, optimizer="sgd", rate=0.1, momentum=0.9, weight_decay=1e-4, schedule="steps", crop=True
+    epochs=20, batch_size=128, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="steps", crop=True
 )
 NETWORKS = {
     "narrow_cnn": Network("a narrow small CNN", narrow_cnn, PLAIN, 10),
@@ -132,8 +132,8 @@ def network(name: str, seed: int) -> DAN:
     """The network of that name, its features those of the trunk's last stage, from the same weights for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trunk = NETWORKS[name].trunk()
-        model = DAN(trunk, 10, layers=(), capture=(list(trunk.stages)[-1],))
+        backbone = NETWORKS[name].backbone()
+        model = DAN(backbone, 10, layers=(), capture=(list(backbone.stages)[-1],))
     # The same sums in another order of memory, a quarter faster on a CPU.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -149,7 +149,7 @@ def train(model: DAN, images: Images, ids: Tensor, labels: Tensor, how: Training
     device = next(model.parameters()).device
     batches = Batches(len(ids), how.batch_size, derived_seed(seed, 0))
     steps = math.ceil(how.epochs * len(ids) / how.batch_size)
-    options: dict[str, Any] = {"lr": how.rate, "weight_decay": how.weight_decay}
+    options: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay}
     optimizer: torch.optim.Optimizer
     if how.optimizer == "sgd":
         optimizer = torch.optim.SGD(model.parameters(), momentum=how.momentum, **options)
@@ -159,14 +159,14 @@ def train(model: DAN, images: Images, ids: Tensor, labels: Tensor, how: Training
     for step in range(steps):
         if how.schedule == "steps":
             for group in optimizer.param_groups:
-                group["lr"] = how.rate * rate_factor(step, steps)
+                group["lr"] = how.lr * rate_factor(step, steps)
         rows = batches.indices(step)
         x, _ = images.batch(ids[rows])
         if how.crop:
             x = shifted(x, torch.Generator().manual_seed(derived_seed(seed, 1, step)))
         loss = cross_entropy(model(x.to(device)).logits, labels[rows].to(device))
         if not bool(loss.isfinite()):
-            raise Diverged(f"the loss is {float(loss.detach())} at step {step}: lower the rate, now {how.rate}")
+            raise Diverged(f"the loss is {float(loss.detach())} at step {step}: lower the rate, now {how.lr}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -224,7 +224,7 @@ def curve(
     where, training = Place(**place), Training(**how)
     data, device = where.splits(), choose_device(where.device)
     pool = started(data, start, seed)
-    wanted = needs_of(strategy)
+    wanted = required_fields(strategy)
 
     def fitted(pool: Pool, number: int) -> DAN:
         model = _network(network, derived_seed(seed, 1, number)).to(device)
@@ -250,8 +250,8 @@ def curve(
         }
 
     about = {"task": TASK, "network": network, "strategy": strategy, "start": start, "training": how}
-    common: dict[str, Any] = {"budget": budget, "rounds": rounds, "seed": seed, "run": folder, "about": about}
-    asking = strategy_named(strategy)
+    common: dict[str, Any] = {"budget": budget, "num_rounds": rounds, "seed": seed, "run": folder, "metadata": about}
+    asking = get_strategy(strategy)
     told = _told(each_round(pool, asking, fit=fitted, predict=looked, evaluate=measured, **common), data)
     told["measured_on"] = told["measured_on"] | {"device": device.type}
     return told
@@ -290,8 +290,8 @@ def forest(
         }
 
     about = {"task": TASK, "network": "random_forest", "strategy": strategy, "start": start, "trees": TREES}
-    common: dict[str, Any] = {"budget": budget, "rounds": rounds, "seed": seed, "run": folder, "about": about}
-    asking = strategy_named(strategy)
+    common: dict[str, Any] = {"budget": budget, "num_rounds": rounds, "seed": seed, "run": folder, "metadata": about}
+    asking = get_strategy(strategy)
     return _told(each_round(pool, asking, fit=fitted, predict=looked, evaluate=measured, **common), data)
 
 
@@ -310,7 +310,7 @@ def blocks(images: Images, side: int = BLOCKS) -> Tensor:
 
 def _told(records: Any, data: Splits) -> dict[str, Any]:
     """The rounds' records without the ids asked for, which the rounds' own files keep."""
-    evaluations = [{k: v for k, v in record.items() if k not in ("event", "asked")} for record in records]
+    evaluations = [{k: v for k, v in record.items() if k not in ("event", "queried")} for record in records]
     return {"evaluations": evaluations, "pool": len(data.train), "test": len(data.test), "measured_on": machine()}
 
 

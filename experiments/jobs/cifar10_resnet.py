@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from dan.networks.trunk import Trunk
+from dan.models.backbone import Backbone
 
 WIDTHS, BLOCKS = (16, 32, 64), 3
 
@@ -36,7 +36,7 @@ class Block(nn.Module):
         return relu(shortcut + self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
 
 
-def resnet20() -> Trunk:
+def resnet20() -> Backbone:
     """A convolution, three stages of three blocks, 16, 32 and 64 channels wide, the mean: (N, 3, H, W) -> (N, 64).
 
     Weights start as He et al., "Delving Deep into Rectifiers", ICCV 2015, have it (fan out).
@@ -51,8 +51,8 @@ def resnet20() -> Trunk:
             before = width
         stages[f"layer{number}"] = nn.Sequential(*blocks)
     stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    trunk = Trunk(stages, out_features=WIDTHS[-1], input_shape=(3, 32, 32), smallest=8)
-    for part in trunk.modules():
+    backbone = Backbone(stages, out_features=WIDTHS[-1], input_shape=(3, 32, 32), smallest=8)
+    for part in backbone.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-    return trunk
+    return backbone

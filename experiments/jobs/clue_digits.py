@@ -11,17 +11,17 @@ from experiments.transfers import machine
 BATCH = 128  # images a step: of the source, of the labelled target, and where something is aligned of the target
 
 
-def recipe_of(steps: int, method: str) -> Any:
+def load_train_config(steps: int, method: str) -> Any:
     """The published settings: Adam at 2e-4, constant, one rate for all layers, weight decay 1e-5."""
-    from dan.recipes import Recipe
+    from dan.training.config import TrainConfig
 
-    return Recipe(
+    return TrainConfig(
         method=method,
         optimizer="adam",
-        rate=2e-4,
+        lr=2e-4,
         weight_decay=1e-5,
-        new_rate_factor=1.0,
-        decay_gamma=0.0,
+        head_lr_mult=1.0,
+        lr_gamma=0.0,
         schedule="constant",
         batch_size=BATCH,
         evaluate_every=steps,
@@ -31,7 +31,7 @@ def recipe_of(steps: int, method: str) -> Any:
 
 def start(folder: Path, *, place: dict[str, Any], task: str, steps: int, seed: int) -> dict[str, Any]:
     """A trial: train on the source alone, the network that the rounds of this seed start from."""
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     data = Place(**place).task(task)
     records = fit(
@@ -42,9 +42,9 @@ def start(folder: Path, *, place: dict[str, Any], task: str, steps: int, seed: i
         steps=steps,
         seed=seed,
         tests=data.splits,
-        recipe=recipe_of(steps, "dan"),
+        config=load_train_config(steps, "dan"),
         run=folder,
-        about={"task": data.name},
+        metadata={"task": data.name},
     )
     return {"evaluation": records[-1], "measured_on": machine()}
 
@@ -60,29 +60,34 @@ def ask(
     trade_off: float,
     budget: str,
     rounds: int,
-    round_steps: int,
+    steps_per_round: int,
     epochs: int,
     seed: int,
 ) -> dict[str, Any]:
     """A trial: the rounds of one strategy, from the network of the trial `start` beside this one.
 
-    epochs: passes over the target after each purchase, in place of round_steps; 0: round_steps.
+    epochs: passes over the target after each purchase, in place of steps_per_round; 0: steps_per_round.
     """
-    from active.with_dan import run_rounds
-    from dan.batches import size
+    from active.learners.dan import run_rounds
+    from dan.data.batches import num_samples
 
     data = Place(**place).task(task)
-    steps = epochs * -(-size(data.target) // BATCH) if epochs else round_steps
+    steps = epochs * -(-num_samples(data.target) // BATCH) if epochs else steps_per_round
     records = run_rounds(
         data,
         strategy,
         start=folder.parent / start,
         budget=budget,
-        rounds=rounds,
-        round_steps=steps,
+        num_rounds=rounds,
+        steps_per_round=steps,
         trade_off=trade_off,
         seed=seed,
         run=folder,
-        recipe=recipe_of(steps, method),
+        config=load_train_config(steps, method),
     )
-    return {"evaluations": list(records), "round_steps": steps, "pool": size(data.target), "measured_on": machine()}
+    return {
+        "evaluations": list(records),
+        "steps_per_round": steps,
+        "pool": num_samples(data.target),
+        "measured_on": machine(),
+    }

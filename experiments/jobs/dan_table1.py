@@ -1,4 +1,5 @@
-"""What one trial of dan_table1 does: dan_table2's, on Office-31 and by a whole named recipe of `dan.recipes`."""
+"""What one trial of dan_table1 does: dan_table2's, on Office-31 and by a whole named recipe of
+`dan.training.config`."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ DOMAINS = ("a", "d", "w")
 
 @dataclass(frozen=True)
 class Place(dan_table2.Place):
-    """As dan_table2's, with the network of the recipe of that name in `dan.recipes.RECIPES`, every layer in `layers` of
-    which can be aligned, and the `device` that computes."""
+    """As dan_table2's, with the network of the recipe of that name in `dan.training.config.RECIPES`, every layer in
+    `layers` of which can be aligned, and the `device` that computes."""
 
     recipe: str
     layers: tuple[str, ...]
@@ -28,26 +29,26 @@ class Place(dan_table2.Place):
 
     def network(self, task: Any, seed: int) -> Any:
         """The same weights for the same seed, whatever the method: pre-trained ones, and new layers."""
-        from dan.build import build_network
-        from dan.recipes import recipe_named
+        from dan.models.factory import build_network
+        from dan.training.config import get_recipe
 
-        made = {**recipe_named(self.recipe).network, "pretrained": self.weights, "align": self.layers}
+        made = {**get_recipe(self.recipe).network, "pretrained": self.weights, "align": self.layers}
         model = build_network(task, seed=seed, **made)
         start_new_layers(model, seed)
         return model
 
     def outputs(self, data: Any, model: Any, *, keep: bool = True) -> Any:
         from dan.devices import choose_device
-        from dan.trunk_cache import cached
+        from dan.feature_cache import cached
 
-        return cached(data, model, folder=self.trunks if keep else None, device=choose_device(self.device))
+        return cached(data, model, folder=self.backbones if keep else None, device=choose_device(self.device))
 
 
-def recipe_of(name: str, how: dict[str, Any], steps: int) -> Any:
+def load_train_config(name: str, how: dict[str, Any], steps: int) -> Any:
     """The recipe of that name with what a row changes of it, from JSON, where tuples are lists."""
-    from dan.recipes import recipe_named
+    from dan.training.config import get_recipe
 
-    recipe = recipe_named(name).recipe
+    recipe = get_recipe(name).recipe
     every = min(recipe.evaluate_every, steps)
     return replace(recipe, feature_map=False, evaluate_every=every, **with_tuples(how))
 
@@ -71,7 +72,7 @@ def adapt(
     from dan.devices import choose_device
 
     where = _place(place)
-    recipe = recipe_of(where.recipe, how, steps)
+    recipe = load_train_config(where.recipe, how, steps)
     settings: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": seed, "device": where.device}
     told = trained(where, folder, transfer=transfer, recipe=recipe, **settings)
     told["measured_on"] = told["measured_on"] | {"device": choose_device(where.device).type}

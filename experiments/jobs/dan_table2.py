@@ -32,26 +32,26 @@ class Place:
     image_size: int
 
     @property
-    def trunks(self) -> Path:
-        return Path(self.images).with_name("trunks")
+    def backbones(self) -> Path:
+        return Path(self.images).with_name("backbones")
 
     def task(self, transfer: str, held_out: float = 0.0) -> Any:
         return transfer_named(SET + transfer, self.data, self.images, self.image_size, held_out)
 
     def network(self, task: Any, seed: int) -> Any:
         """The same weights for the same seed, whatever the method."""
-        from dan.build import build_network
+        from dan.models.factory import build_network
 
-        trunk = {"backbone": self.backbone, "pretrained": self.weights, "freeze_up_to": self.frozen}
-        model = build_network(task, seed=seed, layers=(BOTTLENECK,), dropout=DROPOUT, **trunk)
+        backbone = {"backbone": self.backbone, "pretrained": self.weights, "freeze_up_to": self.frozen}
+        model = build_network(task, seed=seed, layers=(BOTTLENECK,), dropout=DROPOUT, **backbone)
         start_new_layers(model, seed)
         return model
 
     def outputs(self, data: Any, model: Any, *, keep: bool = True) -> Any:
         """What the frozen stages say of a data set, from the disk if it was kept there."""
-        from dan.trunk_cache import cached
+        from dan.feature_cache import cached
 
-        return cached(data, model, folder=self.trunks if keep else None)
+        return cached(data, model, folder=self.backbones if keep else None)
 
 
 def start_new_layers(model: Any, seed: int) -> None:
@@ -70,15 +70,17 @@ def start_new_layers(model: Any, seed: int) -> None:
         torch.nn.init.constant_(layer.bias, bias)
 
 
-def recipe_of(how: dict[str, Any], steps: int) -> Any:
-    """how: {"method", "align", "rate", ...} as `dan.recipes.Recipe` has them, from JSON, where tuples are lists."""
-    from dan.recipes import Recipe
+def load_train_config(how: dict[str, Any], steps: int) -> Any:
+    """how: {"method", "align", "lr", ...} as `dan.training.TrainConfig` has them, from JSON, where tuples are lists."""
+    from dan.training.config import TrainConfig
 
     every: dict[str, Any] = {
         "evaluate_every": min(EVALUATE_EVERY, steps),
         "checkpoint_every": min(CHECKPOINT_EVERY, steps),
     }
-    return Recipe(batch_size=BATCH, new_rate_factor=NEW_RATE_FACTOR, feature_map=False, **{**every, **with_tuples(how)})
+    return TrainConfig(
+        batch_size=BATCH, head_lr_mult=NEW_RATE_FACTOR, feature_map=False, **{**every, **with_tuples(how)}
+    )
 
 
 def prepare(_folder: Path, *, place: dict[str, Any], sides: list[str], held_out: float) -> dict[str, Any]:
@@ -116,14 +118,14 @@ def score(
 
     No target label is read: `fit` takes none of them, and nothing here looks at one.
     """
-    from dan.evaluation import predict
-    from dan.training import fit
+    from dan.evaluation.metrics import predict
+    from dan.training.trainer import fit
 
     where = Place(**place)
     task = where.task(transfer, held_out)
     model = where.network(task, seed)
-    recipe = recipe_of({**how, "evaluate_every": steps}, steps)
-    common = {"trade_off": trade_off, "steps": steps, "seed": seed, "recipe": recipe, "cache": where.trunks}
+    recipe = load_train_config({**how, "evaluate_every": steps}, steps)
+    common = {"trade_off": trade_off, "steps": steps, "seed": seed, "config": recipe, "cache": where.backbones}
     fit(model, task.source, task.target, **common)
     (of_source, y), (of_target, _) = (
         predict(model, where.outputs(part, model), start=model.cached_stages)
@@ -142,8 +144,8 @@ def adapt(
     steps: int,
     seed: int,
 ) -> dict[str, Any]:
-    """A trial of the table: train on the whole source, as `python -m dan train ... --cache-trunk` would."""
-    recipe = recipe_of(how, steps)
+    """A trial of the table: train on the whole source, as `python -m dan train ... --cache-backbone` would."""
+    recipe = load_train_config(how, steps)
     return trained(
         Place(**place), folder, transfer=transfer, recipe=recipe, trade_off=trade_off, steps=steps, seed=seed
     )
@@ -153,7 +155,7 @@ def trained(
     where: Place, folder: Path, *, transfer: str, recipe: Any, device: str = "cpu", seed: int, **settings: Any
 ) -> dict[str, Any]:
     """What `adapt` does, with any recipe and network. settings: trade_off and steps, as `dan.training.fit` has them."""
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     task = where.task(transfer)
     model = where.network(task, seed)
@@ -164,11 +166,11 @@ def trained(
         task.target,
         seed=seed,
         tests=task.splits,
-        recipe=recipe,
+        config=recipe,
         # A run on a frozen trunk takes seconds: it is made again rather than kept halfway.
         run=folder if model.cached_stages < len(model.stages) else None,
-        about={"task": task.name, "backbone": where.backbone, "weights": weights, "frozen": where.frozen},
-        cache=where.trunks if model.cached_stages else False,
+        metadata={"task": task.name, "backbone": where.backbone, "weights": weights, "frozen": where.frozen},
+        cache=where.backbones if model.cached_stages else False,
         device=device,
         **settings,
     )
@@ -201,8 +203,8 @@ def compare_cache(
     import torch
     from torch.utils.data import Subset
 
-    from dan.evaluation import predict
-    from dan.training import fit
+    from dan.evaluation.metrics import predict
+    from dan.training.trainer import fit
 
     where = Place(**place)
     task = where.task(transfer)
@@ -218,8 +220,8 @@ def compare_cache(
         seconds = []
         for steps in MEASURED_STEPS:
             model = where.network(task, seed)
-            recipe = recipe_of({**how, "schedule": "constant", "evaluate_every": steps}, steps)
-            common = {"trade_off": trade_off, "steps": steps, "seed": seed, "recipe": recipe, "cache": kept}
+            recipe = load_train_config({**how, "schedule": "constant", "evaluate_every": steps}, steps)
+            common = {"trade_off": trade_off, "steps": steps, "seed": seed, "config": recipe, "cache": kept}
             seconds.append(fit(model, source, target, **common)[-1]["seconds"])
         told[f"seconds_per_step_{kind}"] = (seconds[1] - seconds[0]) / (MEASURED_STEPS[1] - MEASURED_STEPS[0])
         ends.append(predict(model, target)[0].logits)

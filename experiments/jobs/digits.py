@@ -47,21 +47,21 @@ def network(task: Any, seed: int) -> Any:
     """LeNet, a hidden layer and the logits, from the same random weights for the same seed, whatever the method."""
     import torch
 
-    from dan.build import build_network
+    from dan.models.factory import build_network
 
     model = build_network(task, seed=seed, layers=(HIDDEN,), align=ALIGN)
     # The same sums in another order of memory, a quarter faster on a CPU.
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def recipe_of(how: dict[str, Any], steps: int) -> Any:
-    """how: {"method", "align", "rate", ...} as `dan.recipes.Recipe` has them, from JSON, where tuples are lists.
+def load_train_config(how: dict[str, Any], steps: int) -> Any:
+    """how: {"method", "align", "lr", ...} as `dan.training.TrainConfig` has them, from JSON, where tuples are lists.
 
     One rate for all layers, since none is pre-trained; a run is evaluated once, after its last step.
     """
-    from dan.recipes import Recipe
+    from dan.training.config import TrainConfig
 
-    return Recipe(batch_size=BATCH, new_rate_factor=1.0, evaluate_every=steps, feature_map=False, **with_tuples(how))
+    return TrainConfig(batch_size=BATCH, head_lr_mult=1.0, evaluate_every=steps, feature_map=False, **with_tuples(how))
 
 
 def score(
@@ -71,12 +71,20 @@ def score(
 
     No target label is read: `fit` takes none of them, and nothing here looks at one.
     """
-    from dan.evaluation import predict
-    from dan.training import fit
+    from dan.evaluation.metrics import predict
+    from dan.training.trainer import fit
 
     data = Place(**place).task(task)
     model = network(data, seed)
-    fit(model, data.source, data.target, trade_off=trade_off, steps=steps, seed=seed, recipe=recipe_of(how, steps))
+    fit(
+        model,
+        data.source,
+        data.target,
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        config=load_train_config(how, steps),
+    )
     of_source, y = predict(model, data.source_test)
     source, target = (
         predict(model, evenly(part, JUDGED))[0].layers["hidden1"] for part in (data.source_test, data.target)
@@ -91,12 +99,12 @@ def adapt(
 
     It takes a minute or two, and so is made again rather than kept halfway.
     """
-    from dan.training import fit
+    from dan.training.trainer import fit
 
     data = Place(**place).task(task)
     model = network(data, seed)
     common = {"trade_off": trade_off, "steps": steps, "seed": seed, "tests": data.splits}
-    (evaluation,) = fit(model, data.source, data.target, recipe=recipe_of(how, steps), **common)
+    (evaluation,) = fit(model, data.source, data.target, config=load_train_config(how, steps), **common)
     return {"evaluation": evaluation, "measured_on": machine()}
 
 
@@ -105,10 +113,10 @@ def floor(_folder: Path, *, place: dict[str, Any], task: str) -> dict[str, Any]:
     import torch
     from torch.utils.data import TensorDataset
 
-    from dan.batches import gather
+    from dan.data.batches import fetch
 
     def pixels(images: Any) -> TensorDataset:
-        x, y = gather(images, torch.arange(len(images)))
+        x, y = fetch(images, torch.arange(len(images)))
         return TensorDataset(x.flatten(1), y)
 
     data = Place(**place).task(task)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from active.strategies.patches import CODES
+from active.strategies.aift import CODES
 from experiments.aift import NAME, RANDOM, RFT, TRAININGS, method_of
 from experiments.records import Record, Row, alc, read
 from experiments.reporting.comparisons import Cell, Comparison, Family, compare

@@ -162,11 +162,11 @@ def captions(records: Sequence[Record]) -> list[str]:
     def each(values: Iterable[object]) -> str:
         return ", ".join(map(str, sorted(set(values), key=str)))
 
-    rates = each(f"{r['how']['rate']:g} (trade-off {r['trade_off']:g}) on {r['network']}" for r in own)
+    rates = each(f"{r['how']['lr']:g} (trade-off {r['trade_off']:g}) on {r['network']}" for r in own)
     sizes = each(f"{TARGETS[target_of(r['task'])]} {r['sizes']['target']:,}/{r['sizes']['target_test']:,}" for r in own)
     longest, start = max(r["cpu_seconds"] for r in own), max(r["cpu_seconds_of_start"] for r in own)
     tuned = [r["network"].rpartition("-frozen-to-")[2] for r in own if "-frozen-to-" in r["network"]]
-    trunks = f"the trunk fine-tuned above {each(tuned)}" if tuned else "the trunk frozen since the start"
+    backbones = f"the trunk fine-tuned above {each(tuned)}" if tuned else "the trunk frozen since the start"
     aligned = "DAN's alignment" if any(r["trade_off"] for r in own) else "no alignment: source-only"
     halves = "; ".join(f"{half}: {', '.join(TARGETS[t] for t in own)}" for half, own in HALVES.items())
     return [
@@ -177,9 +177,9 @@ def captions(records: Sequence[Record]) -> list[str]:
         "best. over random: points, on the same seeds. % of labels to 95 %: of the pool, until 95 % of the accuracy "
         "that all labels give (as many steps as all rounds); ≥: runs that did not get there count with all they "
         "bought. s a query: CPU seconds of the strategy alone.",
-        f"Rounds of {each(r['budget'] for r in own)} of the pool. Each: {each(r['round_steps'] for r in own)} steps "
-        f"from the last round's weights with a new optimiser, on source, labels bought so far and {aligned}; "
-        f"{trunks}. Rates {rates}. Images in the pool/test split: {sizes}. CPU seconds: at most "
+        f"Rounds of {each(r['budget'] for r in own)} of the pool. Each: {each(r['steps_per_round'] for r in own)} "
+        f"steps from the last round's weights with a new optimiser, on source, labels bought so far and {aligned}; "
+        f"{backbones}. Rates {rates}. Images in the pool/test split: {sizes}. CPU seconds: at most "
         f"{longest:.1f} a run, {start:.1f} a start.",
         "Development: the six transfers on which ideas may be tried. Other sources: the same targets from other "
         f"sources. Digits: targets that nothing was chosen on. Halves by target: {halves}; what is chosen for one half "

@@ -15,7 +15,7 @@ from experiments.digits import column_of
 from experiments.jobs.digits import SET
 from experiments.records import Key, Record, measurements
 from experiments.reporting import against_random, plots
-from experiments.reporting.against_random import BySeed, gains, in_order, seconds_of_runs
+from experiments.reporting.against_random import BySeed, gains, iter_batches, seconds_of_runs
 from experiments.reporting.tables import Drawn, Table, each, points, told, write_report
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SPLITS = {"target": "all of the target", "unqueried": "the target images never a
 
 def of_task(records: Sequence[Record], task: str) -> dict[Key, dict[int, float]]:
     """The measurements of one transfer, strategies in the order of the experiment."""
-    return measurements(in_order(records_of(records, task), STRATEGIES))
+    return measurements(iter_batches(records_of(records, task), STRATEGIES))
 
 
 def records_of(records: Sequence[Record], task: str) -> list[Record]:
@@ -85,7 +85,7 @@ def curve(records: Sequence[Record], task: str, split: str) -> Figure | None:
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-    steps, more, pools = (each(records, name) for name in ("steps", "round_steps", "pool"))
+    steps, more, pools = (each(records, name) for name in ("steps", "steps_per_round", "pool"))
     adapted = {record["adapts"] for record in records if record["trade_off"]}
     weight = each(records, "trade_off")
     besides = f"beside them {', '.join(sorted(adapted))} at the trade-off {weight}" if adapted else "no alignment"

@@ -14,7 +14,7 @@ from experiments.coreset_curve import STRATEGIES
 from experiments.jobs.cifar10 import NETWORKS
 from experiments.records import Record, measurements
 from experiments.reporting import against_random, plots
-from experiments.reporting.against_random import gains, in_order, seconds_of_runs
+from experiments.reporting.against_random import gains, iter_batches, seconds_of_runs
 from experiments.reporting.tables import Drawn, Table, each, mean_of, points, signed, told, write_report
 from experiments.transfers import paper_table
 
@@ -34,7 +34,7 @@ def networks_in(records: Sequence[Record]) -> list[str]:
 
 def of_network(records: Sequence[Record], network: str) -> list[Record]:
     """The records of one network, strategies in the order of the experiment."""
-    return in_order([record for record in records if record["network"] == network], STRATEGIES)
+    return iter_batches([record for record in records if record["network"] == network], STRATEGIES)
 
 
 def at(records: Sequence[Record], network: str, labels: int, split: str = "accuracy/target_test") -> Gathered:
@@ -121,7 +121,7 @@ def captions(records: Sequence[Record]) -> list[str]:
         )
         views = ", images shifted and mirrored at random" * how["crop"]
         told_of.append(
-            f"{NETWORKS[network].line}: {how['epochs']} passes, {how['optimizer']} at {how['rate']:g}, batches of "
+            f"{NETWORKS[network].line}: {how['epochs']} passes, {how['optimizer']} at {how['lr']:g}, batches of "
             f"{how['batch_size']}{decay}{views}"
         )
     said = [

@@ -142,7 +142,7 @@ def search_table(records: Sequence[Record]) -> Table:
     for network, found in choose(records).items():
         for row, chosen in found.items():
             trade_off = "–" if row == SOURCE_ONLY else f"{chosen['trade_off']:g}"
-            cells = [row, trade_off, f"{chosen['rate']:g}", f"{chosen['score']:.3f}", str(chosen["tried"])]
+            cells = [row, trade_off, f"{chosen['lr']:g}", f"{chosen['score']:.3f}", str(chosen["tried"])]
             rows.append([NETWORKS[network].backbone, *cells])
     return ["network", "row", "trade-off", "rate", "judged by, mean", "points tried"], rows
 

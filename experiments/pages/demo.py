@@ -12,7 +12,7 @@ from experiments.records import Record
 from experiments.report import Page, Picture
 
 if TYPE_CHECKING:
-    from dan.domains.tasks import Transfer
+    from dan.data.tasks import DomainPair
 
 MAP_COUNT = 300  # images of each domain on a feature map: more would only cover one another
 NOTES = (
@@ -29,11 +29,11 @@ NOTES = (
 
 def demo_page(folder: Path, records: Sequence[Record]) -> Page:
     """The page of a demo folder; draws its pictures into folder/figures with the networks of the first seed."""
-    from dan.domains.tasks import load_task
+    from dan.data.tasks import load_pair
 
     selected = [record for record in records if record["selection"]]
     seeds = sorted({record["seed"] for record in selected})
-    task = load_task(selected[0]["task"])
+    task = load_pair(selected[0]["task"])
     (folder / "figures").mkdir(exist_ok=True)
     sections = [
         (
@@ -60,12 +60,12 @@ def demo_page(folder: Path, records: Sequence[Record]) -> Page:
     )
 
 
-def _maps(folder: Path, task: Transfer, records: Sequence[Record], seed: int) -> list[Picture]:
+def _maps(folder: Path, task: DomainPair, records: Sequence[Record], seed: int) -> list[Picture]:
     from torch.utils.data import Subset
 
-    from dan.checkpoint import load_model
-    from dan.evaluation import predict
+    from dan.evaluation.metrics import predict
     from dan.figures import feature_map_figure
+    from dan.models.model_file import load_model
 
     source, target = (
         Subset(data, range(min(MAP_COUNT, len(data))))  # type: ignore[arg-type]
@@ -87,10 +87,10 @@ def _maps(folder: Path, task: Transfer, records: Sequence[Record], seed: int) ->
     return pictures
 
 
-def _asked(folder: Path, task: Transfer, records: Sequence[Record], seed: int) -> list[Picture]:
+def _asked(folder: Path, task: DomainPair, records: Sequence[Record], seed: int) -> list[Picture]:
     import torch
 
-    from dan.batches import gather
+    from dan.data.batches import fetch
     from dan.figures import pictures_figure
 
     pictures = []
@@ -98,7 +98,7 @@ def _asked(folder: Path, task: Transfer, records: Sequence[Record], seed: int) -
         # Round 0 is the network before any label, and the question that it asks is the first round's.
         if record.get("round") != 0 or record["seed"] != seed:
             continue
-        images, answers = gather(task.target, torch.tensor(record["asked"]))
+        images, answers = fetch(task.target, torch.tensor(record["queried"]))
         names = [task.classes[int(answer)] for answer in answers]
         figure = pictures_figure(images, names, columns=5)
         figure.savefig(folder / "figures" / f"asked_{record['method'].replace(':', '.')}.png", dpi=80)
@@ -122,7 +122,9 @@ def _facts(folder: Path, records: Sequence[Record], seeds: Sequence[int]) -> lis
         ("Steps", f"{start.get('steps', '–')} for source-only, the same for DAN (λ = {start.get('trade_off', '–')})"),
     ]
     if asked:
-        rounds = f"{asked['rounds']} rounds of {asked['budget']} labels, {asked['round_steps']} steps after each"
+        rounds = (
+            f"{asked['num_rounds']} rounds of {asked['budget']} labels, {asked['steps_per_round']} steps after each"
+        )
         facts.append(("Labels", f"{rounds}, from the DAN of the same seed, with the alignment still on"))
     where = sorted({f"PyTorch {r['torch']}, Python {r['python']}, CPU ({r['processor']})" for r in records})
     return [

@@ -117,7 +117,7 @@ def search_table(records: Sequence[Record]) -> Table:
     for found in choose(records).values():
         for row, chosen in found.items():
             trade_off = "–" if row == SOURCE_ONLY else f"{chosen['trade_off']:g}"
-            lines.append([row, trade_off, f"{chosen['rate']:g}", f"{chosen['score']:.3f}", str(chosen["tried"])])
+            lines.append([row, trade_off, f"{chosen['lr']:g}", f"{chosen['score']:.3f}", str(chosen["tried"])])
     return ["row", "trade-off", "rate", "judged by, mean", "points tried"], lines
 
 

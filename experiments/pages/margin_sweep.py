@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.margin_sweep import FOREST, METHODS, SHARES
 from experiments.records import Key, Record, Row, aggregate, measurements
 from experiments.reporting import plots
-from experiments.reporting.against_random import BASE, gains, in_order, seconds_of_runs
+from experiments.reporting.against_random import BASE, gains, iter_batches, seconds_of_runs
 from experiments.reporting.comparisons import Family, compare_all
 from experiments.reporting.tables import (
     Drawn,
@@ -69,7 +69,7 @@ def target_of(records: Sequence[Record]) -> float:
 def needed(records: Sequence[Record]) -> dict[str, Needed]:
     """method -> what its trials needed, arms in order."""
     curves: dict[str, dict[int, dict[int, float]]] = {}
-    for record in in_order(records, METHODS):
+    for record in iter_batches(records, METHODS):
         by_seed = curves.setdefault(record["method"], {})
         by_seed.setdefault(record["seed"], {})[record["labels"]] = 100 * record["accuracy/target_test"]
     found = {}
@@ -160,7 +160,7 @@ def _count(need: Needed) -> str:
 
 def table_of(records: Sequence[Record]) -> Table:
     """One row an arm: the labels it needs, how many fewer than random's, and accuracies at its most labels."""
-    measured, found = measurements(in_order(records, METHODS)), needed(records)
+    measured, found = measurements(iter_batches(records, METHODS)), needed(records)
     of = {split: plots.final(measured, split) for split in ("test", "unqueried")}
     areas = {method: values for method, (_, values) in plots.final(measured, "test", "alc").items()}
     over = gains({method: values for method, (_, values) in of["test"].items() if not method.startswith(FOREST)})
@@ -185,7 +185,7 @@ _NONE = Needed({}, [])
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     """The rows of table.csv: accuracies and seconds, and the labels needed of the arms whose trials all got there."""
-    rows, metric = aggregate(in_order(records, METHODS)), f"labels_to_{target_of(records):g}"
+    rows, metric = aggregate(iter_batches(records, METHODS)), f"labels_to_{target_of(records):g}"
     for method, need in needed(records).items():
         own = [record for record in records if record["method"] == method]
         values = list(need.by_seed.values())
@@ -246,7 +246,7 @@ def sweep(records: Sequence[Record]) -> Figure | None:
 
 def curves(records: Sequence[Record], split: str) -> Figure | None:
     """Accuracy against labels of a few arms. None where none of them has two label counts."""
-    return plots.curves(measurements([r for r in in_order(records, METHODS) if r["method"] in SHOWN]), split)
+    return plots.curves(measurements([r for r in iter_batches(records, METHODS) if r["method"] in SHOWN]), split)
 
 
 def captions(records: Sequence[Record]) -> list[str]:
@@ -256,7 +256,7 @@ def captions(records: Sequence[Record]) -> list[str]:
     hows = [record["how"] for record in records if "how" in record]
     trained = (
         f"A fresh network ({', '.join(nets)}) in each round: {hows[0]['epochs']} passes over the labelled images, "
-        f"{hows[0]['optimizer']} at {hows[0]['rate']:g}, batches of {hows[0]['batch_size']}. "
+        f"{hows[0]['optimizer']} at {hows[0]['lr']:g}, batches of {hows[0]['batch_size']}. "
         if hows
         else ""
     )

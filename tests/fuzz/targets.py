@@ -18,23 +18,23 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from active.people.asked import AskedLog
-from active.people.label_log import LabelLog, agreement, decide
-from active.people.labelling import judge, read_answers
+from active.annotation.label_log import LabelLog, aggregate_labels, krippendorff_alpha
+from active.annotation.request_log import RequestLog
+from active.annotation.tasks import read_answers, validate
+from active.loop import budget_count, budget_schedule
 from active.pool import Query
 from active.round_files import path_of, read_round
-from active.rounds import labels_a_round, labels_of_rounds
-from active.strategies import strategy_named
-from dan.checkpoint import load_kernels, load_model, save_model
-from dan.csv_file import as_written, plain_text
-from dan.domains.candidates import read_candidates
-from dan.domains.decoding import FORMATS
-from dan.domains.feature_files import read_features
-from dan.domains.image_cache import pixels_of
-from dan.domains.listing import Listing, read_list, read_manifest
+from active.strategies import get_strategy
+from dan.data.candidates import read_candidates
+from dan.data.decoding import FORMATS
+from dan.data.feature_files import read_features
+from dan.data.image_cache import pixels_of
+from dan.data.manifests import Listing, read_list, read_manifest
 from dan.errors import UserError
-from dan.networks.dan import DAN
-from dan.run_folder import read_records, read_tensors
+from dan.models.dan import DAN
+from dan.models.model_file import load_kernels, load_model, save_model
+from dan.run_dir import read_records, read_tensors
+from dan.safe_csv import as_written, plain_text
 
 Target = Callable[[bytes], bool]
 STRATEGIES = ("random", "margin", "ratio", "entropy", "least_confidence")
@@ -70,12 +70,12 @@ def _taken(work: Callable[[], object]) -> bool:
 
 def _answers(path: Path) -> object:
     answers = read_answers(path, annotator="me", when="now")
-    return judge(answers, known={"a" * 64: "a.png"}, classes=("cat", "dog"))
+    return validate(answers, known={"a" * 64: "a.png"}, classes=("cat", "dog"))
 
 
 def _labels(path: Path) -> object:
     log = LabelLog(path)
-    return decide(log.labels), agreement(log.labels), log.batches
+    return aggregate_labels(log.labels), krippendorff_alpha(log.labels), log.batches
 
 
 def _image(path: Path) -> object:
@@ -92,8 +92,8 @@ def _text(read: Callable[[str], object]) -> Target:
 
 def _budget(text: str) -> object:
     if "," not in text:
-        assert labels_a_round(text, 1000) >= 1
-    labels = labels_of_rounds(text.split(","), None, 1000)
+        assert budget_count(text, 1000) >= 1
+    labels = budget_schedule(text.split(","), None, 1000)
     assert min(labels) >= 1
     return labels
 
@@ -115,7 +115,7 @@ def _scores(data: bytes) -> bool:
     query = Query(ids=ids, probs=probs)
     budget = 1 + data[-1] % len(ids)
     for name in STRATEGIES:
-        chosen = strategy_named(name)(query, budget, generator=torch.Generator().manual_seed(0)).tolist()
+        chosen = get_strategy(name)(query, budget, generator=torch.Generator().manual_seed(0)).tolist()
         assert len(chosen) == budget == len(set(chosen)) and set(chosen) <= set(ids.tolist()), (name, probs)
     return True
 
@@ -124,7 +124,7 @@ TARGETS: dict[str, Target] = {
     "labels.csv": _file("a.csv", _answers),
     "labels.json": _file("a.json", _answers),
     "label log": _file("labels.jsonl", _labels),
-    "task log": _file("asked.jsonl", AskedLog),
+    "task log": _file("asked.jsonl", RequestLog),
     "records": _file("records.jsonl", read_records),
     "round": _file(str(path_of(Path(), 0)), lambda path: read_round(path.parent.parent, 0)),
     "manifest": _file("list.csv", read_manifest, ("a.png", "b.png")),
@@ -154,7 +154,7 @@ def _seeds() -> dict[str, list[bytes]]:
     picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     label = {"event": "label", "batch": 1, "sample": "s", "path": "p", "label": "cat", "annotator": "a", "when": "w"}
     asked = dict.fromkeys(("sample", "path", "file", "place", "guess", "strategy", "network", "out", "when"), "a")
-    record = {"round": 0, "asked": [1], "event": "round"}
+    record = {"round": 0, "queried": [1], "event": "round"}
     state = {"before": "YQ==", "after": "YQ=="}
     content = {"settings": {}, "record": record, "answers": [1], "labelled": [[0, 1, 0]], "generator": state}
     choice = {"result": [{"value": {"choices": ["cat"]}}], "completed_by": {"email": "a@b"}, "was_cancelled": False}

@@ -27,34 +27,46 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalon
 
 RUNS: dict[str, list[list[str]]] = {
     "demo": [
-        "-m experiments run demo --quiet --workers 1 --seeds 0 --steps 60 --rounds 2 --round-steps 20 --budget 5 "
-        "--out {folder}".split()
+        ["-m", "experiments", "run", "demo", "--quiet", "--workers", "1", "--seeds", "0", "--steps", "60"]
+        + ["--rounds", "2", "--steps-per-round", "20", "--budget", "5", "--out", "{folder}"]
     ],
     "folders_cached": [
         ["-m", "dan", "train", "folders", "--source", "{made}/source", "--target", "{made}/target", *SHORT]
         + ["--backbone", "squeezenet1_1", "--weights", "{made}/squeezenet.pth", "--freeze-up-to", "all"]
-        + ["--cache-trunk", "--image-size", "64", "--image-cache", "{made}/cache", "--run", "{folder}/run"]
+        + ["--cache-backbone", "--image-size", "64", "--image-cache", "{made}/cache", "--run", "{folder}/run"]
     ],
     "folders_augmented": [
         ["-m", "dan", "train", "folders", "--source", "{made}/source", "--target", "{made}/target", *SHORT]
         + ["--backbone", "small_cnn", "--image-size", "32", "--augment", "--source-holdout", "0.2"]
         + ["--image-cache", "{made}/cache", "--run", "{folder}/run"]
     ],
-    "five_rounds": [[*ACTIVE, "--strategy", "hybrid", "--rounds", "5", "--round-steps", "15", "--run", "{folder}/run"]],
+    "five_rounds": [
+        [*ACTIVE, "--strategy", "hybrid", "--rounds", "5", "--steps-per-round", "15", "--run", "{folder}/run"]
+    ],
     "rounds_continue": [
-        [*ACTIVE, "--strategy", "badge", "--rounds", "2", "--round-steps", "15", "--between", "continue"]
-        + ["--labelled-side", "source", "--run", "{folder}/run"]
+        [*ACTIVE, "--strategy", "badge", "--rounds", "2", "--steps-per-round", "15", "--retrain", "continue"]
+        + ["--labelled-domain", "source", "--run", "{folder}/run"]
     ],
     "query_at": [
         ["-m", "active", "run", "rendered2digits", *COMMON, "--evaluate-every", "15", "--checkpoint-every", "10"]
-        + ["--no-feature-map", "--batch-size", "100", "--strategy", "clue", "--query-at", "1", "2", "--epochs", "3"]
+        + ["--no-feature-map", "--batch-size", "100", "--strategy", "clue", "--query-epochs", "1", "2", "--epochs", "3"]
         + ["--budget", "1%", "2%", "--run", "{folder}/run"]
     ],
     "two_processes": [[*TORCHRUN, *DIGITS[1:], "--dropout", "0.3", "--run", "{folder}/run"]],
     "paper_recipe": [
-        [*DIGITS, "--kernels", "33", "--kernel-step", "1.4142135623730951", "--kernel-weights", "qp"]
+        [*DIGITS, "--num-kernels", "33", "--bandwidth-ratio", "1.4142135623730951", "--kernel-weights", "qp"]
         + ["--kernel-weights-every", "10", "--estimator", "linear", "--bandwidth", "mean", "--bandwidth-decay", "0.5"]
-        + ["--compare", "logits", "--schedule", "constant", "--align", "hidden1", "output", "--run", "{folder}/run"]
+        + [
+            "--output-space",
+            "logits",
+            "--schedule",
+            "constant",
+            "--align",
+            "hidden1",
+            "output",
+            "--run",
+            "{folder}/run",
+        ]
     ],
     "methods": [
         [*DIGITS, "--method", method, "--optimizer", optimizer, "--run", "{folder}/" + method]
@@ -62,7 +74,7 @@ RUNS: dict[str, list[list[str]]] = {
     ],
     "source_kept": [
         [*DIGITS, "--source-weights", "kmm", "--target-labels", "1", "--dropout", "0.2", "--trade-off", "0"]
-        + ["--freeze", "conv1", "--keep-source", "50", "--precision", "bf16", "--run", "{folder}/run"],
+        + ["--freeze", "conv1", "--coreset-size", "50", "--precision", "bf16", "--run", "{folder}/run"],
         [*DIGITS, "--source-free", "{folder}/run", "--run", "{folder}/source_free"],
     ],
 }
@@ -70,7 +82,8 @@ CLOCK = ("seconds",)
 
 
 def make_images(folder: Path) -> None:
-    """Two domains of three classes, 14 images of 64 pixels each, and random SqueezeNet weights, all from fixed seeds."""
+    """Two domains of three classes, 14 images of 64 pixels each, and random SqueezeNet weights, all from fixed
+    seeds."""
     import numpy as np
     import torchvision
     from PIL import Image

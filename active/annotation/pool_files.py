@@ -1,0 +1,189 @@
+"""Samples by their content: a folder, a CSV or a file of features, each sample known by the sha256 of its bytes.
+
+    sample = sha256(file)   of an image,     sha256(x as float32, little-endian)   of a row of features
+
+So a renamed file is the same sample, copies of one file are one, and what is chosen depends on no name and no order.
+
+Shapes: N samples; F features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dan.cli.predict import _features, images_under
+from dan.data.folders import images_of
+from dan.data.manifests import UNLABELLED, Listing, some
+from dan.data.tensor_datasets import Images, Vectors
+from dan.errors import UserError
+from dan.models.model_file import sha256_of
+from dan.run_metadata import required
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a sample lies. path: as people are shown it. file: absolute. row: of a file of features."""
+
+    path: str
+    file: Path
+    row: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unlabelled:
+    """Samples without labels. samples: ascending; row i of data, and places[i], are samples[i]'s.
+
+    data: (x, -1), as the run was trained to see them. copies: how many more files, or rows, held the same bytes.
+    """
+
+    samples: tuple[str, ...]
+    places: tuple[Place, ...]
+    data: Dataset[Any]
+    copies: int
+
+
+def read_unlabelled(
+    pool: Path, settings: Mapping[str, Any], run: Path, *, cache: Path | None = None, quiet: bool = True
+) -> Unlabelled:
+    """All samples of a folder of images (however deep), a CSV manifest, or a file of features; labels aren't looked at.
+
+    settings: the first record of `run`, which says what its network was trained on. cache: a folder for decoded pixels.
+    Of copies the first by path stands for all.
+    Raises UserError as `python -m dan predict` does.
+    """
+    if required(settings, "kind", run) == "image":
+        listing = images_under(pool)
+        hashes = _hashes([listing.root / name for name in listing.names])
+        places = [Place(path=str(listing.root / name), file=(listing.root / name).absolute()) for name in listing.names]
+    else:
+        x = _features(pool, settings, run)
+        hashes = row_hashes(x)
+        places = [Place(path=f"{pool.name}, row {row}", file=pool.absolute(), row=row) for row in range(len(x))]
+    first = {sample: row for row, sample in reversed(list(enumerate(hashes)))}
+    samples = tuple(sorted(first))
+    rows = [first[sample] for sample in samples]
+    data: Dataset[Any]
+    if required(settings, "kind", run) == "image":
+        data = _images(listing, settings, run, cache=cache, quiet=quiet).subset(np.array(rows))
+    else:
+        data = Vectors(x[rows].float(), torch.full((len(rows),), UNLABELLED), required(settings, "classes", run))
+    return Unlabelled(
+        samples=samples, places=tuple(places[row] for row in rows), data=data, copies=len(hashes) - len(samples)
+    )
+
+
+def find_samples(
+    wanted: Mapping[str, Sequence[Path]], places: Iterable[Path], settings: Mapping[str, Any], run: Path
+) -> dict[str, Place]:
+    """Where each wanted sample lies now: in one of the files that it was seen in, or anywhere in these places.
+
+    wanted: sample -> the files that it was seen in. places: folders, manifests or files of features; what is not there
+    any more is passed over. A sample that is found nowhere is left out.
+    """
+    found: dict[str, Place] = {}
+    images = required(settings, "kind", run) == "image"
+    if images:
+        for sample, files in wanted.items():
+            here = next((file for file in files if file.is_file() and sha256_of(file) == sample), None)
+            if here is not None:
+                found[sample] = Place(path=str(here), file=here)
+    for place in places:
+        missing = set(wanted) - set(found)
+        if not missing:
+            break
+        if not place.exists():
+            continue
+        if images:
+            listing = images_under(place)
+            files = [listing.root / name for name in listing.names]
+            for file, sample in zip(files, _hashes(files), strict=True):
+                if sample in missing:
+                    found.setdefault(sample, Place(path=str(file), file=file.absolute()))
+        else:
+            for row, sample in enumerate(row_hashes(_features(place, settings, run))):
+                if sample in missing:
+                    found.setdefault(sample, Place(path=f"{place.name}, row {row}", file=place.absolute(), row=row))
+    return found
+
+
+def labelled_samples(
+    places: Sequence[Place],
+    targets: Sequence[int],
+    settings: Mapping[str, Any],
+    run: Path,
+    *,
+    cache: Path | None = None,
+    quiet: bool = True,
+) -> Dataset[Any]:
+    """These samples with these classes, as the run was trained to see them: (x, y)."""
+    classes = tuple(required(settings, "classes", run))
+    if required(settings, "kind", run) == "image":
+        listing = Listing(
+            place=run,
+            root=run,  # the names are absolute
+            names=tuple(str(place.file) for place in places),
+            targets=tuple(targets),
+            classes=classes,
+        )
+        return _images(listing, settings, run, cache=cache, quiet=quiet)
+    files = {place.file: _features(place.file, settings, run) for place in places}
+    x = torch.stack([files[place.file][place.row].float() for place in places])
+    return Vectors(x, torch.tensor(list(targets)), classes)
+
+
+def row_hashes(x: Tensor) -> list[str]:
+    """The sha256 of each row of x (N, F), as float32: the precision that a file was saved with doesn't matter."""
+    return [hashlib.sha256(row.astype("<f4").tobytes()).hexdigest() for row in x.numpy()]
+
+
+def _hashes(files: Sequence[Path]) -> list[str]:
+    """sha256 of each file. Raises UserError that counts those that cannot be read."""
+
+    def one(file: Path) -> str | OSError:
+        try:
+            return sha256_of(file)
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as threads:  # hashlib works without Python's lock
+        hashes = list(threads.map(one, files))
+    failures = [f"{file} ({e.strerror})" for file, e in zip(files, hashes, strict=True) if isinstance(e, OSError)]
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(files)} files cannot be read: {some(failures)}; fetch them again, or remove them"
+        )
+    return [str(sample) for sample in hashes]
+
+
+def _images(listing: Listing, settings: Mapping[str, Any], run: Path, *, cache: Path | None, quiet: bool) -> Images:
+    channels, height, width = _shape(settings, run)
+    return images_of(
+        listing,
+        image_size=height,
+        channels=channels,
+        normalisation=settings["normalisation"],
+        classes=tuple(required(settings, "classes", run)),
+        # Views of people's samples, if the run was trained with any of its own.
+        augment=bool(settings.get("options", {}).get("augment")),
+        cache=cache,
+        quiet=quiet,
+    )
+
+
+def _shape(settings: Mapping[str, Any], run: Path) -> tuple[Literal[1, 3], int, int]:
+    channels, height, width = required(settings, "shape", run)
+    if height != width or channels not in (1, 3) or settings.get("normalisation") is None:
+        raise UserError(
+            f"{run} was trained on tensors of its own ({channels} x {height} x {width}), not on image files"
+        )
+    return channels, height, width

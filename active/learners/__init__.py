@@ -1,0 +1,1 @@
+"""Learners: what active learning trains, and what a strategy sees of it."""
