@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ import dan
 from dan.cli.command_line import Command, run
 from dan.cli.flag_errors import ALIASES, flags_of, suggest_flag
 from dan.cli.train_options import Train as TrainFlags
+from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
 from dan.progress import Progress
 
@@ -386,3 +388,35 @@ def test_help_costs_no_more_than_a_few_imports_of_tyro() -> None:
     assert cpu_seconds("-m", "dan", "--help") < 2 * tyro_alone
     assert cpu_seconds("-m", "dan", "train", "--help") < 3.5 * tyro_alone
     assert cpu_seconds("-m", "active", "run", "--help") < 3.5 * tyro_alone
+
+
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME whose id the system does not know, as in some containers."""
+    pwd = pytest.importorskip("pwd", reason="only POSIX systems have users without a home folder")
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "ACTIVE_DAN_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_user_without_a_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_home(monkeypatch)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = tmp_path / f"active-dan-{os.getuid()}"
+    assert (data_folder(), cache_folder()) == (own / "data", own / "images")
+    assert (data_folder(tmp_path), cache_folder(tmp_path / "new")) == (tmp_path, tmp_path / "new")
+    for folder in (data_folder, cache_folder):
+        with pytest.raises(UserError, match="no home folder: name the folder without ~"):
+            folder("~/data")
+
+
+def test_labels_of_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from active.cli.label import current_user
+
+    no_home(monkeypatch)
+    assert current_user() == "unknown"

@@ -68,7 +68,9 @@ def _import(config: LabelCommand, labels: Path) -> None:
     from active.annotation.imports import Refused, import_labels
 
     try:
-        imported = import_labels(config.run, labels, annotator=config.annotator or _user(), partial=config.partial)
+        imported = import_labels(
+            config.run, labels, annotator=config.annotator or current_user(), partial=config.partial
+        )
     except Refused as refused:
         for problem in refused.problems:
             print(printable(problem), file=sys.stderr)
@@ -117,7 +119,7 @@ def _finetune(config: LabelCommand) -> None:
     print(f"the next tasks: {shlex.join(next_words)}")
 
 
-def _user() -> str:
+def current_user() -> str:
     """The current user's name, as far as the system knows."""
     import getpass
 
