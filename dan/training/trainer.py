@@ -71,7 +71,8 @@ def fit(
     """Train `model` in place for `steps` steps; returns the records of its evaluations.
 
     source: labelled samples (x, y); with an attribute `after_stages` = k they are outputs of the backbone's first k
-    stages, which must be frozen (see `dan.source_free`). target: samples (x, y) whose labels are never read. labelled_target:
+    stages, which must be frozen (see `dan.source_free`). target: samples (x, y) whose labels are never read.
+    labelled_target:
     target samples whose labels were bought, (x, y), learned by cross-entropy beside the source. labelled_domain: on
     which
     side the method's terms see them. "target": they are part of `target` like all others, and the labelled batch itself
@@ -83,12 +84,13 @@ def fit(
     domain_loss: what aligns the domains, if it is not a method of `config`: any callable from what the network says of
     the source and of the target batch (two `Output`) to a dict of scalar terms; a module's parameters train as well.
     run: folder for checkpoints, records and TensorBoard events; the same call on the same folder goes on where it was
-    killed, and returns at once if it was done. continue_from: the folder of a finished run that this one continues as if it
+    killed, and returns at once if it was done. continue_from: the folder of a finished run that this one continues as
+    if it
     were one training: weights, optimiser, the method's state, dropout and the count of steps go on, and `steps` counts
     from that training's first; data and labels may be others. total_steps: the steps of the whole training that this
     is a part of, which the trade-off's ramp is over; default: `steps`.
-    metadata: JSON-able settings of the caller's, kept in the records. log_mmd: False leaves what `MMDDiagnostics` says out of the
-    records, which is most of the time of an evaluation on small sets; nothing else changes.
+    metadata: JSON-able settings of the caller's, kept in the records. log_mmd: False leaves what `MMDDiagnostics` says
+    out of the records, which is most of the time of an evaluation on small sets; nothing else changes.
     cache: compute the outputs of the frozen first stages once, and train on them: True keeps them in memory, a folder
     on the disk. The same numbers up to rounding, many times faster; it is an error where no stage is frozen.
     precision: of the network's products in training; the loss, MMD and all, is of its outputs in float32, and so are
@@ -201,7 +203,8 @@ def fit(
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{continue_from or run} was trained with another network or method, and cannot be gone on with: {first_line}"
+                f"{continue_from or run} was trained with another network or method and cannot be "
+                f"continued: {first_line}"
             ) from None
         watch.load_state_dict(state["watch"])
         if scaler.is_enabled() and "scaler" in state:
@@ -423,8 +426,8 @@ def _state_of(continue_from: Path, optimizer: torch.optim.Optimizer, place: torc
     state = read_tensors(path, place)
     if not (continue_from / "model.pt").exists() or state["step"] >= steps:
         raise UserError(
-            f"{continue_from} stands at step {state['step']}: a training that continues it needs it finished, and steps "
-            f"beyond that one, not {steps}"
+            f"{continue_from} stands at step {state['step']}: a training that continues it needs it finished, "
+            f"and steps beyond that one, not {steps}"
         )
     before, now = (set(of["param_groups"][0]) for of in (state["optimizer"], optimizer.state_dict()))
     if before != now:
