@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from test_evaluate import CLASSES, trained, trees
 
-from dan.cli.predict import Predict, images_under, predict_folder
+from dan.cli.predict import Predict, predict_folder
+from dan.run_inputs import images_under
 from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
 from dan.evaluation.metrics import predict
