@@ -35,8 +35,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dan.mmd import MultiKernel, keops, mmd2, mmd2_per_kernel, pairwise, tiled
+from dan.mmd.kernel_powers import LONGEST_CHAIN, chains, kernels, scale_of
 from dan.mmd.pairwise import choose_backend, kernel_row_sums, kernel_totals, weighted_total
-from dan.mmd.powers import LONGEST_CHAIN, chains, kernels, scale_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KEOPS_SHAPE = {torch.float32: (1, 33), torch.float64: (3, 2)}  # (F, K)
@@ -473,6 +473,11 @@ def test_second_derivatives_are_refused_where_they_are_not(backend: str, name: s
         gradients = torch.autograd.grad(call(x, y).sum(), of, create_graph=True)
         with pytest.raises(RuntimeError, match=r"cannot be differentiated again.*dense"):
             torch.stack([g.square().sum() for g in gradients]).sum().backward()
+        # Nor is a gradient penalty beside the loss left out without a word.
+        loss = call(x, y).sum()
+        gradients = torch.autograd.grad(loss, of, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"cannot be differentiated again"):
+            (loss + torch.stack([g.square().sum() for g in gradients]).sum()).backward()
     # The first derivative is not spoilt by the possibility of a second.
     plain = torch.autograd.grad(call(x, y).sum(), (x, y))
     torch.testing.assert_close(torch.autograd.grad(call(x, y).sum(), (x, y), create_graph=True), plain)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dan.mmd.powers import kernels, scale_of
+from dan.mmd.kernel_powers import kernels, scale_of
 
 # How far |z|^2 may exceed a bandwidth before the Gram form's rounding, eps |z|^2 / gamma in the exponent, shows.
 TOLERATED = {torch.float32: 3.0, torch.float64: 1e5}

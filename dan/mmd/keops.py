@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dan.mmd.powers import scale_of
+from dan.mmd.kernel_powers import scale_of
 
 log = logging.getLogger(__name__)
 

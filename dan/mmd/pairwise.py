@@ -25,9 +25,9 @@ from torch.autograd import Function
 
 from dan.errors import nearest
 from dan.mmd import dense, keops, tiled
+from dan.mmd.autograd import first_order_only
 from dan.mmd.dense import at_least_float32, squared_distances
 from dan.mmd.kernels import MultiKernel
-from dan.mmd.once import once_only
 
 __all__ = ["BACKENDS", "choose_backend", "kernel_row_sums", "kernel_totals", "squared_distances", "weighted_total"]
 
@@ -104,8 +104,8 @@ class _Weighted(Function):
         of_x, of_y, x, y = ctx.saved_tensors
         scale = outputs[0].detach()
         return (
-            once_only(of_x * scale, x) if ctx.needs_input_grad[0] else None,
-            once_only(of_y * scale, y) if ctx.needs_input_grad[1] else None,
+            first_order_only(of_x * scale, x) if ctx.needs_input_grad[0] else None,
+            first_order_only(of_y * scale, y) if ctx.needs_input_grad[1] else None,
             None,
             None,
         )

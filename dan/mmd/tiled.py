@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from dan.mmd.autograd import first_order_only
 from dan.mmd.dense import at_least_float32, by_subtraction, measured_by_subtraction
+from dan.mmd.kernel_powers import kernels, scale_of
 from dan.mmd.kernels import MultiKernel
-from dan.mmd.once import once_only
-from dan.mmd.powers import kernels, scale_of
 
 TILE = {"cpu": 1024, "cuda": 8192}  # rows: a tile of pairs fits a CPU's last cache, and keeps a GPU busy
 WIDEST = {"cpu": 2**21, "cuda": 2**24}  # numbers in the rows of a tile: of very wide features it has fewer rows
@@ -231,7 +231,7 @@ class _Totals(Function):
             _, of_x, of_y = _sweep(x, y, ctx.bandwidths, outputs[0].tolist(), ctx.tile)
         assert of_x is not None
         assert of_y is not None
-        return once_only(of_x.to(x.dtype), x), once_only(of_y.to(y.dtype), y), None, None
+        return first_order_only(of_x.to(x.dtype), x), first_order_only(of_y.to(y.dtype), y), None, None
 
 
 def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], *, tile: int | None = None) -> Tensor:
@@ -268,7 +268,7 @@ class _RowSums(Function):
                 first.add(part.rows, v, part.b, part.exact)
                 second.add(part.columns, v.T, part.a, part.exact)
             of_x, of_y = first.gradient().to(x.dtype), second.gradient().to(y.dtype)
-        return once_only(of_x, x), once_only(of_y, y), None, None
+        return first_order_only(of_x, x), first_order_only(of_y, y), None, None
 
 
 def row_sums(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], *, tile: int | None = None) -> Tensor:
