@@ -12,25 +12,34 @@ from torch import Tensor
 
 from dan.errors import nearest
 from dan.mmd.dense import at_least_float32
-from dan.mmd.kernels import MultiKernel
+from dan.mmd.kernels import MultiKernel, kernel_of
 from dan.mmd.pairwise import kernel_totals, weighted_total
+from dan.mmd.samples import Sample, as_samples
 from dan.mmd.tiled import kernel_blocks
 
 ESTIMATORS = ("unbiased", "biased", "linear")
 
 
-def mmd2(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased", backend: str = "auto") -> Tensor:
+def mmd2(
+    x: Sample,
+    y: Sample,
+    kernel: MultiKernel | None = None,
+    estimator: str = "unbiased",
+    backend: str = "auto",
+) -> Tensor:
     """The multi-kernel squared discrepancy sum_u beta_u MMD^2_u(x, y).
 
-    x (N, F) and y (M, F) are samples of two distributions -> scalar, differentiable in both; the kernel carries no
-    gradient. estimator: "unbiased" (may be negative, and must be allowed to be), "biased" (never negative; about
+    x (N, F) and y (M, F) are samples of two distributions, tensors or arrays -> scalar, differentiable in both; the
+    kernel carries no gradient. kernel: None is the ladder of five bandwidths around `median_bandwidth(x, y)`.
+    estimator: "unbiased" (may be negative, and must be allowed to be), "biased" (never negative; about
     (1/N + 1/M)(1 - E k) when the distributions are the same) or "linear". backend: see `dan.mmd.pairwise`.
     Time O((N + M)^2 (F + K)), and linear O(N K F); memory beside the samples O((N + M)^2) dense, a tile otherwise.
 
     Raises ValueError for other shapes, or too few samples: unbiased needs 2 a side, biased 1, linear N == M, even.
     Source: Gretton et al., JMLR 2012, equations 3-5 and lemma 14; Long et al., ICML 2015, equations 1 and 6.
     """
-    _check(x, y)
+    x, y = as_samples(x, y)
+    kernel = kernel_of(x, y, kernel)
     if estimator == "linear":
         terms = quadruple_terms(x, y, kernel).mean(dim=0)
         return terms @ kernel.weights.to(terms)
@@ -39,10 +48,11 @@ def mmd2(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased",
 
 
 def mmd2_per_kernel(
-    x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased", backend: str = "auto"
+    x: Sample, y: Sample, kernel: MultiKernel | None = None, estimator: str = "unbiased", backend: str = "auto"
 ) -> Tensor:
     """MMD^2 under each kernel by itself, before weighting: x (N, F), y (M, F) -> (K,). As `mmd2` in all else."""
-    _check(x, y)
+    x, y = as_samples(x, y)
+    kernel = kernel_of(x, y, kernel)
     if estimator == "linear":
         return quadruple_terms(x, y, kernel).mean(dim=0)
     (a, b, c), constant = _coefficients(estimator, len(x), len(y))
@@ -68,7 +78,7 @@ def _coefficients(estimator: str, n: int, m: int) -> tuple[tuple[float, float, f
 
 
 @torch.no_grad()
-def mmd2_variance(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased") -> Tensor:
+def mmd2_variance(x: Sample, y: Sample, kernel: MultiKernel | None = None, estimator: str = "unbiased") -> Tensor:
     """An unbiased estimate of the variance, over samples of this size, of `mmd2(x, y, kernel, estimator)`.
 
     The variance is exact for finite N and M, whether or not the distributions are the same. With A and B the means of
@@ -89,7 +99,8 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "u
     Source: Sutherland et al., "Generative Models and Model Criticism via Optimized MMD", ICLR 2017, in the corrected
     form of Sutherland, "Unbiased estimators for the variance of MMD estimators", arXiv:1906.02104; here for N != M.
     """
-    _check(x, y)
+    x, y = as_samples(x, y)
+    kernel = kernel_of(x, y, kernel)
     n, m = len(x), len(y)
     if estimator == "linear":
         terms = quadruple_terms(x, y, kernel)
@@ -110,8 +121,12 @@ def mmd2_variance(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "u
     return variance.to(torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype))
 
 
-def mmd2_variance_per_kernel(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased") -> Tensor:
+def mmd2_variance_per_kernel(
+    x: Sample, y: Sample, kernel: MultiKernel | None = None, estimator: str = "unbiased"
+) -> Tensor:
     """The variance of MMD^2 under each kernel by itself: x (N, F), y (M, F) -> (K,). As `mmd2_variance` in all else."""
+    x, y = as_samples(x, y)
+    kernel = kernel_of(x, y, kernel)
     if estimator == "linear":
         with torch.no_grad():
             return _variance_of_mean(quadruple_terms(x, y, kernel))
@@ -171,19 +186,20 @@ def _covariance(r: Tensor, u: Tensor, m: int) -> Tensor:
     return (2 / n) * (products / (n * (n - 1) * m) - of_means)
 
 
-def linear_mmd2(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
+def linear_mmd2(x: Sample, y: Sample, kernel: MultiKernel | None = None) -> Tensor:
     """The linear-time estimate on disjoint quadruples: (2/n) sum_i sum_u beta_u g_u(z_i). O(n K F), no matrix.
 
     z_i = (x_{2i-1}, x_{2i}, y_{2i-1}, y_{2i}), g_u(z) = k_u(x, x') + k_u(y, y') - k_u(x, y') - k_u(x', y).
-    x, y (N, F) -> scalar. Raises ValueError unless both sides have the same, even number >= 2 of samples.
+    x, y (N, F) -> scalar; kernel None as in `mmd2`, whose median takes more time than the estimate itself.
+    Raises ValueError unless both sides have the same, even number >= 2 of samples.
     Source: Gretton et al., JMLR 2012, lemma 14; Long et al., ICML 2015, equation 6.
     """
     return mmd2(x, y, kernel, estimator="linear")
 
 
-def quadruple_terms(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
+def quadruple_terms(x: Sample, y: Sample, kernel: MultiKernel) -> Tensor:
     """g_u(z_i) of every disjoint quadruple, per kernel: x, y (N, F) -> (N/2, K). Formula and errors: `linear_mmd2`."""
-    _check(x, y)
+    x, y = as_samples(x, y)
     if len(x) != len(y) or len(x) < 2 or len(x) % 2:
         raise ValueError(
             "the linear-time estimate needs the same, even number of samples (at least 2) on both sides, not "
@@ -197,10 +213,3 @@ def quadruple_terms(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
 
     x1, x2, y1, y2 = x[0::2], x[1::2], y[0::2], y[1::2]
     return k(x1, x2) + k(y1, y2) - k(x1, y2) - k(x2, y1)
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")
-    if not (x.is_floating_point() and y.is_floating_point()):
-        raise ValueError(f"x and y must hold floating-point features, not {x.dtype} and {y.dtype}")
