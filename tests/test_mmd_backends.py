@@ -34,7 +34,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dan.mmd import MultiKernel, keops, mmd2, mmd2_per_kernel, pairwise, tiled
+from dan.mmd import MultiKernel, keops, mmd2, mmd2_per_kernel, pairwise, tiled, tiles
 from dan.mmd.kernel_powers import LONGEST_CHAIN, chains, kernels, scale_of
 from dan.mmd.pairwise import choose_backend, kernel_row_sums, kernel_totals, weighted_total
 
@@ -180,7 +180,7 @@ class Case:
         return torch.randn(shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
 
     def small_tiles(self) -> Any:
-        return mock.patch.dict(tiled.TILE, cpu=self.tile)
+        return mock.patch.dict(tiles.TILE, cpu=self.tile)
 
 
 def laid_out(z: Tensor, layout: str) -> Tensor:
@@ -450,7 +450,7 @@ def three_features(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, 
 @each_named
 def test_gradcheck(backend: str) -> None:
     x, y, kernel = three_features()
-    with mock.patch.dict(tiled.TILE, cpu=3):
+    with mock.patch.dict(tiles.TILE, cpu=3):
         for call in calls_of(backend, kernel).values():
             assert torch.autograd.gradcheck(call, (x, y))
 
@@ -521,7 +521,7 @@ def test_autocast_changes_nothing(backend: str, dtype: torch.dtype) -> None:
     x = torch.randn(9, f, generator=generator).to(dtype).requires_grad_()
     y = torch.randn(8, f, generator=generator).to(dtype).requires_grad_()
     kernel = MultiKernel.ladder(2.0 * f, count)
-    with mock.patch.dict(tiled.TILE, cpu=4):
+    with mock.patch.dict(tiles.TILE, cpu=4):
         for call in calls_of(backend, kernel).values():
             value = call(x, y)
             gradients = torch.autograd.grad(value.sum(), (x, y))
