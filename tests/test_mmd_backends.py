@@ -384,12 +384,12 @@ def test_tiles_of_any_size_add_up(dtype: torch.dtype, tile: int) -> None:
     c = (0.3, -2.0, 1.1)
     weights = kernel.weights.tolist()
     expected = definition(x, y, kernel.bandwidths, torch.tensor(c, dtype=torch.float64)[:, None] * kernel.weights)
-    value, of_x, of_y = tiled.weighted(x, y, bandwidths, weights, c, True, tile=tile)
+    value, of_x, of_y = tiled.weighted(x, y, bandwidths, weights, c, gradients=True, tile=tile)
     assert of_x is not None and of_y is not None
     whole = torch.tensor(c, dtype=torch.float64) @ expected.sums @ kernel.weights
     assert_within(value, whole, TOLERANCE[dtype] * float(counts.max()))
     assert_gradients((of_x, of_y), x, y, expected, TOLERANCE[dtype])
-    assert tiled.weighted(x, y, bandwidths, weights, c, False, tile=tile)[1:] == (None, None)
+    assert tiled.weighted(x, y, bandwidths, weights, c, gradients=False, tile=tile)[1:] == (None, None)
 
     rows = tiled.row_sums(x, y, bandwidths, tile=tile)
     assert_within(

@@ -21,7 +21,7 @@ def as_samples(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
     entries, and tensors on two devices.
     """
     device = next((z.device for z in (x, y) if isinstance(z, Tensor)), None)
-    x, y = _as_tensor("x", x, device), _as_tensor("y", y, device)
+    x, y = to_tensor("x", x, device), to_tensor("y", y, device)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         hint = ": a single feature is a column, x[:, None]" if 1 in (x.ndim, y.ndim) else ""
         raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}{hint}")
@@ -32,7 +32,8 @@ def as_samples(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _as_tensor(name: str, values: Sample, device: torch.device | None) -> Tensor:
+def to_tensor(name: str, values: Sample, device: torch.device | None) -> Tensor:
+    """An array as a tensor on that device; a tensor as it is. `name` is what messages call it."""
     if isinstance(values, Tensor):
         if values.layout != torch.strided:
             raise ValueError(f"{name} must be dense, not {values.layout}: call {name}.to_dense()")

@@ -20,7 +20,7 @@ from torch.autograd import Function
 from dan.mmd.autograd import first_order_only
 from dan.mmd.kernel_powers import kernels, scale_of
 from dan.mmd.kernels import MultiKernel
-from dan.mmd.tiles import centred_rows, pair_tiles
+from dan.mmd.tiles import Rows, Tile, centred_rows, pair_tiles
 
 
 @torch.no_grad()
@@ -29,17 +29,19 @@ def _sweep(
     y: Tensor,
     bandwidths: tuple[float, ...],
     coefficients: Sequence[Sequence[float]] | None,
+    weights: Tensor | None,
     tile_rows: int | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """One pass over all pairs: totals (3, K) in float64, and the gradients of sum coefficients * totals in x and y.
 
-    coefficients: (3, K), for the sums within x, within y and between; None: no gradients.
+    coefficients: (3, K), for the sums within x, within y and between; None: no gradients. weights: of the samples.
     """
+    of_samples = (None, None) if weights is None else (weights[0, : len(x)], weights[1, len(x) :])
     scale = scale_of(bandwidths)
     sums = torch.zeros(3, len(bandwidths), dtype=torch.float64, device=x.device)
     gradients: list[Tensor | None] = [None, None]
     for block, sides in enumerate(((0,), (1,), (0, 1))):
-        views = centred_rows([(x, y)[side] for side in sides], scale, tile_rows)
+        views = centred_rows([(x, y)[side] for side in sides], scale, tile_rows, [of_samples[side] for side in sides])
         first, second = views[0], views[-1]
         slopes = None
         if coefficients is not None:
@@ -50,7 +52,7 @@ def _sweep(
             if slopes is not None:
                 v = v if v.shape == tile.negative_d2.shape else torch.empty_like(tile.negative_d2)
             for position, (u, k) in enumerate(kernels(tile.negative_d2, bandwidths)):
-                sums[block, u] += k.sum().double() * times - (len(k) if tile.diagonal else 0)
+                sums[block, u] += _tile_sum(k, tile, first, second) * times
                 if slopes is not None:
                     if position:
                         v.add_(k, alpha=slopes[u])
@@ -58,12 +60,10 @@ def _sweep(
                         torch.mul(k, slopes[u], out=v)
             if slopes is not None:
                 if tile.diagonal:
-                    v.fill_diagonal_(
-                        0
-                    )  # nothing pulls at itself: but for rounding, which a narrow kernel would blow up
-                first.add(tile.rows, v, tile.b, tile.exact)
+                    v.fill_diagonal_(0)  # no pair, but for rounding, which a narrow kernel would blow up
+                first.add(tile.rows, v, second.weigh(tile.columns, tile.b), tile.exact)
                 if not tile.diagonal:
-                    second.add(tile.columns, v.T, tile.a, tile.exact)
+                    second.add(tile.columns, v.T, first.weigh(tile.rows, tile.a), tile.exact)
         if slopes is not None:
             for side, view in zip(sides, views, strict=True):
                 # Within a sample k(x_i, x_j) depends on x_i twice: as (i, j) and as (j, i).
@@ -74,19 +74,29 @@ def _sweep(
     return sums, gradients[0], gradients[1]
 
 
+def _tile_sum(k: Tensor, tile: Tile, first: Rows, second: Rows) -> Tensor:
+    """The sum of a tile of one kernel k (T, T'), each pair weighted, without the pairs i = j; in float64."""
+    if first.weights is None or second.weights is None:
+        return k.sum().double() - (len(k) if tile.diagonal else 0)
+    a, b = first.weights[tile.rows], second.weights[tile.columns]
+    total = a.double() @ (k @ b).double()
+    return total - a.double().square().sum() if tile.diagonal else total
+
+
 def weighted(
     x: Tensor,
     y: Tensor,
     bandwidths: tuple[float, ...],
-    weights: Sequence[float],
+    betas: Sequence[float],
     coefficients: tuple[float, float, float],
-    gradients: bool,
+    weights: Tensor | None = None,
     *,
+    gradients: bool,
     tile: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As `dan.mmd.dense.weighted`."""
-    table = [[c * beta for beta in weights] for c in coefficients]
-    sums, of_x, of_y = _sweep(x, y, bandwidths, table if gradients else None, tile)
+    table = [[c * beta for beta in betas] for c in coefficients]
+    sums, of_x, of_y = _sweep(x, y, bandwidths, table if gradients else None, weights, tile)
     return (sums * torch.tensor(table, dtype=torch.float64, device=sums.device)).sum(), of_x, of_y
 
 
@@ -94,24 +104,39 @@ class _Totals(Function):
     """totals, with the pass repeated for the gradient: only then is it known which kernels it is wanted of."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, bandwidths: tuple[float, ...], tile: int | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        bandwidths: tuple[float, ...],
+        weights: Tensor | None,
+        tile: int | None,
+    ) -> Tensor:
         ctx.save_for_backward(x, y)
-        ctx.bandwidths, ctx.tile = bandwidths, tile
-        return _sweep(x, y, bandwidths, None, tile)[0]
+        ctx.arguments = bandwidths, weights, tile
+        return _sweep(x, y, bandwidths, None, weights, tile)[0]
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
+        bandwidths, weights, tile = ctx.arguments
         with torch.autocast(device_type=x.device.type, enabled=False):
-            _, of_x, of_y = _sweep(x, y, ctx.bandwidths, outputs[0].tolist(), ctx.tile)
+            _, of_x, of_y = _sweep(x, y, bandwidths, outputs[0].tolist(), weights, tile)
         assert of_x is not None
         assert of_y is not None
-        return first_order_only(of_x.to(x.dtype), x), first_order_only(of_y.to(y.dtype), y), None, None
+        return first_order_only(of_x.to(x.dtype), x), first_order_only(of_y.to(y.dtype), y), None, None, None
 
 
-def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], *, tile: int | None = None) -> Tensor:
+def totals(
+    x: Tensor,
+    y: Tensor,
+    bandwidths: tuple[float, ...],
+    weights: Tensor | None = None,
+    *,
+    tile: int | None = None,
+) -> Tensor:
     """As `dan.mmd.dense.totals`, (3, K) in float64; a gradient costs a second pass, and is not differentiable again."""
-    return _Totals.apply(x, y, bandwidths, tile)
+    return _Totals.apply(x, y, bandwidths, weights, tile)
 
 
 class _RowSums(Function):

@@ -32,10 +32,13 @@ class Tile(NamedTuple):
 
 
 class Rows:
-    """One sample, tile by tile: centred and divided by the root of the scale; and the sums its gradient is made of."""
+    """One sample, tile by tile: centred and divided by the root of the scale; and the sums its gradient is made of.
 
-    def __init__(self, x: Tensor, centre: Tensor, scale: float, tile: int) -> None:
-        self.x, self.centre, self.factor, self.tile = x, centre, scale**-0.5, tile
+    weights: (N,), of the samples; None: ones.
+    """
+
+    def __init__(self, x: Tensor, centre: Tensor, scale: float, tile: int, weights: Tensor | None = None) -> None:
+        self.x, self.centre, self.factor, self.tile, self.weights = x, centre, scale**-0.5, tile, weights
         self.sums: Tensor | None = None
 
     def slices(self) -> list[slice]:
@@ -56,8 +59,12 @@ class Rows:
         result[:, -1] = torch.linalg.vecdot(z, z)
         return result
 
+    def weigh(self, rows: slice, values: Tensor) -> Tensor:
+        """values (T, .) of these rows times their weights."""
+        return values if self.weights is None else values * self.weights[rows, None].to(values.dtype)
+
     def add(self, rows: slice, v: Tensor, other: Tensor, exact: bool) -> None:
-        """Gather [sum_j V_ij z_j, sum_j V_ij] of these rows: v (T, T'), other [z, 1, |z|^2] (T', F + 2).
+        """Gather [sum_j V_ij z_j, sum_j V_ij] of these rows: v (T, T'), other [z, 1, |z|^2] (T', F + 2), weighted.
 
         exact: V is large for pairs that all but coincide, little remains of the two sums, and `other` is float64.
         """
@@ -73,11 +80,13 @@ class Rows:
             self.sums[rows] += v @ other[:, :-1]
 
     def gradient(self) -> Tensor:
-        """2 sum_j V_ij (z_j - z_i) in the unit of x (N, F), from what was gathered."""
+        """2 w_i sum_j V_ij (z_j - z_i) in the unit of x (N, F), from what was gathered."""
         assert self.sums is not None
         for rows in self.slices():
             part = self.sums[rows]
             part[:, :-1].addcmul_(self.of(rows, part.dtype)[:, :-2], part[:, -1:], value=-1)
+            if self.weights is not None:
+                part.mul_(self.weights[rows, None])
         return self.sums[:, :-1].mul_(2 * self.factor).to(self.centre.dtype)
 
 
@@ -94,8 +103,10 @@ def _tile_rows(device: str, features: int) -> int:
     return min(TILE[device], max(16, WIDEST[device] // max(1, features)))
 
 
-def centred_rows(samples: Sequence[Tensor], scale: float, tile: int | None) -> list[Rows]:
-    """The samples, centred on the mean of all their rows, which is taken a tile at a time too."""
+def centred_rows(
+    samples: Sequence[Tensor], scale: float, tile: int | None, weights: Sequence[Tensor | None] = (None, None)
+) -> list[Rows]:
+    """The samples, centred on the mean of all their rows, which is taken a tile at a time too. weights: (N,) each."""
     first = samples[0]
     tile = tile or _tile_rows(first.device.type, first.shape[1])
     total = torch.zeros(first.shape[1], dtype=torch.float64, device=first.device)
@@ -103,7 +114,7 @@ def centred_rows(samples: Sequence[Tensor], scale: float, tile: int | None) -> l
         for part in x.detach().split(tile):
             total += at_least_float32(part).sum(0)
     centre = (total / sum(len(x) for x in samples)).to(at_least_float32(first[:0]).dtype)
-    return [Rows(x, centre, scale, tile) for x in samples]
+    return [Rows(x, centre, scale, tile, w) for x, w in zip(samples, weights, strict=False)]
 
 
 def pair_tiles(x: Rows, y: Rows, bandwidths: tuple[float, ...]) -> Iterator[Tile]:
