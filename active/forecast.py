@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.special import expit
 
-from active.learning_curves import Floats, Points, Prior, normal_points, posterior, shares
+from active.learning_curves import Floats, Points, Prior, normal_points, posterior, shape, shares
 
 Measure = Literal["pool", "held_out"]
 
@@ -91,7 +90,7 @@ class FittedCurve:
         _check_level(level)
         if not 0 < goal <= 1:
             raise ValueError(f"the goal must be an accuracy between 0 and 1, not {goal}")
-        r, s, c = expit(self.theta[:, 0]), np.exp(self.theta[:, 1]), np.exp(self.theta[:, 2])
+        r, s, c = shape(self.theta)
         left = ((1 - goal) / self.start - r) / (1 - r)
         with np.errstate(over="ignore"):
             x = s * np.expm1(-np.log(np.clip(left, 1e-300, 1.0)) / c)

@@ -24,9 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import expit, logsumexp, ndtri
-from scipy.stats import qmc
 
 Floats = NDArray[np.float64]
 
@@ -85,14 +84,20 @@ class Prior:
 
 def normal_points(count: int, dimensions: int) -> Floats:
     """Standard normal quantiles (count, dimensions) at the points of a Sobol sequence, count a power of 2."""
-    points = qmc.Sobol(dimensions, scramble=False).random_base2(count.bit_length() - 1)
-    shifted: Floats = ndtri(points + 0.5 / count)  # its first point is 0, of which there is no quantile
-    return shifted
+    points = torch.quasirandom.SobolEngine(dimensions).draw(count, dtype=torch.float64)
+    quantiles: Floats = torch.special.ndtri(points + 0.5 / count).numpy()  # the first point is 0: it has no quantile
+    return quantiles
+
+
+def shape(theta: Floats) -> tuple[Floats, Floats, Floats]:
+    """r, s and c, (M,) each, of theta (M, 3)."""
+    return 1 / (1 + np.exp(-theta[:, 0])), np.exp(theta[:, 1]), np.exp(theta[:, 2])
 
 
 def shares(theta: Floats, x: Floats) -> Floats:
     """r + (1 - r) (1 + x / s)^(-c), the share of the first error that is left: (M, T) for theta (M, 3) and x (T,)."""
-    r, s, c = expit(theta[:, :1]), np.exp(theta[:, 1:2]), np.exp(theta[:, 2:])
+    r, s, c = shape(theta)
+    r, s, c = r[:, None], s[:, None], c[:, None]
     left: Floats = r + (1 - r) * np.exp(-c * np.log1p(x / s))
     return left
 
@@ -127,7 +132,7 @@ def _em(runs: Sequence[Points], tau: float, k: float, draws: int) -> tuple[Prior
         prior = Prior(tuple(mean.tolist()), tuple(map(tuple, covariance.tolist())), tau, k, len(runs))
         theta = prior.draws(draws)
         logs = np.stack([posterior(theta, run, tau, k)[0] for run in runs])  # (runs, M)
-        evidence = logsumexp(logs, axis=1, keepdims=True)
+        evidence = np.logaddexp.reduce(logs, axis=1, keepdims=True)
         if step < STEPS:
             weights = np.exp(logs - evidence).mean(0)
             mean = weights @ theta

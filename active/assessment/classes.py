@@ -30,7 +30,7 @@ from active.assessment.hypergeometric import Counts, lower_count, upper_count
 Floats = NDArray[np.float64]
 
 SHARE = 0.1  # of alpha, for the sizes of the classes
-BLOCKS = 512  # of sizes u_c that are looked at together, if there are more
+BLOCKS = 256  # of sizes u_c that are looked at together, if there are more
 
 
 @dataclass(frozen=True)

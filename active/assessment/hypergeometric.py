@@ -12,11 +12,11 @@ Shapes: B populations that are looked at together.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
 
 Counts = NDArray[np.int64]
 ROUNDING = 1e-9  # relative; a probability this close to alpha counts as above it, which is the safe side
@@ -40,7 +40,9 @@ def _tail(x: Counts, n: Counts, k: Counts, u: Counts) -> NDArray[np.float64]:
     n, k, u = n[:, None], k[:, None], u[:, None]
     possible = (j <= np.minimum(n, k)) & (n - j <= u - k)
     j = np.where(possible, j, np.clip(n + k - u, 0, None))  # any value that keeps the factorials defined
-    logs = _log_binomial(k, j) + _log_binomial(u - k, n - j) - _log_binomial(u, n)
+    log = _log_factorials(int(u.max(initial=0)).bit_length())
+    fixed = log[k] + log[u - k] + log[n] + log[u - n] - log[u]  # (B, 1)
+    logs = fixed - log[j] - log[k - j] - log[n - j] - log[u - k - n + j]
     return np.where(possible, np.exp(logs), 0.0).sum(1)
 
 
@@ -73,5 +75,7 @@ def _counts(value: ArrayLike) -> Counts:
     return np.atleast_1d(np.asarray(value)).astype(np.int64)
 
 
-def _log_binomial(n: Any, k: Any) -> Any:
-    return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+@lru_cache(maxsize=2)
+def _log_factorials(bits: int) -> NDArray[np.float64]:
+    """log i! for i = 0 .. 2^bits."""
+    return torch.lgamma(torch.arange(1, 2**bits + 2, dtype=torch.float64)).numpy()
