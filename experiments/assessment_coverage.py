@@ -31,13 +31,14 @@ from torch import Tensor
 from active.assessment import HeldAudits, assess, audit_generator, betting, draw_audits
 from active.assessment.classes import ClassCounts, balanced_bounds, class_bounds
 from active.assessment.hypergeometric import lower_count, upper_count
+from active.assessment.pool_accuracy import PREDICTIONS_DRAWS
 from active.pool import Pool, Query
 from active.strategies import STRATEGIES, Strategy
 
 ALPHA = 0.05
 PICKED = 0.1  # share of the pool that a strategy has picked before the audits
 NAMES = ("random", "margin", "hybrid")
-BUDGETS = (20, 50, 100, 200, 500)
+BUDGETS = (20, 100, 500)
 SHARES = (0.01, 0.1, 0.5)  # of the first class in the pool
 LARGEST = 4000  # samples of a pool
 ROUNDS, BATCH = 4, 20  # of the rounds: so many, each of so many audits and as many picks
@@ -106,7 +107,7 @@ def simulate_looks(
     """Intervals for one network over draws of the audits.
 
     exact: accuracy on the pool at one look. sequence: at all looks at once (the last interval is inside the earlier
-    ones), with the network's confidences; plain: without them. class, balanced: of class 0, and of all, at one look.
+    ones), with the network's confidences where `assess` uses them. class, balanced: of class 0, of all, at one look.
     clopper_pearson: of the same audits, blind to the size of the pool and to labelled hits. test_set: likewise, of as
     many samples drawn from the whole pool.
     """
@@ -115,12 +116,14 @@ def simulate_looks(
     pool.label(picks, pool.oracle(picks), round=1)
     free, right = pool.unlabelled_ids, outputs.right
     confidence = outputs.logits.double().softmax(1).max(1).values.numpy()
+    if audits < PREDICTIONS_DRAWS:
+        confidence = np.zeros(len(confidence))
     hits, size = int(right[picks].sum()), len(free)
     by_class = [float(right[outputs.targets == c].double().mean()) for c in outputs.targets.unique().tolist()]
     truth = float(right.double().mean())
     truths = {"class": by_class[0], "balanced": float(np.mean(by_class))}
     truths["clopper_pearson"] = float(right[free].double().mean())
-    tallies = {name: Tally() for name in ("exact", "sequence", "plain", "class", "balanced")}
+    tallies = {name: Tally() for name in ("exact", "sequence", "class", "balanced")}
     tallies |= {"clopper_pearson": Tally(), "test_set": Tally()}
 
     @cache
@@ -131,9 +134,8 @@ def simulate_looks(
         drawn = draw_audits(free, audits, generator)
         x = right[drawn].double().numpy()
         bounds = {"exact": exact(int(x.sum()))}
-        for name, f in (("sequence", confidence), ("plain", np.zeros(len(confidence)))):
-            guesses = betting.Guesses.of(f[free.numpy()], f[drawn.numpy()])
-            bounds[name] = [g(x, guesses, audits, ALPHA / 2) for g in (betting.lower_bound, betting.upper_bound)]
+        guesses = betting.Guesses.of(confidence[free.numpy()], confidence[drawn.numpy()])
+        bounds["sequence"] = [f(x, guesses, audits, ALPHA / 2) for f in (betting.lower_bound, betting.upper_bound)]
         found = {name: [(hits + size * v) / len(right) for v in pair] for name, pair in bounds.items()}
         found["class"] = _first_class(_counts(outputs.targets != 0, right, picks, drawn, size))
         found["balanced"] = list(balanced_bounds(_counts(outputs.targets, right, picks, drawn, size), ALPHA))

@@ -119,8 +119,8 @@ def _balanced_lower(counts: ClassCounts, low: Counts, high: Counts, alpha: float
     share = counts.right / np.maximum(counts.audits + counts.skipped, 1)  # k_c / n_c, at the least
     a = np.where(n > 0, weights.mean(0), 0.0)
     unit = np.sqrt(-2 * np.log(alpha) / max(float((a**2 / np.maximum(4 * n, 1)).sum()), 1e-12))
-    scale = (unit * np.logspace(-1, 1.5, 41))[:, None, None, None]  # lambda, for axes (lambda, mu, w, C)
-    mu = np.logspace(-1.5, 1.5, 61)[:, None, None] / scale
+    scale = (unit * np.logspace(-1, 1.5, 26))[:, None, None, None]  # lambda, for axes (lambda, mu, w, C)
+    mu = np.logspace(-1.5, 1.5, 31)[:, None, None] / scale
     theta = scale * a / np.maximum(n, 1)
     growth = np.maximum(np.expm1(np.minimum(theta, 500.0)), 1e-300)
     with np.errstate(over="ignore"):
