@@ -64,14 +64,14 @@ class Forecast:
             odds = f"probability {100 * self.probability:.0f} %, with all {self.pool} samples labelled"
             return f"{goal} is not reachable with this network ({odds})"
         median, low, high = (self._more(n) for n in (self.labels, self.low, self.high))
-        if median == "no":
+        if median == "0":
             return f"{goal} is reached (at most {high} more labels with probability {50 + 50 * self.level:.0f} %)"
         return f"about {median} more labels for {goal} ({100 * self.level:.0f} %: {low} to {high} more)"
 
     def _more(self, n: float) -> str:
         if n > self.pool:
             return f"over {self.pool - self.present}"
-        return str(round(n - self.present)) if n - self.present >= 0.5 else "no"
+        return str(round(n - self.present))
 
 
 @dataclass(frozen=True, eq=False)
