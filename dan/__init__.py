@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from dan.evaluation.metrics import Evaluation, evaluate, predict
     from dan.mmd import MultiKernel, linear_mmd2, median_bandwidth, mmd2, mmd2_per_kernel, optimal_weights
     from dan.models.dan import DAN, Output
-    from dan.training.trainer import fit
+    from dan.training.config import TrainConfig
+    from dan.training.trainer import Trainer, fit
 
 # Where each public name lives. They are imported on first use, so that `--help` does not wait for PyTorch.
 _HOMES = {
@@ -18,6 +19,8 @@ _HOMES = {
     "Evaluation": "dan.evaluation.metrics",
     "evaluate": "dan.evaluation.metrics",
     "predict": "dan.evaluation.metrics",
+    "TrainConfig": "dan.training.config",
+    "Trainer": "dan.training.trainer",
     "fit": "dan.training.trainer",
     "MultiKernel": "dan.mmd",
     "linear_mmd2": "dan.mmd",
@@ -32,6 +35,8 @@ __all__ = [
     "Evaluation",
     "MultiKernel",
     "Output",
+    "TrainConfig",
+    "Trainer",
     "evaluate",
     "fit",
     "linear_mmd2",

@@ -9,12 +9,13 @@ from torch.utils.data import TensorDataset
 
 from dan import DAN, MultiKernel, fit, median_bandwidth, mmd2, optimal_weights
 from dan.errors import UserError
-from dan.losses import Alignment, alignment, inverse_decay
+from dan.losses import Alignment, alignment
 from dan.mmd import mean_bandwidth
 from dan.models.dan import Output
 from dan.models.model_file import load_kernels
 from dan.run_dir import read_tensors
 from dan.training.config import RECIPES, TrainConfig, get_recipe
+from dan.training.optimizers import inverse_decay
 
 
 def outputs(n: int, seed: int, shift: float = 0.0, f: int = 6) -> Output:
@@ -133,7 +134,7 @@ def test_learned_weights_are_kept_and_a_killed_run_ends_with_the_same(
         return inverse_decay(step, **decay)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dan.training.trainer.inverse_decay", dying)
+        patch.setattr("dan.training.optimizers.inverse_decay", dying)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed")
     resumed = train(tmp_path / "killed")

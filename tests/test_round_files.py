@@ -174,7 +174,8 @@ def test_files_that_cannot_be_are_one_line(tmp_path: Path) -> None:
     # The same ids, and labels from the files: whoever changes the answers of a finished run is not asked again.
     assert without_clock(list(other)) == told(tmp_path)[0][1:]
     fewer = rounds(
-        Pool(IDS[20:], Y[20:]), STRATEGIES["badge"], fit=fit_means, predict=predict_means, budget=4, num_rounds=3, seed=5,
+        Pool(IDS[20:], Y[20:]), STRATEGIES["badge"], fit=fit_means, predict=predict_means, budget=4, num_rounds=3,
+        seed=5,
         run=tmp_path,
     )  # fmt: skip
     with pytest.raises(UserError, match="is a run on another pool"):

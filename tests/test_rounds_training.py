@@ -21,7 +21,8 @@ from dan.errors import UserError
 from dan.models.dan import Output
 from dan.models.model_file import load_model
 from dan.run_dir import read_records
-from dan.training.trainer import TrainConfig, _joined
+from dan.training.config import TrainConfig
+from dan.training.domain_terms import joined_outputs
 
 SMALL = TrainConfig(batch_size=8, evaluate_every=100, checkpoint_every=3, feature_map=False)
 
@@ -298,7 +299,7 @@ def test_joining_takes_different_samples_and_keeps_the_size() -> None:
 
     drawn = torch.tensor([4, 4, 2, 4, 0])
     for count, rows in ((0, []), (1, [0]), (2, [0, 2]), (3, [0, 2, 4]), (5, [0, 2, 4])):
-        joined = _joined(numbered(0, 5), numbered(10, 5), drawn, count)
+        joined = joined_outputs(numbered(0, 5), numbered(10, 5), drawn, count)
         expected = [*range(5 - len(rows)), *(10 + row for row in rows)]
         assert joined.logits[:, 0].tolist() == joined.layers["hidden1"][:, 1].tolist() == expected
 

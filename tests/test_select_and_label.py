@@ -30,13 +30,13 @@ from active.annotation.state import current_network
 from dan import DAN, fit
 from dan.__main__ import COMMANDS as OF_DAN
 from dan.cli.command_line import run as run_door
-from dan.run_inputs import images_under
 from dan.data.folders import images_of
 from dan.data.tasks import load_pair
 from dan.errors import UserError
 from dan.evaluation.metrics import predict
 from dan.models.model_file import load_model, sha256_of
 from dan.run_dir import read_records
+from dan.run_inputs import images_under
 from dan.run_metadata import run_metadata
 from dan.training.config import TrainConfig
 

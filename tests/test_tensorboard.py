@@ -223,7 +223,7 @@ def test_a_closed_monitor_is_off(tmp_path: Path) -> None:
 
 def test_tensorboard_and_matplotlib_are_imported_only_when_needed() -> None:
     code = (
-        "import sys; from dan.training.tensorboard import TensorBoardLogger; TensorBoardLogger(None).scalars({'a': 1.0}, 1);"
+        "import sys; from dan.training.tensorboard import TensorBoardLogger as Log; Log(None).scalars({'a': 1.0}, 1);"
         "sys.exit(', '.join(m for m in ('tensorboard', 'matplotlib') if m in sys.modules) or 0)"
     )
     home = Path(__file__).parents[1]

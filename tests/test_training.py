@@ -22,11 +22,12 @@ from dan.data.batches import Batches, derived_seed, fetch
 from dan.errors import UserError
 from dan.evaluation.metrics import predict
 from dan.evaluation.validators import information
-from dan.losses import alignment, inverse_decay, ramp
+from dan.losses import alignment
 from dan.mmd import MultiKernel, median_bandwidth, mmd2
 from dan.models.model_file import load_model
 from dan.run_dir import Run, read_records
-from dan.training.trainer import TrainConfig
+from dan.training.config import TrainConfig
+from dan.training.optimizers import inverse_decay, ramp
 
 SMALL = TrainConfig(batch_size=16, lr=0.05, head_lr_mult=1, evaluate_every=10, checkpoint_every=7)
 
@@ -299,18 +300,22 @@ def test_a_damaged_checkpoint_is_one_clear_line_and_runs_no_pickle(tmp_path: Pat
         ({"trade_off": -1.0}, "trade-off"),
         ({"trade_off": math.nan}, "trade-off"),
         ({"steps": 0}, "at least 1 step"),
-        ({"config": TrainConfig(align=("hidden7",))}, 'did you mean "hidden1"'),
-        ({"config": TrainConfig(estimator="unbaised")}, 'did you mean "unbiased"'),  # type: ignore[arg-type]
-        ({"config": TrainConfig(batch_size=1)}, "batch_size >= 2"),
-        ({"config": TrainConfig(batch_size=0)}, "batch_size must be at least 1"),
-        ({"config": TrainConfig(lr=0)}, "lr"),
-        ({"config": TrainConfig(lr=1e30, head_lr_mult=1)}, "lower the rate"),
+        ({"config": {"align": ("hidden7",)}}, 'did you mean "hidden1"'),
+        ({"config": {"estimator": "unbaised"}}, 'did you mean "unbiased"'),
+        ({"config": {"batch_size": 1}}, "batch_size >= 2"),
+        ({"config": {"batch_size": 0}}, "batch_size must be at least 1"),
+        ({"config": {"lr": 0}}, "lr"),
+        ({"config": {"lr": 1e30, "head_lr_mult": 1}}, "lower the rate"),
         ({"device": "cdua"}, 'did you mean "cuda"'),
     ],
 )
 def test_bad_settings(options: dict[str, Any], words: str) -> None:
+    def run() -> None:
+        config = TrainConfig(**options["config"]) if "config" in options else SMALL
+        train(network(), **(options | {"config": config}))
+
     with pytest.raises(UserError, match=words) as caught:
-        train(network(), **options)
+        run()
     assert "\n" not in str(caught.value)
 
 

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dan.run_inputs import feature_rows, images_under
 from dan.data.folders import images_of
 from dan.data.manifests import UNLABELLED, Listing, some
 from dan.data.tensor_datasets import Images, Vectors
 from dan.errors import UserError
 from dan.models.model_file import sha256_of
+from dan.run_inputs import feature_rows, images_under
 from dan.run_metadata import required
 
 

@@ -100,7 +100,8 @@ def usage_error(config: Any, prog: str, argv: list[str]) -> str:
         return f"{value[1]} needs a value"
     if extra := re.match(r"Unrecognized options: (.*)", text):
         return f"unexpected argument {extra[1]} (see {prog} --help)"
-    return text.removeprefix("Error parsing ") or f"wrong arguments (see {prog} --help)"
+    own = f"Error parsing {getattr(config, '__name__', '')}: "  # of a dataclass that refuses its values
+    return text.removeprefix(own).removeprefix("Error parsing ") or f"wrong arguments (see {prog} --help)"
 
 
 def suggest_flag(flag: str, flags: Collection[str], prog: str) -> str:

@@ -35,8 +35,8 @@ def predict(
 ) -> tuple[Output, Tensor]:
     """The network's output on all of `data`, in its order and in evaluation mode, on the CPU, with the labels (N,).
 
-    start: how many stages of a DAN's backbone have been run already: see `DAN.forward`. context: the processes that share
-    the work; each runs some of the same batches, and all get all: the same bits as from one process.
+    start: how many stages of a DAN's backbone have been run already: see `DAN.forward`. context: the processes that
+    share the work; each runs some of the same batches, and all get all: the same bits as from one process.
     Raises UserError for an empty data set.
     """
     was_training = model.training

@@ -20,7 +20,6 @@ from dan.losses.jan import JointAlignment
 from dan.losses.mcc import ClassConfusion
 from dan.losses.mk_mmd import Alignment, alignment, comparable
 from dan.losses.mme import MinimaxEntropy
-from dan.losses.schedules import inverse_decay, ramp
 from dan.models.dan import DAN, Output
 
 __all__ = [
@@ -31,8 +30,6 @@ __all__ = [
     "alignment",
     "build_loss",
     "comparable",
-    "inverse_decay",
-    "ramp",
 ]
 
 DomainLoss = Callable[[Output, Output], Mapping[str, Tensor]]

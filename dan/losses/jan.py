@@ -91,8 +91,8 @@ def _check(x: Sequence[Tensor], y: Sequence[Tensor], kernels: Sequence[MultiKern
 class JointAlignment(nn.Module):
     """`joint_mmd2` of the aligned layers, of which the logits are compared as probabilities: see `comparable`.
 
-    Every layer has a ladder of `num_kernels` equally weighted bandwidths, a factor `bandwidth_ratio` apart, around its own
-    heuristic ("median" or "mean") of each batch; bandwidth_decay > 0 takes the heuristic's exponential average.
+    Every layer has a ladder of `num_kernels` equally weighted bandwidths, a factor `bandwidth_ratio` apart, around its
+    own heuristic ("median" or "mean") of each batch; bandwidth_decay > 0 takes the heuristic's exponential average.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ def comparable(name: str, layer: Tensor, output_space: str = "probabilities") ->
     """A layer's activations as they are compared between domains: the logits as probabilities, all else as it is.
 
     Logits have no scale of their own (training can shrink or stretch them at will), so it is the class probabilities of
-    the layer "output" that are compared, as in Long et al., ICML 2017 (JAN); output_space="logits" leaves them as they are,
-    as in Long et al., ICML 2015.
+    the layer "output" that are compared, as in Long et al., ICML 2017 (JAN); output_space="logits" leaves them as they
+    are, as in Long et al., ICML 2015.
     """
     return layer.softmax(1) if name == "output" and output_space == "probabilities" else layer
 
@@ -37,7 +37,8 @@ def alignment(
 ) -> dict[str, Tensor]:
     """MK-MMD^2 between source and target, for each aligned layer by itself, with nothing kept between calls.
 
-    source, target: layers by name, (N, F) and (M, F). The kernels are a ladder of `num_kernels` bandwidths, a factor `step`
+    source, target: layers by name, (N, F) and (M, F). The kernels are a ladder of `num_kernels` bandwidths, a factor
+    `step`
     apart, around the median heuristic of this batch, detached, equally weighted. Unbiased values may be negative:
     nothing is added to hide it. Raises ValueError for fewer samples than the estimator needs.
     Source: Long et al., ICML 2015, equation 4, with the deviations of docs/dan.md.

@@ -1,15 +1,32 @@
 """How to train, apart from what is trained on what: one dataclass, and the recipes that papers and practice named."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from dan.errors import UserError, nearest
 
+POSITIVE_COUNTS = (
+    "batch_size", "num_kernels", "evaluate_every", "checkpoint_every", "kernel_weights_every", "discriminator_width",
+)  # fmt: skip
+POSITIVE_NUMBERS = ("lr", "bandwidth_ratio", "head_lr_mult", "temperature")
+CHOICES = {
+    "optimizer": ("sgd", "adam", "adadelta"),
+    "estimator": ("unbiased", "biased", "linear"),
+    "kernel_weights": ("uniform", "qp"),
+    "bandwidth": ("median", "mean"),
+    "output_space": ("probabilities", "logits"),
+    "schedule": ("ramp", "constant"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. The defaults suit a small network from scratch."""
+    """How to train. The defaults suit a small network from scratch.
+
+    Raises UserError for a value that cannot be; NumPy scalars become Python numbers. What depends on the method (the
+    smallest batch) is checked when the trainer is built.
+    """
 
     method: str = "dan"
     """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e, mcc or mme."""
@@ -62,9 +79,39 @@ class TrainConfig:
     feature_map: bool = True
     """At the end of a run, draw the features of both domains for TensorBoard."""
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a value that cannot be, and for values that cannot be together."""
+        plain_numbers(self)
+        for name in ("align", "lr_mults"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        for name in POSITIVE_COUNTS:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in POSITIVE_NUMBERS:
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("bandwidth_decay", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        for name in ("weight_decay", "lr_gamma", "lr_power"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        for name, valid in CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise UserError(f'unknown {name} "{value}"{nearest(str(value), valid)}: one of {", ".join(valid)}')
+        if self.estimator == "linear" and self.batch_size % 2:
+            raise UserError(
+                f"the linear estimate takes samples in pairs: batch_size must be even, not {self.batch_size}"
+            )
+        if self.kernel_weights == "qp" and (self.batch_size < 4 or self.batch_size % 2):
+            raise UserError(f"kernel_weights qp needs an even batch_size of 4 or more, not {self.batch_size}")
+        _ = self.lr_mult_values
+
     @property
     def lr_mult_values(self) -> dict[str, float]:
-        """`rates` as numbers. Raises UserError for an entry that is not NAME=NUMBER, number >= 0."""
+        """`lr_mults` as numbers. Raises UserError for an entry that is not NAME=NUMBER, number >= 0."""
         factors = {}
         for entry in self.lr_mults:
             name, equals, text = entry.partition("=")
@@ -77,36 +124,25 @@ class TrainConfig:
         return factors
 
 
-def check_train_config(recipe: TrainConfig, fewest: int) -> None:
-    """Raises UserError for settings that cannot be. fewest: samples a batch that the method needs of each domain."""
-    counts = ("batch_size", "num_kernels", "evaluate_every", "checkpoint_every", "kernel_weights_every")
-    for name in (*counts, "discriminator_width"):
-        if getattr(recipe, name) < 1:
-            raise UserError(f"{name} must be at least 1, not {getattr(recipe, name)}")
-    for name in ("lr", "bandwidth_ratio", "head_lr_mult", "temperature"):
-        if not 0 < getattr(recipe, name) < float("inf"):
-            raise UserError(f"{name} must be positive, not {getattr(recipe, name)}")
-    if not 0 <= recipe.bandwidth_decay < 1:
-        raise UserError(f"bandwidth_decay must be from 0 to below 1, not {recipe.bandwidth_decay}")
-    choices = {
-        "optimizer": ("sgd", "adam", "adadelta"),
-        "estimator": ("unbiased", "biased", "linear"),
-        "kernel_weights": ("uniform", "qp"),
-        "bandwidth": ("median", "mean"),
-        "output_space": ("probabilities", "logits"),
-        "schedule": ("ramp", "constant"),
-    }
-    for name, valid in choices.items():
-        value = getattr(recipe, name)
-        if value not in valid:
-            raise UserError(f'unknown {name} "{value}"{nearest(value, valid)}: one of {", ".join(valid)}')
-    if recipe.batch_size < fewest:
-        raise UserError(f"the method {recipe.method} needs batch_size >= {fewest}")
-    if recipe.estimator == "linear" and recipe.batch_size % 2:
-        raise UserError(f"the linear estimate takes samples in pairs: batch_size must be even, not {recipe.batch_size}")
-    if recipe.kernel_weights == "qp" and (recipe.batch_size < 4 or recipe.batch_size % 2):
-        raise UserError(f"kernel_weights qp needs an even batch_size of 4 or more, not {recipe.batch_size}")
-    _ = recipe.lr_mult_values
+def check_train_config(config: TrainConfig, fewest: int) -> None:
+    """Raises UserError for a batch smaller than `fewest`: samples a batch that the method needs of each domain."""
+    if config.batch_size < fewest:
+        raise UserError(f"the method {config.method} needs batch_size >= {fewest}")
+
+
+def plain_number(value: Any) -> Any:
+    """A NumPy scalar as the Python number that it is; anything else as it is.
+
+    Only NumPy's scalars have both a `dtype` and no dimension among what settings are: JSON cannot write them, and the
+    arithmetic of seeds overflows in them.
+    """
+    return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
+
+
+def plain_numbers(config: Any) -> None:
+    """Convert every NumPy scalar among the fields of a frozen dataclass, for its `__post_init__`."""
+    for entry in fields(config):
+        object.__setattr__(config, entry.name, plain_number(getattr(config, entry.name)))
 
 
 @dataclass(frozen=True, kw_only=True)
