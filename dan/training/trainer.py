@@ -22,6 +22,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, Subset
 
 from dan.data.batches import Batches, derived_seed, fetch, num_samples
+from dan.data.inputs import Input, prepare_inputs
 from dan.devices import choose_device
 from dan.distributed import SINGLE_PROCESS, DistContext
 from dan.errors import UserError, nearest
@@ -45,16 +46,16 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def fit(
     model: DAN,
-    source: Dataset,
-    target: Dataset,
+    source: Input,
+    target: Input,
     *,
     trade_off: float,
     steps: int,
     seed: int,
-    labelled_target: Dataset | None = None,
+    labelled_target: Input | None = None,
     labelled_domain: Literal["target", "source"] = "target",
     source_weights: Tensor | None = None,
-    tests: Mapping[str, Dataset] | None = None,
+    tests: Mapping[str, Input] | None = None,
     config: TrainConfig | None = None,
     domain_loss: DomainLoss | None = None,
     run: Path | str | None = None,
@@ -103,7 +104,7 @@ def fit(
     Source: Long et al., "Learning Transferable Features with Deep Adaptation Networks", ICML 2015, section 3.
     """
     config = config or TrainConfig()
-    tests = tests or {}
+    source, target, labelled_target, tests = prepare_inputs(model, source, target, labelled_target, tests)
     if not 0 <= trade_off < float("inf"):
         raise UserError(f"the trade-off must be 0 or more, not {trade_off}")
     if steps < 1:
