@@ -71,7 +71,7 @@ def explain(config: Explain) -> int:
         print(shown.difference, file=sys.stderr)
         return DIFFERS
     if not config.quiet:
-        print(f"replayed: the same {len(shown.asked)} picks as on record, in the same order")
+        print(f"replayed: the same {len(shown.recorded)} picks as on record, in the same order")
     return 0
 
 
@@ -80,7 +80,7 @@ def table(shown: "Replay") -> str:
     names = shown.task.classes
     header = ("order", "sample", "guess", "probability", "margin", "entropy", "distance", "nearest", "answer")
     rows: list[tuple[str, ...]] = [header]
-    for pick, answer in zip(shown.picks, shown.answers, strict=True):
+    for pick, answer in zip(shown.picks, shown.labels, strict=True):
         nearest = f"{names[pick.nearest]} ({pick.nearest_in})" if pick.nearest_in else "-"
         wrong = "" if pick.guess == answer else " *"
         figures = (f"{value:.3f}" for value in (pick.probability, pick.margin, pick.entropy))

@@ -86,19 +86,20 @@ def defaults(argv: Sequence[str]) -> Rounds:
 
 def run_active(config: Rounds) -> None:
     """Train a start if none is given, then print one line a round."""
-    from active.learners.dan import check_plan, run_rounds
+    from active.learners.dan import run_rounds
+    from active.learners.rounds_config import RoundsConfig, check_rounds_config
     from active.strategies import get_strategy
     from dan.data.paths import cache_folder
 
     get_strategy(config.strategy)  # a misspelt name must not cost a training first
-    plan = _plan(config)
+    rounds = RoundsConfig(**_plan(config), trade_off=config.trade_off)
     if config.start is not None:
         for entry in fields(Network):
             if getattr(config, entry.name) != entry.default:
                 flag = f"--{entry.name.replace('_', '-')}"
                 raise UserError(f"{flag} is of a new network, and --start brings its own: leave one of them out")
     task = config.load(config.quiet)
-    check_plan(task, **plan, trade_off=config.trade_off, config=train_config_from(config))
+    check_rounds_config(task, rounds, train_config_from(config))
     name = config.strategy.replace(":", ".")
     folder = config.run or Path("runs") / task.name / f"{name}-seed{config.seed}"
     start = config.start
@@ -112,9 +113,8 @@ def run_active(config: Rounds) -> None:
     records = run_rounds(
         task,
         config.strategy,
+        rounds,
         start=start,
-        **plan,
-        trade_off=config.trade_off,
         seed=config.seed,
         run=folder,
         config=train_config_from(config),
@@ -133,7 +133,7 @@ def run_active(config: Rounds) -> None:
 
 
 def _plan(config: Rounds) -> dict[str, Any]:
-    """What `active.learners.dan.run_rounds` takes of when to ask. Raises UserError for flags that would do nothing."""
+    """The fields of `RoundsConfig` but for the trade-off. Raises UserError for flags that would do nothing."""
     budget = config.budget[0] if len(config.budget) == 1 else config.budget
     plan: dict[str, Any] = {"budget": budget, "retrain": config.retrain, "labelled_domain": config.labelled_domain}
     if not config.query_epochs:
