@@ -26,8 +26,9 @@ from active.annotation.state import (
     settings_and_classes,
 )
 from active.annotation.tasks import Task, write_tasks
+from active.budgets import budget_count
 from active.gallery import Card, gallery, thumbnail, write_page
-from active.loop import budget_count, query_of
+from active.loop import query_of
 from active.pool import Pool
 from active.query_fields import query_fields
 from active.selection import Pick, pick_details, pick_facts
