@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=["dan", "dan.*", "active", "active.*", "experiments", "experiments.*"]),
     package_data={
         "dan": ["py.typed", "mmd/*.json"],
-        "active": ["py.typed"],
+        "active": ["py.typed", "*.json"],
         "experiments": ["py.typed", "paper_tables/*.toml"],
     },
     install_requires=[

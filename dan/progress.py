@@ -35,7 +35,7 @@ class Progress:
         self._description = description
         self._total = total
         self._done = start
-        self._silent = quiet or not sys.stderr.isatty()
+        self._silent = quiet or sys.stderr is None or not sys.stderr.isatty()
         self._note = ""
         self._next_draw = 0.0
         self._bar: RichProgress | None = None

@@ -72,12 +72,12 @@ def test_a_start_is_trained_once_and_another_run_takes_all_from_it(tmp_path: Pat
         (["--epochs", "3"], "name both, or neither"),
         (["--query-epochs", "2", "1", "--epochs", "3"], "rising epochs"),
         (["--query-epochs", "2", "--epochs", "2"], "epochs must be more than 2"),
-        (["--query-epochs", "1", "--epochs", "2", "--rounds", "1"], "--rounds is not of --query-epochs"),
+        (["--query-epochs", "1", "--epochs", "2", "--rounds", "1"], "--rounds cannot be used with --query-epochs"),
         (
             ["--query-epochs", "1", "--epochs", "2", "--steps-per-round", "1"],
-            "--steps-per-round is not of --query-epochs",
+            "--steps-per-round cannot be used with --query-epochs",
         ),
-        (["--query-epochs", "1", "--epochs", "2", "--steps", "9"], "--steps is not of --query-epochs"),
+        (["--query-epochs", "1", "--epochs", "2", "--steps", "9"], "--steps cannot be used with --query-epochs"),
         (["--query-epochs", "1", "--epochs", "2", "--retrain", "scratch"], "retrain cannot be scratch"),
         (["--labelled-domain", "source", "--trade-off", "0"], "nothing is aligned"),
         (["--query-epochs", "1", "--epochs", "2", "--run", "/dev/null/run"], "cannot be written"),
@@ -180,4 +180,4 @@ def test_a_start_brings_its_network_and_a_backbone_that_trains_has_no_cache(
     assert '"task"' in capsys.readouterr().err
     assert active("run", *SMALL, "--run", str(tmp_path / "whole")) == 0
     assert active("run", "--start", str(tmp_path / "whole" / "start"), "--layers", "32") == 2
-    assert "--layers is of a new network" in capsys.readouterr().err
+    assert "--layers describes a new network" in capsys.readouterr().err

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from dan.cli.train import learned_little, preset
+from dan.cli.train import low_information_warning, preset
 from dan.run_dir import read_records
 from dan.training.config import RECIPES
 
 TINY = ["--steps", "12", "--device", "cpu", "--quiet"]
 
 
-def door(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *words], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_train_evaluate_and_rounds(tmp_path: Path) -> None:
-    trained = door("dan", "train", "rendered2digits", "--run", "mine", *TINY, cwd=tmp_path)
+    trained = call("dan", "train", "rendered2digits", "--run", "mine", *TINY, cwd=tmp_path)
     assert (trained.returncode, trained.stdout, trained.stderr) == (0, "", "")
-    measured = door("dan", "evaluate", "mine", cwd=tmp_path)
+    measured = call("dan", "evaluate", "mine", cwd=tmp_path)
     last = read_records(tmp_path / "mine" / "records.jsonl")[-2]
     for split, count in (("source_test", 500), ("target", 1197), ("target_test", 600)):
         line = re.search(rf"^{split} +([\d.]+) % accuracy .* {count} samples$", measured.stdout, re.MULTILINE)
@@ -31,10 +31,10 @@ def test_train_evaluate_and_rounds(tmp_path: Path) -> None:
 
     rounds = ["active", "run", "rendered2digits", "--strategy", "margin", "--budget", "2", "--rounds", "1"]
     rounds += ["--steps-per-round", "3", "--start", "mine", "--run", "rounds", "--device", "cpu"]
-    asked = door(*rounds, cwd=tmp_path)
+    asked = call(*rounds, cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
     assert re.findall(r"^round (\d) +(\d+) labels", asked.stdout, re.MULTILINE) == [("0", "0"), ("1", "2")]
-    again = door(*rounds, cwd=tmp_path)
+    again = call(*rounds, cwd=tmp_path)
     assert again.stdout == asked.stdout
 
 
@@ -70,7 +70,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:
-    said = door("dan", "train", "--lamda", "1", cwd=tmp_path)
+    said = call("dan", "train", "--lamda", "1", cwd=tmp_path)
     assert said.returncode == 2 and said.stdout == ""
     assert len(said.stderr.splitlines()) == 1 and "--trade-off" in said.stderr
 
@@ -83,7 +83,7 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["dan", "active", "experiments"])
 def test_help_lists_the_commands(tmp_path: Path, package: str) -> None:
-    said = door(package, "--help", cwd=tmp_path)
+    said = call(package, "--help", cwd=tmp_path)
     assert said.returncode == 0 and said.stderr == ""
     assert f"usage: python -m {package} COMMAND" in said.stdout
 
@@ -91,7 +91,7 @@ def test_help_lists_the_commands(tmp_path: Path, package: str) -> None:
 def test_every_strategy_is_listed(tmp_path: Path) -> None:
     from active import STRATEGIES
 
-    said = door("active", "strategies", cwd=tmp_path)
+    said = call("active", "strategies", cwd=tmp_path)
     assert said.returncode == 0
     assert all(name in said.stdout for name in STRATEGIES)
 
@@ -126,7 +126,7 @@ def test_published_weights_have_defaults_of_their_own(words: list[str], name: st
 def test_a_network_that_learned_nothing_is_told_of() -> None:
     """Whatever its accuracy: by what its predictions say of the target, of at most log C."""
     little = 0.2 * math.log(10)
-    assert learned_little({"label_free/information": little + 1e-6}, 10, 0.01) == ""
-    assert learned_little({}, 10, 0.01) == ""
-    told = learned_little({"label_free/information": -1e-9, "accuracy/target": 0.9}, 10, 0.01)
+    assert low_information_warning({"label_free/information": little + 1e-6}, 10, 0.01) == ""
+    assert low_information_warning({}, 10, 0.01) == ""
+    told = low_information_warning({"label_free/information": -1e-9, "accuracy/target": 0.9}, 10, 0.01)
     assert "information 0.00 of 2.30" in told and "lower --lr than 0.01" in told and "\n" not in told

@@ -16,8 +16,8 @@ from torch.utils.data import TensorDataset
 
 from dan import DAN, hparam_search
 from dan.__main__ import Train, main, preset
-from dan.cli.command_line import Command, _parse
-from dan.cli.train import command_of
+from dan.cli.command_line import Command, parse_flags
+from dan.cli.train_options import command_of
 from dan.errors import UserError
 from dan.hparam_search import _proposed, tune
 from dan.run_dir import read_records
@@ -202,7 +202,7 @@ def test_a_printed_command_means_the_same() -> None:
 
 
 def parsed(words: list[str]) -> Train:
-    return _parse(Command(Train, lambda config: 0, "Train."), "dan train", words, preset(words))
+    return parse_flags(Command(Train, lambda config: 0, "Train.", preset), "dan train", words)
 
 
 def write(path: Path, shift: float, flip: bool = False) -> str:
@@ -248,8 +248,8 @@ def test_the_command_searches_says_and_trains(
     ("flags", "words"),
     [
         (["--tune", "2"], "pass --source-holdout"),
-        (["--tune-steps", "2"], "--tune-steps is of --tune"),
-        (["--tune-rule", "information"], "--tune-rule is of --tune"),
+        (["--tune-steps", "2"], "--tune-steps requires --tune"),
+        (["--tune-rule", "information"], "--tune-rule requires --tune"),
         (["--tune", "2", "--tune-rule", "oracle"], "is not one of two_sample, information"),
         (["--tune", "-2"], "--tune must be 0 or more"),
     ],

@@ -34,9 +34,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dan.mmd import MultiKernel, keops, mmd2, mmd2_per_kernel, pairwise, tiled
+from dan.mmd import MultiKernel, keops, mmd2, mmd2_per_kernel, pairwise, tiled, tiles
+from dan.mmd.kernel_powers import LONGEST_CHAIN, chains, kernels, scale_of
 from dan.mmd.pairwise import choose_backend, kernel_row_sums, kernel_totals, weighted_total
-from dan.mmd.powers import LONGEST_CHAIN, chains, kernels, scale_of
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KEOPS_SHAPE = {torch.float32: (1, 33), torch.float64: (3, 2)}  # (F, K)
@@ -180,7 +180,7 @@ class Case:
         return torch.randn(shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
 
     def small_tiles(self) -> Any:
-        return mock.patch.dict(tiled.TILE, cpu=self.tile)
+        return mock.patch.dict(tiles.TILE, cpu=self.tile)
 
 
 def laid_out(z: Tensor, layout: str) -> Tensor:
@@ -384,12 +384,12 @@ def test_tiles_of_any_size_add_up(dtype: torch.dtype, tile: int) -> None:
     c = (0.3, -2.0, 1.1)
     weights = kernel.weights.tolist()
     expected = definition(x, y, kernel.bandwidths, torch.tensor(c, dtype=torch.float64)[:, None] * kernel.weights)
-    value, of_x, of_y = tiled.weighted(x, y, bandwidths, weights, c, True, tile=tile)
+    value, of_x, of_y = tiled.weighted(x, y, bandwidths, weights, c, gradients=True, tile=tile)
     assert of_x is not None and of_y is not None
     whole = torch.tensor(c, dtype=torch.float64) @ expected.sums @ kernel.weights
     assert_within(value, whole, TOLERANCE[dtype] * float(counts.max()))
     assert_gradients((of_x, of_y), x, y, expected, TOLERANCE[dtype])
-    assert tiled.weighted(x, y, bandwidths, weights, c, False, tile=tile)[1:] == (None, None)
+    assert tiled.weighted(x, y, bandwidths, weights, c, gradients=False, tile=tile)[1:] == (None, None)
 
     rows = tiled.row_sums(x, y, bandwidths, tile=tile)
     assert_within(
@@ -450,7 +450,7 @@ def three_features(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, 
 @each_named
 def test_gradcheck(backend: str) -> None:
     x, y, kernel = three_features()
-    with mock.patch.dict(tiled.TILE, cpu=3):
+    with mock.patch.dict(tiles.TILE, cpu=3):
         for call in calls_of(backend, kernel).values():
             assert torch.autograd.gradcheck(call, (x, y))
 
@@ -473,6 +473,11 @@ def test_second_derivatives_are_refused_where_they_are_not(backend: str, name: s
         gradients = torch.autograd.grad(call(x, y).sum(), of, create_graph=True)
         with pytest.raises(RuntimeError, match=r"cannot be differentiated again.*dense"):
             torch.stack([g.square().sum() for g in gradients]).sum().backward()
+        # Nor is a gradient penalty beside the loss left out without a word.
+        loss = call(x, y).sum()
+        gradients = torch.autograd.grad(loss, of, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"cannot be differentiated again"):
+            (loss + torch.stack([g.square().sum() for g in gradients]).sum()).backward()
     # The first derivative is not spoilt by the possibility of a second.
     plain = torch.autograd.grad(call(x, y).sum(), (x, y))
     torch.testing.assert_close(torch.autograd.grad(call(x, y).sum(), (x, y), create_graph=True), plain)
@@ -516,7 +521,7 @@ def test_autocast_changes_nothing(backend: str, dtype: torch.dtype) -> None:
     x = torch.randn(9, f, generator=generator).to(dtype).requires_grad_()
     y = torch.randn(8, f, generator=generator).to(dtype).requires_grad_()
     kernel = MultiKernel.ladder(2.0 * f, count)
-    with mock.patch.dict(tiled.TILE, cpu=4):
+    with mock.patch.dict(tiles.TILE, cpu=4):
         for call in calls_of(backend, kernel).values():
             value = call(x, y)
             gradients = torch.autograd.grad(value.sum(), (x, y))

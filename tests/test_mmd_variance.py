@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dan.mmd import MultiKernel, median_bandwidth, mmd2, mmd2_per_kernel, mmd2_variance, mmd2_variance_per_kernel
-from dan.mmd.estimators import _pair_sums
+from dan.mmd.variance import _pair_sums
 
 ESTIMATORS = ("unbiased", "biased", "linear")
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from test_evaluate import CLASSES, trained, trees
 
-from dan.cli.predict import Predict, images_under, predict_folder
+from dan.cli.predict import Predict, predict_folder
 from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
 from dan.evaluation.metrics import predict
 from dan.models.model_file import load_model
+from dan.run_inputs import images_under
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -30,13 +30,13 @@ from active.annotation.state import current_network
 from dan import DAN, fit
 from dan.__main__ import COMMANDS as OF_DAN
 from dan.cli.command_line import run as run_door
-from dan.cli.predict import images_under
 from dan.data.folders import images_of
 from dan.data.tasks import load_pair
 from dan.errors import UserError
 from dan.evaluation.metrics import predict
 from dan.models.model_file import load_model, sha256_of
 from dan.run_dir import read_records
+from dan.run_inputs import images_under
 from dan.run_metadata import run_metadata
 from dan.training.config import TrainConfig
 
@@ -111,7 +111,7 @@ def test_the_whole_loop_through_the_door(place: Path, capsys: pytest.CaptureFixt
     asking = ["select", *common, "--pool", str(pool), "--budget", "4"]
     assert active(*asking, "--out", str(tasks), "--gallery", str(page)) == 0
     said = capsys.readouterr()
-    assert f"asked for 4 samples by margin, with the network {run}\n" in said.out and said.err == ""
+    assert f"queried 4 samples with margin, by the network {run}\n" in said.out and said.err == ""
     assert f"label --run {run} --labels {tasks}" in said.out
     rows = rows_of(tasks)
     assert list(rows[0]) == ["order", "sample", "path", "guess", "confidence", "label", "annotator"]
@@ -120,8 +120,8 @@ def test_the_whole_loop_through_the_door(place: Path, capsys: pytest.CaptureFixt
 
     assert active("label", *common, "--labels", str(filled(tasks)), "--steps", "3") == 0
     said = capsys.readouterr()
-    assert said.err == "" and f"4 labels taken from {tasks}, as batch 1\n" in said.out
-    assert f"network: {run}/labelled_01, trained on with 4 labels" in said.out
+    assert said.err == "" and f"imported 4 labels from {tasks}, as batch 1\n" in said.out
+    assert f"network: {run}/labelled_01, finetuned with 4 labels" in said.out
     settings = read_records(run / "labelled_01" / "records.jsonl")[0]
     assert settings["labelled"] == 4 and settings["steps"] == 3 and settings["before"] == "run"
     assert (run / "model.pt").read_bytes() == first_bytes
@@ -264,7 +264,7 @@ def test_every_mistake_has_its_line_and_the_rest_is_taken_with_partial(
     said = capsys.readouterr()
     repeated = "labels.csv: 1 row said before, and counted once (row 10)"
     assert said.err.splitlines() == [*problems, repeated]
-    assert said.out == f"5 labels taken from {labels}, as batch 1\n"
+    assert said.out == f"imported 5 labels from {labels}, as batch 1\n"
     log = LabelLog(place / "run" / "labels.jsonl")
     assert [(label.sample, label.label, label.annotator) for label in log.labels] == [
         (row["sample"], row["label"], row["annotator"]) for row in (*rows[4:8], rows[10])
@@ -375,7 +375,7 @@ def test_undo_gives_the_labels_and_the_network_before(place: Path, capsys: pytes
     log = (run / "labels.jsonl").read_bytes()
     assert active("label", "--run", str(run), "--undo") == 0
     assert capsys.readouterr().out == (
-        f"taken back: batch 2, 3 labels; the log keeps them, and they no longer count\nnetwork: {run}/labelled_01\n"
+        f"reverted: batch 2, 3 labels; they stay in the log and no longer count\nnetwork: {run}/labelled_01\n"
     )
     assert state(run) == states[1] and (run / "labels.jsonl").read_bytes().startswith(log)
     assert revert_batch(run)[2] == run
@@ -643,7 +643,7 @@ def test_a_mistake_of_select_is_one_line(
         (["--labels", "other.csv"], 'other.csv has no column "sample"'),
         (["--undo"], "holds no labels to take back"),
         (["--undo", "--labels", "empty.csv"], "--undo takes the latest labels back, and takes none"),
-        (["--partial"], "--partial is of --labels"),
+        (["--partial"], "--partial requires --labels"),
         (["--aggregate", "mayority"], '--aggregate: "mayority" is not one of majority, last, refuse'),
         (["--steps", "-1"], "--steps must be 0 or more, not -1"),
         ([], "run has no labels to learn: there are none yet"),

@@ -366,8 +366,8 @@ def test_the_command_adapts_without_the_source(run: Path, door: Door, tmp_path: 
         (["--target", "TARGET", "--weights", "TARGET"], "leave out --weights"),
         (["--target", "TARGET", "--source-weights", "kmm"], "--source-weights needs the source"),
         (["--target", "TARGET", "--coreset-size", "5"], "--coreset-size needs the source"),
-        (["--target", "TARGET", "--coreset-stage", "features"], "--coreset-stage is of --coreset-size"),
-        (["--target", "TARGET", "--select-fraction", "0.3"], "--select-fraction is of --source-weights select"),
+        (["--target", "TARGET", "--coreset-stage", "features"], "--coreset-stage requires --coreset-size"),
+        (["--target", "TARGET", "--select-fraction", "0.3"], "--select-fraction requires --source-weights select"),
         (["--target", "TARGET", "--tune", "2"], "--source-holdout"),
     ],
 )

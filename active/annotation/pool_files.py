@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dan.cli.predict import _features, images_under
 from dan.data.folders import images_of
 from dan.data.manifests import UNLABELLED, Listing, some
 from dan.data.tensor_datasets import Images, Vectors
 from dan.errors import UserError
 from dan.models.model_file import sha256_of
+from dan.run_inputs import feature_rows, images_under
 from dan.run_metadata import required
 
 
@@ -66,7 +66,7 @@ def read_unlabelled(
         hashes = _hashes([listing.root / name for name in listing.names])
         places = [Place(path=str(listing.root / name), file=(listing.root / name).absolute()) for name in listing.names]
     else:
-        x = _features(pool, settings, run)
+        x = feature_rows(pool, settings, run)
         hashes = row_hashes(x)
         places = [Place(path=f"{pool.name}, row {row}", file=pool.absolute(), row=row) for row in range(len(x))]
     first = {sample: row for row, sample in reversed(list(enumerate(hashes)))}
@@ -110,7 +110,7 @@ def find_samples(
                 if sample in missing:
                     found.setdefault(sample, Place(path=str(file), file=file.absolute()))
         else:
-            for row, sample in enumerate(row_hashes(_features(place, settings, run))):
+            for row, sample in enumerate(row_hashes(feature_rows(place, settings, run))):
                 if sample in missing:
                     found.setdefault(sample, Place(path=f"{place.name}, row {row}", file=place.absolute(), row=row))
     return found
@@ -136,7 +136,7 @@ def labelled_samples(
             classes=classes,
         )
         return _images(listing, settings, run, cache=cache, quiet=quiet)
-    files = {place.file: _features(place.file, settings, run) for place in places}
+    files = {place.file: feature_rows(place.file, settings, run) for place in places}
     x = torch.stack([files[place.file][place.row].float() for place in places])
     return Vectors(x, torch.tensor(list(targets)), classes)
 

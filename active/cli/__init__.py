@@ -1,1 +1,1 @@
-"""What the commands of python -m active do, one a file. These alone, and with_dan and seen, know how DAN is trained."""
+"""The commands of python -m active, one a file; `active.__main__` lists them."""

@@ -1,4 +1,4 @@
-"""python -m active explain RUN ROUND: replay what a simulated round asked for, and show every pick."""
+"""python -m active explain RUN ROUND: replay the queries of a simulated round, and show every pick."""
 
 import sys
 from dataclasses import dataclass
@@ -12,37 +12,37 @@ from dan.errors import UserError
 if TYPE_CHECKING:
     from active.replay import Replay
 
-DIFFERS = 1  # exit code of a replay that does not pick what is on record
+DIFFERS = 1  # exit code of a replay whose picks differ from the recorded ones
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explain:
-    """Replay what a round of `python -m active run` asked for, and show every pick. Exit code 1: it picks otherwise."""
+    """Replay the queries of a round of `python -m active run`, and show every pick. Exit code 1: the picks differ."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the rounds."""
+    """Run directory of the rounds."""
     round: Annotated[int, tyro.conf.Positional, tyro.conf.arg(metavar="ROUND")]
-    """Which round, from 0."""
+    """Number of the round, from 0."""
     out: Path | None = None
-    """Write a page with the pictures: one HTML file that needs no network."""
+    """Write a page with the images to this HTML file; it needs no network."""
     start: Path | None = None
-    """The run that the rounds started from, where it lies neither in RUN nor beside it."""
+    """The run that the rounds started from, where it is neither inside RUN nor in the same folder as RUN."""
     thumbnail: int = 320
-    """Pixels of the longer side of the pictures in the page."""
+    """Longer side of the images in the page, in pixels."""
     data: Path | None = None
-    """Folder of data sets, where the run's task reads any (also: ACTIVE_DAN_DATA)."""
+    """Folder of data sets, for tasks that read any. Default: ACTIVE_DAN_DATA, or the user's cache folder."""
     image_cache: Path | None = None
-    """Folder that decoded images are kept in; default: in the user's cache folder."""
+    """Folder for decoded images. Default: in the user's cache folder."""
     cache_backbone: Literal["as-run", "yes", "no"] = "as-run"
-    """Use the kept outputs of the frozen first stages; as-run: where the rounds were run with --cache-backbone."""
+    """Use cached outputs of the frozen first stages; as-run: if the rounds were run with --cache-backbone."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute: another device than the run's may round otherwise, and so pick otherwise."""
+    """Device to compute on; another device than the run's rounds differently, and may pick differently."""
     quiet: bool = False
-    """No progress bar, no table."""
+    """Print no progress bar and no table."""
 
 
 def explain(config: Explain) -> int:
-    """Print a line a pick, write the page, and say whether the replay picks what is on record; 0 if so, else 1."""
+    """Print a line for each pick, and write the page; 0 if the replay picks the recorded samples, else 1."""
     from active.gallery import write_page
     from active.replay import replay, replay_page
     from dan.data.paths import cache_folder, data_folder
@@ -51,7 +51,7 @@ def explain(config: Explain) -> int:
         raise UserError(f"--thumbnail must be 16 to 4096 pixels, not {config.thumbnail}")
     cache = cache_folder(config.image_cache)
     kept: dict[str, Path | bool] = {"yes": cache.with_name("backbones"), "no": False}
-    shown = replay(
+    result = replay(
         config.run,
         config.round,
         start=config.start,
@@ -62,25 +62,25 @@ def explain(config: Explain) -> int:
         quiet=config.quiet,
     )
     if config.out is not None:
-        write_page(config.out, replay_page(shown, config.thumbnail))
+        write_page(config.out, replay_page(result, config.thumbnail))
     if not config.quiet:
-        print(table(shown))
+        print(table(result))
         if config.out is not None:
             print(f"wrote {config.out}")
-    if shown.difference:
-        print(shown.difference, file=sys.stderr)
+    if result.difference:
+        print(result.difference, file=sys.stderr)
         return DIFFERS
     if not config.quiet:
-        print(f"replayed: the same {len(shown.asked)} picks as on record, in the same order")
+        print(f"replayed: the same {len(result.asked)} picks as recorded, in the same order")
     return 0
 
 
-def table(shown: "Replay") -> str:
-    """One line a pick, in plain text. A guess that the answer contradicts has a * after it."""
-    names = shown.task.classes
+def table(replay: "Replay") -> str:
+    """One line for each pick, in plain text; a * marks a wrong guess."""
+    names = replay.task.classes
     header = ("order", "sample", "guess", "probability", "margin", "entropy", "distance", "nearest", "answer")
     rows: list[tuple[str, ...]] = [header]
-    for pick, answer in zip(shown.picks, shown.answers, strict=True):
+    for pick, answer in zip(replay.picks, replay.answers, strict=True):
         nearest = f"{names[pick.nearest]} ({pick.nearest_in})" if pick.nearest_in else "-"
         wrong = "" if pick.guess == answer else " *"
         figures = (f"{value:.3f}" for value in (pick.probability, pick.margin, pick.entropy))

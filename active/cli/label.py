@@ -1,5 +1,6 @@
-"""python -m active label: take people's labels back, report what is wrong with them, and train on."""
+"""python -m active label: import labels, report what is wrong with them, and finetune the network."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,82 +11,84 @@ from dan.errors import UserError, printable
 
 @dataclass(frozen=True, kw_only=True)
 class LabelCommand:
-    """Take people's labels back, and train the run's newest network on with all that count."""
+    """Import labels, and finetune the run's newest network with all valid ones."""
 
     run: Path
-    """Folder of the run that `python -m active select` chose with."""
+    """Run directory that `python -m active select` was given."""
     labels: Path | None = None
-    """The tasks, filled in (.csv), or Label Studio's export (.json). Left out: train on with what is in the log."""
+    """The filled-in tasks (.csv), or Label Studio's export (.json). Default: finetune with the labels in the log."""
     partial: bool = False
-    """Take the rows that are valid, though others are not."""
+    """Import the valid rows even if others are not."""
     aggregate: Literal["majority", "last", "refuse"] = "majority"
-    """How several people's answers about one sample become one: the most frequent, the latest, or only a unanimous."""
+    """How several labels of one sample become one: the most frequent, the latest, or only a unanimous one."""
     annotator: str | None = None
-    """Who labelled, for rows that do not say; default: the name of the user who runs this."""
+    """Annotator of rows that name none. Default: the name of the current user."""
     undo: bool = False
-    """Take the latest batch of labels back, and return to the network before it."""
+    """Revert the latest batch of labels, and return to the network before it."""
     steps: int = 150
-    """Training steps; 0 takes the labels and trains nothing."""
+    """Training steps; 0 imports the labels without training."""
     pool: Path | None = None
-    """Where the labelled samples lie now, if they were moved."""
+    """Where the labelled samples are now, if they were moved."""
     data: Path | None = None
-    """Folder of data sets, where the run's task reads any (also: ACTIVE_DAN_DATA)."""
+    """Folder of data sets, for tasks that read any. Default: ACTIVE_DAN_DATA, or the user's cache folder."""
     image_cache: Path | None = None
-    """Folder that decoded images are kept in; default: in the user's cache folder."""
+    """Folder for decoded images. Default: in the user's cache folder."""
     cache_backbone: Literal["as-trained", "yes", "no"] = "as-trained"
-    """Compute the frozen first stages once, keep their outputs on the disk, and train on them: many times faster.
-    as-trained: where the run was trained with --cache-backbone."""
+    """Compute the outputs of the frozen first stages once, keep them on disk, and train on them: many times faster.
+    as-trained: if the run was trained with --cache-backbone."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     quiet: bool = False
-    """No progress bar, no summary; what is wrong with the labels is told."""
+    """Print no progress bar and no summary; errors in the labels are printed."""
 
 
 def label(config: LabelCommand) -> None:
-    """Labels into the log, then the network; each problem is a line on stderr."""
+    """Import the labels into the log, then finetune; each problem is a line on stderr."""
     from active.annotation.imports import revert_batch
 
     if config.steps < 0:
         raise UserError(f"--steps must be 0 or more, not {config.steps}")
     if config.undo:
         if config.labels is not None or config.partial:
-            raise UserError("--undo takes the latest labels back, and takes none: leave out --labels and --partial")
+            raise UserError("--undo reverts the latest labels and imports none: leave out --labels and --partial")
         batch, labels, network = revert_batch(config.run)
         if not config.quiet:
-            print(f"taken back: batch {batch}, {len(labels)} labels; the log keeps them, and they no longer count")
+            print(f"reverted: batch {batch}, {len(labels)} labels; they stay in the log and no longer count")
             print(f"network: {network}")
         return
     if config.labels is None and config.partial:
-        raise UserError("--partial is of --labels: give both, or neither")
+        raise UserError("--partial requires --labels")
     if config.labels is not None:
-        _take(config, config.labels)
+        _import(config, config.labels)
     if config.steps:
-        _train(config)
+        _finetune(config)
 
 
-def _take(config: LabelCommand, labels: Path) -> None:
+def _import(config: LabelCommand, labels: Path) -> None:
     from active.annotation.imports import Refused, import_labels
 
     try:
-        taken = import_labels(config.run, labels, annotator=config.annotator or _user(), partial=config.partial)
+        imported = import_labels(
+            config.run, labels, annotator=config.annotator or current_user(), partial=config.partial
+        )
     except Refused as refused:
         for problem in refused.problems:
             print(printable(problem), file=sys.stderr)
         raise
-    for line in [*taken.problems, *taken.notes]:
+    for line in [*imported.problems, *imported.notes]:
         print(printable(line), file=sys.stderr)
     if not config.quiet:
-        new = f"{len(taken.labels)} labels taken from {labels}, as batch {taken.batch}"
-        print(new if taken.batch else f"nothing new in {labels}")
+        new = f"imported {len(imported.labels)} labels from {labels}, as batch {imported.batch}"
+        print(new if imported.batch else f"nothing new in {labels}")
 
 
-def _train(config: LabelCommand) -> None:
+def _finetune(config: LabelCommand) -> None:
     from active.annotation.imports import finetune
     from dan.data.paths import cache_folder, data_folder
 
     cache = cache_folder(config.image_cache)
     kept: dict[str, Path | bool] = {"yes": cache.with_name("backbones"), "no": False}
-    learned = finetune(
+    result = finetune(
         config.run,
         rule=config.aggregate,
         steps=config.steps,
@@ -96,30 +99,31 @@ def _train(config: LabelCommand) -> None:
         device=config.device,
         quiet=config.quiet,
     )
-    for line in learned.unsettled:
+    for line in result.unsettled:
         print(f"{line} (--aggregate {config.aggregate})", file=sys.stderr)
     if config.quiet:
         return
-    if learned.shared:
+    if result.shared:
         print(
-            f"agreement: {learned.shared} samples were labelled by several people, Krippendorff's alpha "
-            f"{learned.alpha:.3f} (1: all agree, 0: chance)"
+            f"agreement: {result.shared} samples have several annotators, Krippendorff's alpha {result.alpha:.3f} "
+            "(1: all agree, 0: chance)"
         )
-    if learned.record is None:
-        print(f"network: {learned.network} has learned these {learned.labels} labels already")
+    if result.record is None:
+        print(f"network: {result.network} was trained with these {result.labels} labels already")
         return
-    for name, value in learned.record.items():
+    for name, value in result.record.items():
         if name.startswith("accuracy/"):
             print(f"{name.removeprefix('accuracy/'):<12} {100 * value:6.2f} % accuracy")
-    print(f"network: {learned.network}, trained on with {learned.labels} labels")
-    print(f"the next tasks: python -m active select --run {config.run} --pool FOLDER --out FILE")
+    print(f"network: {result.network}, finetuned with {result.labels} labels")
+    next_words = ["python", "-m", "active", "select", "--run", str(config.run), "--pool", "FOLDER", "--out", "FILE"]
+    print(f"the next tasks: {shlex.join(next_words)}")
 
 
-def _user() -> str:
-    """Who runs this, as far as the system knows."""
+def current_user() -> str:
+    """The current user's name, as far as the system knows."""
     import getpass
 
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
-        return "somebody"
+        return "unknown"

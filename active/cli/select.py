@@ -1,5 +1,6 @@
-"""python -m active select: choose what people are to label, and write the tasks and a gallery."""
+"""python -m active select: choose the samples to label next, and write annotation tasks and a gallery."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,40 +11,40 @@ from dan.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
-    """Choose samples of a folder for people to label, by a trained run's newest network, and write the tasks."""
+    """Choose the samples of a folder to label next, with a run's newest network, and write annotation tasks."""
 
     run: Path
-    """Folder of a finished `python -m dan train` run."""
+    """Run directory of a finished `python -m dan train`."""
     pool: Path
-    """Folder of images, however deep they lie; a CSV manifest (path,label); or a file of features."""
+    """Folder of images (searched recursively), CSV manifest (path,label), or feature file."""
     out: Path
-    """The tasks: .csv, to be filled in; or .json for Label Studio, with its labelling interface (.xml) beside it."""
+    """File for the tasks: .csv, to fill in; or .json for Label Studio, with an .xml for its labelling interface."""
     budget: str = "20"
-    """How many samples to ask for: a number, or a share of the pool, as 5%."""
+    """Number of samples to query, or a percentage of the pool, as 5%."""
     strategy: str = "margin"
-    """Which: a name that `python -m active strategies` lists, module:function, or NAME@SHARE."""
+    """Acquisition strategy: a name that `python -m active strategies` lists, module:function, or NAME@SHARE."""
     gallery: Path | None = None
-    """Write a page with the pictures, too: one HTML file that needs no network."""
+    """Write a page with the images to this HTML file; it needs no network."""
     include_pending: bool = False
-    """What is still out with people, or was skipped or contradicted, may be asked for once more."""
+    """Allow samples that were queried before and are pending, skipped or contradicted."""
     thumbnail: int = 320
-    """Pixels of the longer side of the pictures in the gallery and in a .json."""
+    """Longer side of the images in the gallery and in a .json, in pixels."""
     seed: int = 0
-    """Decides, with the number of batches before, what a strategy draws at random."""
+    """Seed of the random draws of a strategy, together with the number of earlier batches."""
     data: Path | None = None
-    """Folder of data sets, where the run's task reads any (also: ACTIVE_DAN_DATA)."""
+    """Folder of data sets, for tasks that read any. Default: ACTIVE_DAN_DATA, or the user's cache folder."""
     image_cache: Path | None = None
-    """Folder that decoded images are kept in; default: in the user's cache folder."""
+    """Folder for decoded images. Default: in the user's cache folder."""
     cache_backbone: bool = False
-    """Keep the outputs of the frozen first stages on the disk: the next selection from this folder takes seconds."""
+    """Keep the outputs of the frozen first stages on disk: the next selection from this folder takes seconds."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     quiet: bool = False
-    """No progress bar, no summary."""
+    """Print no progress bar and no summary."""
 
 
 def select(config: Select) -> None:
-    """Write the tasks, and say in a few lines what was asked and what comes next."""
+    """Write the tasks, and print a summary and the next command."""
     from active.annotation.requests import create_tasks
     from dan.data.paths import cache_folder, data_folder
 
@@ -70,14 +71,14 @@ def select(config: Select) -> None:
         print(note, file=sys.stderr)
     if config.quiet:
         return
-    print(f"asked for {len(chosen.tasks)} samples by {config.strategy}, with the network {chosen.network}")
+    print(f"queried {len(chosen.tasks)} samples with {config.strategy}, by the network {chosen.network}")
     for file in chosen.files:
         print(f"wrote {file}")
     if config.out.suffix.lower() == ".json":
         interface = config.out.with_suffix(".xml")
         print(f"Label Studio: paste {interface} as the labelling interface, import {config.out}, export as JSON; then")
-        back = "export.json"
+        labels = "export.json"
     else:
         print("fill in the column label, one class a row; then")
-        back = str(config.out)
-    print(f"python -m active label --run {config.run} --labels {back}")
+        labels = str(config.out)
+    print(shlex.join(["python", "-m", "active", "label", "--run", str(config.run), "--labels", labels]))

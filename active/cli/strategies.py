@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Strategies:
-    """Every strategy in one line: what it asks for, its source, its cost, what it needs."""
+    """List the strategies: what each one selects, its source, its cost, and the query fields that it needs."""
 
 
 def list_strategies(config: Strategies) -> None:
-    """Print the cards, as plain lines that fit any terminal and any pipe."""
+    """Print two lines for each strategy."""
     from active.strategies import CARDS
 
     width = max(map(len, CARDS))

@@ -19,9 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dan.mmd.kernel_powers import kernels, scale_of
 from dan.mmd.kernels import MultiKernel
 from dan.mmd.pairwise import kernel_row_sums
-from dan.mmd.powers import kernels, scale_of
 from dan.mmd.tiled import kernel_blocks
 from dan.progress import watched
 

@@ -1,1 +1,1 @@
-"""What the commands do: train a network, measure it, use it on new data, hand it on. `dan.__main__` lists them."""
+"""The commands of python -m dan, one a file; `dan.__main__` lists them."""

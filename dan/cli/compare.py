@@ -1,58 +1,78 @@
-"""python -m dan compare A B: how far apart two folders of images, or two files of features, are: a table, a picture."""
+"""python -m dan compare A B: how far apart two folders of images, or two feature files, are: a table and a figure."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
-from torch import Tensor
 
 from dan.errors import UserError, nearest
-from dan.evaluation.domain_comparison import FEWEST, MOST, compare, features_of, holds_features, network, table
-from dan.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Two folders of images, or two files of features (.npy, .npz, .pt, .mat): are they from one domain?"""
+    """Test whether two folders of images, or two feature files (.npy, .npz, .pt, .mat), are from one domain."""
 
     a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
-    """Folder of images (all in it count), CSV manifest, or file of features."""
+    """Folder of images (searched recursively), CSV manifest, or feature file."""
     b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
-    """What to compare it with."""
+    """The second one, in the same forms."""
     backbone: str = "pixels"
-    """What sees the images: "pixels" (small and grey, needs no weights), or a network, such as squeezenet1_1."""
+    """Features of images: "pixels" (small grey images, needs no weights), or a backbone, such as squeezenet1_1."""
     weights: str | None = None
-    """The network's weights: a state-dict file, its publisher's name for them, or none. Default: its publisher's."""
+    """Weights of the backbone: a state-dict file, its publisher's name for them (default: DEFAULT), or none."""
     image_size: int | None = None
-    """Pixels a side; default 16 for pixels, the network's own else."""
+    """Side of the square images in pixels. Default: 16 for pixels, else the backbone's own."""
     out: Path = Path("compare.png")
-    """The picture: .png, .pdf, .svg or .jpg."""
-    most: int = MOST
-    """Of a larger side, so many samples are drawn."""
+    """The figure: .png, .pdf, .svg or .jpg."""
+    most: int = 2000
+    """Largest number of samples of each side; of more, this many are drawn at random."""
     permutations: int = 500
-    """Relabellings that make the null: the smallest p-value is 1 / (1 + so many)."""
+    """Permutations of the two-sample test; the smallest possible p-value is 1 / (1 + permutations)."""
     seed: int = 0
-    """Decides everything random in this comparison."""
+    """Seed of everything random in this comparison."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute a network's features."""
+    """Device to compute a backbone's features on."""
     quiet: bool = False
-    """No progress bar."""
+    """Print no progress bar."""
 
 
 def run_compare(config: Compare) -> None:
-    """Compare, print a table, and save the picture. Raises UserError for what cannot be compared."""
+    """Compare, print a table, and save the figure. Raises UserError for what cannot be compared."""
+    import torch
+
+    from dan.evaluation.domain_comparison import compare, holds_features, table
     from dan.figures import comparison_figure
     from dan.run_dir import write_atomically
 
     _check(config)
-    backbone: str | Backbone = config.backbone
-    if backbone != "pixels":
-        backbone = network(config.backbone, config.weights, seed=config.seed)
-    samples: list[Tensor] = []
+    samples = _read_samples(config)
+    x, y = (z.to(torch.promote_types(samples[0].dtype, samples[1].dtype)) for z in samples)
+    if x.shape[1] != y.shape[1]:
+        raise UserError(
+            f"{config.a} has {x.shape[1]} features a sample, and {config.b} has {y.shape[1]}: compare features of one "
+            "kind"
+        )
+    result = compare(x, y, permutations=config.permutations, seed=config.seed, most=config.most)
+    kind = "their own" if holds_features(config.a) and holds_features(config.b) else config.backbone
+    print(f"features: {result.features} ({kind})\n")
+    print(table(result))
+    figure = comparison_figure(result, x, y, names=_short_names(config.a, config.b))
+    write_atomically(config.out, lambda file: figure.savefig(file, format=config.out.suffix[1:].lower()))
+    print(f"\nfigure: {config.out}")
+
+
+def _read_samples(config: Compare) -> "list[Tensor]":
+    """The features of A and of B, (N, F) each; prints how many samples there are."""
+    from dan.evaluation.domain_comparison import features_of, network
+
+    backbone = "pixels" if config.backbone == "pixels" else network(config.backbone, config.weights, seed=config.seed)
+    samples = []
     for name, path in (("A", config.a), ("B", config.b)):
         features, count = features_of(
             path,
@@ -64,30 +84,19 @@ def run_compare(config: Compare) -> None:
             seed=config.seed,
         )
         drawn = f" of {count}, drawn at random" if len(features) < count else ""
-        print(f"{name}  {path}: {len(features)} samples{drawn}")
+        print(f"{name}  {path}: {len(features)} samples{drawn}", flush=True)
         samples.append(features)
-    x, y = (z.to(torch.promote_types(samples[0].dtype, samples[1].dtype)) for z in samples)
-    if x.shape[1] != y.shape[1]:
-        raise UserError(
-            f"{config.a} has {x.shape[1]} features a sample, and {config.b} has {y.shape[1]}: compare features of one "
-            "kind"
-        )
-    result = compare(x, y, permutations=config.permutations, seed=config.seed, most=config.most)
-    seen = "their own" if holds_features(config.a) and holds_features(config.b) else config.backbone
-    print(f"features: {result.features} ({seen})\n")
-    print(table(result))
-    figure = comparison_figure(result, x, y, names=_short_names(config.a, config.b))
-    write_atomically(config.out, lambda file: figure.savefig(file, format=config.out.suffix[1:].lower()))
-    print(f"\npicture: {config.out}")
+    return samples
 
 
 def _check(config: Compare) -> None:
-    """All that can be told before anything is read."""
+    """Raise UserError for what can be known before anything is read."""
+    from dan.evaluation.domain_comparison import FEWEST, holds_features
     from dan.run_dir import write_atomically
 
     if config.out.suffix.lower() not in PICTURES:
         raise UserError(
-            f"--out {config.out}: a picture ends in {', '.join(PICTURES)}{nearest(config.out.suffix, PICTURES)}"
+            f"--out {config.out}: a figure ends in {', '.join(PICTURES)}{nearest(config.out.suffix, PICTURES)}"
         )
     try:
         trial = config.out.with_name(f".{config.out.name}.trial")

@@ -1,16 +1,16 @@
-"""python -m dan evaluate RUN: all that can be measured of a finished run, as a table, a few files, and pictures.
+"""python -m dan evaluate RUN: all that can be measured of a finished run, as a table, a few files, and figures.
 
-    of each split with labels     accuracy, by class too; cross-entropy; calibration error; confusion matrix
+    of each split with labels     accuracy, also by class; cross-entropy; calibration error; confusion matrix
+    of a target without labels    predicted class shares and mean confidence; its accuracy needs labels
     of source against target      unbiased MMD^2 and A-distance of each aligned layer
-    of each sample                what was predicted, and how surely
+    of each sample                the prediction and its confidence
     of the target                 the same without samples whose labels were learned (--target-labels): "unqueried"
-    on stderr                     signs that the target holds other classes, or other shares of them
+    on stderr                     signs that the target has other classes, or other class shares
 
 Target labels are read to measure, and for nothing else.
 """
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,82 +19,55 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from dan.cli.evaluation_tables import class_table, layer_table, split_line, unlabelled_lines
 from dan.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEWEST = 4  # samples a side: two folds of the A-distance need two each
-CLASSES_SHOWN = 20  # of more, the worst; metrics.json has all
+    from dan.data.domain_pair import DomainPair
+    from dan.models.dan import DAN
+
+MIN_SAMPLES = 4  # of each side: two folds of the A-distance need two each
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a finished run on every split of its task."""
+    """Evaluate a finished run on every split of its task."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, or of a released checkpoint."""
+    """Run directory, or folder of a released checkpoint."""
     data: Path | None = None
-    """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""
+    """Folder of data sets, for tasks that read any. Default: ACTIVE_DAN_DATA, or the user's cache folder."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
     out: Path | None = None
-    """Folder for what is written; default: RUN/evaluation."""
+    """Folder for the results. Default: RUN/evaluation."""
     most: int = 2000
-    """Samples of each domain, spread evenly over it, that MMD and A-distance look at."""
+    """Largest number of samples of each domain, evenly spread, for MMD and A-distance."""
     image_cache: Path | None = None
-    """Folder that decoded images are kept in; default: in the user's cache folder."""
+    """Folder for decoded images. Default: in the user's cache folder."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 def evaluate_run(config: Evaluate) -> None:
     """Measure, print a table, and write metrics.json, predictions-SPLIT.csv and confusion-SPLIT.png.
 
-    Raises UserError for what is no run of a task, for data that are not there, and a folder that cannot be written.
+    Raises UserError for a folder that is no run of a task, for data that are missing, and for an output folder that
+    cannot be written.
     """
-    from dan.data.paths import cache_folder, data_folder
-    from dan.devices import choose_device
     from dan.evaluation.label_shift import warnings_of
-    from dan.evaluation.metrics import predict
-    from dan.models.model_file import load_model
     from dan.run_metadata import labels_of, load_run_config
-    from dan.run_task import load_run_task
 
-    if config.most < FEWEST:
-        raise UserError(f"--most must be at least {FEWEST} samples, not {config.most}")
+    if config.most < MIN_SAMPLES:
+        raise UserError(f"--most must be at least {MIN_SAMPLES} samples, not {config.most}")
     settings = load_run_config(config.run)
-    model = load_model(config.run, choose_device(config.device), weights=config.weights)
-    task = load_run_task(settings, config.run, data_folder(config.data), cache_folder(config.image_cache), quiet=False)
-    if len(task.classes) != model.settings["num_classes"]:
-        raise UserError(
-            f"{config.run} tells {model.settings['num_classes']} classes apart, and {task.name} has "
-            f"{len(task.classes)}: restore its data, or train again"
-        )
+    model, task = _load(config, settings)
     out = config.out or config.run / "evaluation"
     metrics: dict[str, Any] = {"run": config.run.name, "task": task.name, "splits": {}, "layers": {}}
-    probs: dict[str, Tensor] = {}
-    for name, data in (task.splits | {"target": task.target}).items():
-        output, labels = predict(model, data)
-        probs[name] = output.logits.double().softmax(1)
-        _write_predictions(out / f"predictions-{name}.csv", data, output.logits, labels, task.classes)
-        if name in task.splits:
-            metrics["splits"][name] = _measured(
-                output.logits, labels, task.classes, out / f"confusion-{name}.png", name
-            )
-            print(_line(name, metrics["splits"][name]))
-        else:
-            print(f"{name:<12} has no labels, so no accuracy  {len(labels)} samples")
-        if name == "target" and "target_labels" in settings:
-            rest = _unqueried(labels, settings, task.classes)
-            if len(rest):
-                picture = out / "confusion-unqueried.png"
-                found = _measured(output.logits[rest], labels[rest], task.classes, picture, "unqueried")
-                metrics["splits"]["unqueried"] = found
-                print(_line("unqueried", found))
-        if name == "target":
-            metrics["layers"] = _distances(model, task.source, output.layers, settings, config.most)
-    for table in (_class_table(metrics["splits"]), _layer_table(metrics["layers"])):
+    probs = _evaluate_splits(model, task, settings, config.most, out, metrics)
+    for table in (class_table(metrics["splits"]), layer_table(metrics["layers"])):
         if table:
             print("\n" + table)
     metrics["warnings"] = warnings_of(
@@ -106,6 +79,51 @@ def evaluate_run(config: Evaluate) -> None:
     print(f"\nfiles: {out}")
 
 
+def _load(config: Evaluate, settings: Mapping[str, Any]) -> "tuple[DAN, DomainPair]":
+    from dan.data.paths import cache_folder, data_folder
+    from dan.devices import choose_device
+    from dan.models.model_file import load_model
+    from dan.run_task import load_run_task
+
+    model = load_model(config.run, choose_device(config.device), weights=config.weights)
+    task = load_run_task(settings, config.run, data_folder(config.data), cache_folder(config.image_cache), quiet=False)
+    if len(task.classes) != model.settings["num_classes"]:
+        raise UserError(
+            f"the network of {config.run} has {model.settings['num_classes']} classes, and {task.name} has "
+            f"{len(task.classes)}: restore its data, or train again"
+        )
+    return model, task
+
+
+def _evaluate_splits(
+    model: "DAN", task: "DomainPair", settings: Mapping[str, Any], most: int, out: Path, metrics: dict[str, Any]
+) -> "dict[str, Tensor]":
+    """Fill `metrics`, print a line for each split, and write its files; the probabilities (N, C) of each split."""
+    import torch
+
+    from dan.evaluation.metrics import predict
+
+    probs = {}
+    for name, data in (task.splits | {"target": task.target}).items():
+        output, labels = predict(model, data)
+        probs[name] = output.logits.double().softmax(1)
+        _write_predictions(out / f"predictions-{name}.csv", data, probs[name], labels, task.classes)
+        parts = [(name, torch.arange(len(labels)))] if name in task.splits else []
+        if name == "target" and "target_labels" in settings:
+            rest = _unqueried(labels, settings, task.classes)
+            parts += [("unqueried", rest)] if len(rest) else []
+        for part, rows in parts:
+            picture = out / f"confusion-{part}.png"
+            metrics["splits"][part] = _measure_labelled(output.logits[rows], labels[rows], task.classes, picture, part)
+            print(split_line(part, metrics["splits"][part]))
+        if name not in task.splits:
+            metrics["unlabelled"] = {name: _measure_unlabelled(probs[name], task.classes)}
+            print(unlabelled_lines(name, metrics["unlabelled"][name]))
+        if name == "target":
+            metrics["layers"] = _measure_layers(model, task.source, output.layers, settings, most)
+    return probs
+
+
 def _unqueried(labels: "Tensor", settings: Mapping[str, Any], classes: Sequence[str]) -> "Tensor":
     """The target rows whose labels the run did not learn (`--target-labels`)."""
     from dan.data.semi_supervised import drawn_by_seed, rest_of
@@ -113,9 +131,12 @@ def _unqueried(labels: "Tensor", settings: Mapping[str, Any], classes: Sequence[
     return rest_of(drawn_by_seed(labels, settings["target_labels"], settings["seed"], classes=classes), len(labels))
 
 
-def _measured(logits: "Tensor", labels: "Tensor", classes: Sequence[str], picture: Path, split: str) -> dict[str, Any]:
-    """The numbers of one split, as JSON keeps them (a class without samples: null), and its picture on the disk."""
+def _measure_labelled(
+    logits: "Tensor", labels: "Tensor", classes: Sequence[str], picture: Path, split: str
+) -> dict[str, Any]:
+    """The metrics of one split, as JSON stores them (a class without samples: null); its figure is written."""
     import io
+    import math
 
     from torch.nn.functional import cross_entropy
 
@@ -145,15 +166,29 @@ def _measured(logits: "Tensor", labels: "Tensor", classes: Sequence[str], pictur
     }
 
 
-def _distances(
-    model: Any, source: Any, of_target: Mapping[str, "Tensor"], settings: Mapping[str, Any], most: int
+def _measure_unlabelled(probs: "Tensor", classes: Sequence[str]) -> dict[str, Any]:
+    """The metrics of a target without labels: predicted class shares, and the mean confidence max_c p(c | x)."""
+    import torch
+
+    confidence, predicted = probs.max(1)
+    shares = torch.bincount(predicted, minlength=len(classes)).double() / len(predicted)
+    return {
+        "samples": len(predicted),
+        "mean_confidence": float(confidence.mean()),
+        "predicted_shares": dict(zip(classes, shares.tolist(), strict=True)),
+    }
+
+
+def _measure_layers(
+    model: "DAN", source: Any, of_target: Mapping[str, "Tensor"], settings: Mapping[str, Any], most: int
 ) -> dict[str, dict[str, float]]:
     """Of each aligned layer: MMD^2 with its standard deviation, and the A-distance, between source and target.
 
     The kernel is the run's ladder, equally weighted, around the median heuristic of these samples. {} where a domain
     has fewer than 4 samples.
     """
-    import torch
+    import math
+
     from torch.utils.data import Subset
 
     from dan.data.batches import num_samples
@@ -163,21 +198,17 @@ def _distances(
     from dan.mmd import MultiKernel, a_distance, median_bandwidth, mmd2, mmd2_variance
     from dan.models.dan import layer_named
 
-    def spread(count: int) -> "Tensor":
-        kept = min(count, most)
-        return torch.arange(kept) * count // kept
-
-    some = Subset(source, spread(num_samples(source)).tolist())
+    some = Subset(source, _evenly_spread(num_samples(source), most).tolist())
     of_source = predict(model, some, start=stages_run(source))[0].layers
     align = [layer_named(name) for name in settings.get("align", ())] or model.layer_names
     result = {}
     for name in align:
-        rows = spread(len(of_target[name]))
+        rows = _evenly_spread(len(of_target[name]), most)
         x, y = (
             comparable(name, z.double(), settings.get("output_space", "probabilities"))
             for z in (of_source[name], of_target[name][rows])
         )
-        if min(len(x), len(y)) < FEWEST:
+        if min(len(x), len(y)) < MIN_SAMPLES:
             continue
         kernel = MultiKernel.ladder(
             median_bandwidth(x, y), count=settings.get("num_kernels", 5), step=settings.get("bandwidth_ratio", 2.0)
@@ -192,11 +223,19 @@ def _distances(
     return result
 
 
-def _write_predictions(path: Path, data: Any, logits: "Tensor", labels: "Tensor", classes: Sequence[str]) -> None:
+def _evenly_spread(count: int, most: int) -> "Tensor":
+    """At most `most` of the rows 0, ..., count - 1."""
+    import torch
+
+    kept = min(count, most)
+    return torch.arange(kept) * count // kept
+
+
+def _write_predictions(path: Path, data: Any, probs: "Tensor", labels: "Tensor", classes: Sequence[str]) -> None:
     from dan.safe_csv import write_csv
 
     paths = getattr(data, "paths", None)
-    confidence, predicted = logits.double().softmax(1).max(1)
+    confidence, predicted = probs.max(1)
     rows = zip(labels.tolist(), predicted.tolist(), confidence.tolist(), strict=True)
     write_csv(
         path,
@@ -215,44 +254,3 @@ def _write(path: Path, content: bytes) -> None:
         write_atomically(path, lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): name another --out") from None
-
-
-def _line(name: str, split: Mapping[str, Any]) -> str:
-    return (
-        f"{name:<12} {100 * split['accuracy']:6.2f} % accuracy  "
-        f"{100 * split['mean_class_accuracy']:6.2f} % mean of classes  {split['cross_entropy']:.4f} nats  "
-        f"{split['calibration_error']:.4f} calibration error  {split['samples']} samples"
-    )
-
-
-def _class_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
-    """Accuracy by class in percent, a column a split; of many classes the worst, by the last split."""
-    if not splits:
-        return ""
-    names = list(next(iter(splits.values()))["class_accuracy"])
-    judge = list(splits.values())[-1]["class_accuracy"]
-    shown = names
-    if len(names) > CLASSES_SHOWN:
-        shown = sorted(names, key=lambda name: 2.0 if judge[name] is None else judge[name])[:CLASSES_SHOWN]
-    width = max(len("class"), *map(len, shown))
-    lines = [f"{'class':<{width}}" + "".join(f"  {split:>11}" for split in splits)]
-    for name in shown:
-        values = [split["class_accuracy"][name] for split in splits.values()]
-        lines.append(
-            f"{name:<{width}}" + "".join("            -" if v is None else f"  {100 * v:9.2f} %" for v in values)
-        )
-    if len(shown) < len(names):
-        lines.append(f"(the worst {len(shown)} of {len(names)}; all are in metrics.json)")
-    return "\n".join(lines)
-
-
-def _layer_table(layers: Mapping[str, Mapping[str, float]]) -> str:
-    if not layers:
-        return ""
-    width = max(len("layer"), *map(len, layers))
-    lines = [f"{'layer':<{width}}  MMD^2 source-target      s.d.  A-distance"]
-    for name, found in layers.items():
-        lines.append(
-            f"{name:<{width}}  {found['mmd2']:19.5f}  {found['mmd2_deviation']:8.5f}  {found['a_distance']:10.3f}"
-        )
-    return "\n".join(lines)

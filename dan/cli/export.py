@@ -1,4 +1,4 @@
-"""python -m dan export RUN: the network as one file that runs without this package: a batch in, its logits out.
+"""python -m dan export RUN: the network as one file that runs without this package, from a batch to its logits.
 
     model.pt2     torch.export, read by torch.export.load(path).module()
     model.onnx    ONNX, through the extra "onnx"
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMATS = (".pt2", ".onnx")
-NOTE = "active_dan.json"  # what is said of the network inside the file
+NOTE = "active_dan.json"  # metadata of the network inside the file
 SIZES = (1, 2, 5)  # batches that are compared
 TOLERANCE = 1e-4  # largest difference, over the largest logit: other kernels sum in another order
 
@@ -33,15 +33,15 @@ class Export:
     """Write a finished run's network as one file for torch.export or ONNX."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, or of a released checkpoint."""
+    """Run directory, or folder of a released checkpoint."""
     out: Path | None = None
-    """The file: .pt2 (torch.export) or .onnx; default: RUN/model.pt2."""
+    """The file: .pt2 (torch.export) or .onnx. Default: RUN/model.pt2."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
 
 
 def export_run(config: Export) -> None:
-    """Export, check, and say where it is. Raises UserError for another suffix, and for packages that are missing."""
+    """Export, check, and print where the file is. Raises UserError for another suffix, and for missing packages."""
     import torch
 
     from dan.models.model_file import load_model

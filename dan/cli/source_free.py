@@ -1,30 +1,70 @@
-"""train --source-free RUN: on with a run's network to a new target, with what the run kept of its source and no more.
+"""train --source-free RUN: adapt a run's network to a new target, with what the run kept of its source and no more.
 
-The network is RUN's own, all of it: backbone, task-specific layers and classes. Its backbone is frozen up to where the
-source was kept. `--coreset-size N` is what keeps it, beside model.pt.
+The network is RUN's own: backbone, task-specific layers and classes. Its backbone is frozen up to the stage whose
+outputs were kept of the source (`--coreset-size N` keeps them, in RUN/source.pt).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dan.cli.train_options import NetworkOptions, Train, flag_of, preset
+from dan.cli.train_setup import TrainingSetup, check_batch_size, first_then
 from dan.errors import UserError
-from dan.run_metadata import required
 
 if TYPE_CHECKING:
     from dan.data.domain_pair import DomainPair
     from dan.models.dan import DAN
     from dan.source_free import KeptSource
 
+MAX_SAMPLES = 2000  # of the target, evenly spread, for the MMD^2 that is printed before training
+
+
+def setup_source_free(config: Train) -> TrainingSetup:
+    """The target alone, with what a run kept of its source, and that run's network."""
+    from dan.data.paths import cache_folder, data_folder
+    from dan.devices import choose_device
+    from dan.run_metadata import load_run_config
+    from dan.run_task import load_target
+    from dan.source_free import read_kept
+
+    run = config.source_free
+    assert run is not None
+    settings, kept = load_run_config(run), read_kept(run)
+    given, default = (
+        {entry.name: getattr(options, entry.name) for entry in fields(NetworkOptions)}
+        for options in (config, preset(["--recipe", config.recipe]))
+    )
+
+    def build() -> Any:
+        return adapted_network(run, kept, given, default, device=choose_device(config.device))
+
+    model = build()
+    task = load_target(
+        config.task,
+        config.options(),
+        kept,
+        settings,
+        run,
+        data=data_folder(config.data),
+        cache=cache_folder(config.image_cache),
+        quiet=config.quiet,
+    )
+    check_batch_size(config, target=task.target)
+    if not config.quiet:
+        _print_distance(kept, model, task.target)
+    metadata = _metadata(task, model, kept, settings, run)
+    return TrainingSetup(task=task, build=first_then(model, build), metadata=metadata, kept=kept)
+
 
 def adapted_network(
     run: Path, kept: "KeptSource", chosen: Mapping[str, Any], default: Mapping[str, Any], *, device: Any = "cpu"
 ) -> "DAN":
-    """RUN's network, frozen up to where its source was kept. chosen, default: the flags of `Network`, as given and as
-    they are if none is.
+    """RUN's network, frozen up to where its source was kept.
 
-    Raises UserError for flags that ask for another network, and for a kept source that doesn't go with RUN.
+    chosen, default: the values of `NetworkOptions`, as given and as they are if no flag is given.
+    Raises UserError for flags that describe another network, and for a kept source that does not go with RUN.
     """
     from dan.models.model_file import load_model
 
@@ -33,116 +73,42 @@ def adapted_network(
     model = load_model(run, device, weights=other_file)
     for name, value in chosen.items():
         if name != "weights" and value != default[name]:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"--source-free goes on with the network of {run}: leave out {flag}")
+            raise UserError(f"--source-free uses the network of {run}: leave out {flag_of(name)}")
     kept.check(model)
     model.freeze(up_to=list(model.stages)[kept.after_stages - 1])
     return model.train()
 
 
-def target_alone(
-    name: str,
-    options: Mapping[str, Any],
-    kept: "KeptSource",
-    settings: Mapping[str, Any],
-    run: Path,
-    *,
-    data: Path,
-    cache: Path,
-    quiet: bool,
-) -> "DomainPair":
-    """The transfer from what RUN kept of its source to the target of the task `name` with these options.
+def _print_distance(kept: "KeptSource", model: "DAN", target: Any) -> None:
+    from torch.utils.data import Subset
 
-    settings: RUN's. The task `folders` takes its target by itself, and has no source. Of any other task the source is
-    loaded, since its loader does so, and dropped.
-    Raises UserError where classes, shape or normalisation aren't those that RUN was trained on.
-    """
-    import torch
+    from dan.data.batches import num_samples
+    from dan.evaluation.metrics import predict
 
-    from dan.data.batches import fetch
-    from dan.data.tasks import load_pair
-
-    classes, shape = tuple(required(settings, "classes", run)), list(required(settings, "shape", run))
-    if name == "folders":
-        task = _own_target(options, run, classes, shape, kept, cache, quiet)
-    else:
-        task = load_pair(name, data, **options, cache=cache, quiet=quiet)
-    if tuple(task.classes) != classes:
-        raise UserError(
-            f"the classes of {name} ({', '.join(task.classes)}) are not those of {run} ({', '.join(classes)})"
-        )
-    found = list(fetch(task.target, torch.tensor([0]))[0].shape[1:])
-    if found != shape or task.normalisation != settings.get("normalisation"):
-        raise UserError(
-            f"{name} has samples of shape {found} (normalisation {task.normalisation}), and {run} was trained on "
-            f"{shape} ({settings.get('normalisation')})"
-        )
-    return replace(task, source=kept.source, source_test=None)
+    total = num_samples(target)
+    some = Subset(target, range(0, total, -(-total // MAX_SAMPLES)))
+    if len(some) > 1:
+        distance, error = kept.mmd2(predict(model, some)[0].features)
+        print(f"unbiased MMD^2 between the kept source and the target: {distance:.4f} +- {error:.4f}")
 
 
-def _own_target(
-    options: Mapping[str, Any],
-    run: Path,
-    classes: tuple[str, ...],
-    shape: list[int],
-    kept: "KeptSource",
-    cache: Path,
-    quiet: bool,
-) -> "DomainPair":
-    """The target of the task `folders` by itself, with RUN's classes."""
-    import torch
+def _metadata(
+    task: "DomainPair", model: "DAN", kept: "KeptSource", settings: Mapping[str, Any], run: Path
+) -> dict[str, Any]:
+    from dan.run_metadata import run_metadata
 
-    from dan.data.domain_pair import DomainPair
-    from dan.data.feature_files import SUFFIXES, read_features
-    from dan.data.folders import PICTURES, VECTORS, images_of, read_images
-    from dan.data.manifests import UNLABELLED, agreed_classes, restricted
-    from dan.data.tensor_datasets import Vectors
-
-    if options.get("target") is None:
-        raise UserError("--source-free with the task folders needs --target: a folder, a .csv or a file of features")
-    for option in ("source", "classes", "source_holdout", "augment"):
-        if options.get(option):
-            raise UserError(f"--{option.replace('_', '-')} has no use with --source-free: leave it out")
-    target = Path(options["target"]).expanduser().absolute()
-    said: dict[str, Any] = {"target": str(target)}
-    common: dict[str, Any] = {"name": "folders", "classes": classes, "source": kept.source, "source_test": None}
-    if target.suffix.lower() in SUFFIXES and not target.is_dir():
-        if len(shape) != 1:
-            raise UserError(f"{target} holds features, and {run} was trained on images")
-        x, y = (features := read_features(target)).x, features.y
-        bad = int((~x.isfinite()).any(1).sum())
-        if bad:
-            raise UserError(f"{target}: {bad} of {len(x)} samples hold NaN or infinite features: remove them")
-        if y is None:
-            targets = torch.full((len(x),), UNLABELLED)
-        else:
-            agreed_classes((run, classes), (target, tuple(map(str, y.unique().tolist()))))
-            targets = torch.tensor([classes.index(str(label)) for label in y.tolist()])
-        return DomainPair(
-            **common,
-            target=Vectors(x, targets, classes),
-            target_test=None,
-            backbone=VECTORS,
-            kind="vector",
-            target_labelled=y is not None,
-            options=said,
-        )
-    if len(shape) != 3:
-        raise UserError(f"{target} holds images, and {run} was trained on features")
-    listing = read_images(target)
-    agreed_classes((run, classes), (target, listing.classes))
-    size = options.get("image_size") or shape[-1]
-    images = images_of(restricted(listing, classes), image_size=size, classes=classes, cache=cache, quiet=quiet)
-    return DomainPair(
-        **common,
-        target=images,
-        target_test=None,
-        backbone=PICTURES,
-        image_size=size,
-        normalisation="imagenet",
-        target_labelled=listing.labelled,
-        options=said if size == 224 else {**said, "image_size": size},
-    )
+    network = {name: model.settings[name] for name in ("backbone", "layers", "dropout", "adapters")}
+    return {
+        **run_metadata(task),
+        # The kept source has the shape of the backbone's outputs, and the class counts of a core-set.
+        "shape": list(settings["shape"]),
+        "class_counts": kept.counts.tolist(),
+        **network,
+        "weights": None,
+        "freeze": model.settings["frozen"],
+        "freeze_up_to": None,
+        "source_free": {"run": run.name, "samples": len(kept.y), "after_stages": kept.after_stages},
+    }
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -9,12 +9,9 @@ Shapes: N candidates; R patches of all of them; M_i patches of one; P the patche
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +20,15 @@ from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset, TensorDataset
 
 from dan.data.batches import fetch, iter_batches, num_samples
+from dan.data.candidate_files import CandidateListing, read_candidates
 from dan.data.folders import images_of
-from dan.data.manifests import UNLABELLED, Listing, _inside, _refuse_outside, _refuse_strangers, _sorted_classes, some
 from dan.data.views import Views
 from dan.errors import UserError
 
-HEADERS = (["path", "label", "candidate"], ["path", "label", "candidate", "group"])
+__all__ = [
+    "CandidateListing", "Candidates", "PatchSet", "Viewed", "candidates_of", "read_candidates", "turned_views",
+    "viewed",
+]  # fmt: skip
 
 
 class Candidates:
@@ -200,30 +200,6 @@ def viewed(images: Dataset[Any], views: Views, classes: Sequence[str]) -> Candid
 # --- from files -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class CandidateListing:
-    """A listing of patches, candidate by candidate, and the candidate's name of each patch. Groups are patches' too."""
-
-    listing: Listing
-    owners: tuple[str, ...]
-
-
-def read_candidates(place: Path, *, unlabelled: bool = False) -> CandidateListing:
-    """Candidates of a CSV file, or of a tree with a folder a candidate: none of their patches is decoded yet.
-
-    CSV: the header path,label,candidate or path,label,candidate,group and one line a patch, in any order; paths are
-    relative to the file's folder and stay inside it; empty labels throughout: all unknown.
-    Tree: DIR/<class>/<candidate>/<patch>; with `unlabelled`, DIR/<candidate>/<patch>.
-
-    Candidates and patches are in the order of their names (class by class in a tree).
-    Raises UserError, with the line or the folder, for whatever does not look so, for patches of one candidate with
-    two labels or groups, and for one class only.
-    """
-    if place.suffix.lower() == ".csv":
-        return _read_csv(place)
-    return _read_tree(place, unlabelled)
-
-
 def candidates_of(found: CandidateListing, *, classes: tuple[str, ...] = (), **how: Any) -> Candidates:
     """The candidates of a listing, decoded. classes: where it is unlabelled. how: see `dan.data.folders.images_of`:
     image_size, channels, normalisation, augment, cache, quiet."""
@@ -234,98 +210,3 @@ def candidates_of(found: CandidateListing, *, classes: tuple[str, ...] = (), **h
     first = torch.bincount(owners).cumsum(0) - torch.bincount(owners)
     groups = None if images.groups is None else [images.groups[int(row)] for row in first]
     return Candidates(images, owners, images.targets[first], images.classes, names=names, groups=groups)
-
-
-def _read_csv(file: Path) -> CandidateListing:
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            lines = list(csv.reader(opened))
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist: name a folder of candidates, or a CSV file") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read as CSV in UTF-8 ({error})") from None
-    header = [word.strip().lower() for word in lines[0]] if lines else []
-    if header not in HEADERS:
-        expected = " or ".join(",".join(known) for known in HEADERS)
-        raise UserError(f'{file} begins with "{",".join(header)}": its first line must be {expected}')
-    rows: list[tuple[str, str, str, str]] = []  # candidate, path, label, group
-    of_candidate: dict[str, tuple[str, str]] = {}
-    seen: set[str] = set()
-    for number, line in enumerate(lines[1:], start=2):
-        if not line:
-            continue
-        where = f"{file}, line {number}"
-        if len(line) != len(header):
-            raise UserError(f"{where} has {len(line)} fields, and the header {len(header)}")
-        path, label, candidate, group = ([word.strip() for word in line] + [""])[:4]
-        _refuse_outside(file.parent, path, where)
-        if path in seen:
-            raise UserError(f"{where} names {path} a second time")
-        if not candidate:
-            raise UserError(f"{where} names no candidate: every patch belongs to one")
-        if of_candidate.setdefault(candidate, (label, group)) != (label, group):
-            before = " ".join(part for part in of_candidate[candidate] if part) or "nothing"
-            now = " ".join(part for part in (label, group) if part) or "nothing"
-            raise UserError(f"{where} says {now} of the candidate {candidate}, and an earlier line {before}")
-        seen.add(path)
-        rows.append((candidate, path, label, group))
-    if not rows:
-        raise UserError(f"{file} lists no patches")
-    rows.sort(key=lambda row: row[:2])
-    labels = [row[2] for row in rows]
-    classes = _sorted_classes(set(labels) - {""})
-    if classes and "" in labels:
-        raise UserError(f"{file}: {labels.count('')} of {len(rows)} lines have no label: give all of them one, or none")
-    if len(classes) == 1:
-        raise UserError(f"{file} holds one class only ({classes[0]}): a classifier needs at least two")
-    position = {name: index for index, name in enumerate(classes)} | {"": UNLABELLED}
-    listing = Listing(
-        place=file,
-        root=file.parent,
-        names=tuple(row[1] for row in rows),
-        targets=tuple(position[label] for label in labels),
-        classes=classes,
-        groups=tuple(row[3] for row in rows) if len(header) == 4 else None,
-    )
-    return CandidateListing(listing=listing, owners=tuple(row[0] for row in rows))
-
-
-def _read_tree(folder: Path, unlabelled: bool) -> CandidateListing:
-    form = f"{folder}/<candidate>/<patch>" if unlabelled else f"{folder}/<class>/<candidate>/<patch>"
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: candidates are a tree of {form}, or a CSV file")
-    classes = [] if unlabelled else _only_folders(folder, form)
-    if len(classes) == 1:
-        raise UserError(f"{folder} holds one class only ({classes[0].name}): a classifier needs at least two")
-    names: list[str] = []
-    targets: list[int] = []
-    owners: list[str] = []
-    for target, sub in [(UNLABELLED, folder)] if unlabelled else list(enumerate(classes)):
-        for candidate in _only_folders(sub, form):
-            files, deeper = _inside(candidate)
-            if deeper or not files:
-                what = f"holds folders ({some(inner.name for inner in deeper)})" if deeper else "holds no patch"
-                raise UserError(f"{candidate} {what}: candidates are a tree of {form}")
-            _refuse_strangers(candidate, files)
-            owner = candidate.relative_to(folder).as_posix()
-            names += [f"{owner}/{file.name}" for file in files]
-            targets += [target] * len(files)
-            owners += [owner] * len(files)
-    listing = Listing(
-        place=folder,
-        root=folder,
-        names=tuple(names),
-        targets=tuple(targets),
-        classes=tuple(sub.name for sub in classes),
-    )
-    return CandidateListing(listing=listing, owners=tuple(owners))
-
-
-def _only_folders(folder: Path, form: str) -> list[Path]:
-    files, folders = _inside(folder)
-    if files or not folders:
-        what = f"holds files ({some(file.name for file in files)})" if files else "is empty"
-        raise UserError(f"{folder} {what}: candidates are a tree of {form}")
-    return folders

@@ -16,6 +16,7 @@ from dan.data.manifests import (
     UNLABELLED,
     Listing,
     agreed_classes,
+    is_manifest,
     read_manifest,
     read_tree,
     restricted,
@@ -50,7 +51,7 @@ def own_transfer(name: str, options: Options) -> DomainPair:
 
 def read_images(path: Path, *, unlabelled: bool = True) -> Listing:
     """The images of a tree, a flat folder (unlabelled) or a CSV manifest. Raises UserError for anything else."""
-    if path.suffix.lower() == ".csv":
+    if is_manifest(path):
         listing = read_manifest(path)
     elif path.is_file():
         raise UserError(

@@ -52,7 +52,7 @@ def pixels_of(
         pixels = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256()
         done = 0
-        for chunk in _decoded(listing, size, channels, quiet):
+        for chunk in decode_images(listing, size, channels, quiet):
             pixels[done : done + len(chunk)] = chunk
             digest.update(chunk.data)
             done += len(chunk)
@@ -62,7 +62,7 @@ def pixels_of(
     key = _key(listing, size, channels)
     found = _kept(cache, key, shape)
     if found is None:
-        _write(cache, key, shape, needed, listing, lambda: _decoded(listing, size, channels, quiet))
+        _write(cache, key, shape, needed, listing, lambda: decode_images(listing, size, channels, quiet))
         found = _kept(cache, key, shape)
         if found is None:
             raise UserError(f"{cache / key}.npy changed while it was read: is another program at work in that folder?")
@@ -132,7 +132,7 @@ def _write(
         ) from None
 
 
-def _decoded(listing: Listing, size: int, channels: Literal[1, 3], quiet: bool) -> Iterator[NDArray[np.uint8]]:
+def decode_images(listing: Listing, size: int, channels: Literal[1, 3], quiet: bool) -> Iterator[NDArray[np.uint8]]:
     """The pixels in the listing's order, some images at a time; UserError at the end if any could not be read."""
     from PIL import Image
 

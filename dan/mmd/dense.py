@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dan.mmd.powers import kernels, scale_of
+from dan.mmd.kernel_powers import kernels, scale_of
 
 # How far |z|^2 may exceed a bandwidth before the Gram form's rounding, eps |z|^2 / gamma in the exponent, shows.
 TOLERATED = {torch.float32: 3.0, torch.float64: 1e5}
@@ -70,9 +70,10 @@ def _not_above_zero(negative_d2: Tensor) -> Tensor:
     return negative_d2 - negative_d2.detach().clamp_min(0)
 
 
-def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], weights: Tensor | None = None) -> Tensor:
     """Sums of each kernel over ordered pairs: within x, within y (i != j), and between -> (3, K).
 
+    weights: those of the samples, (2, N + M), `SampleWeights.rows`; a pair counts as their product. None: ones.
     Plain differentiable operations, so that it can be differentiated twice; the twin of all that is faster.
     """
     n = len(x)
@@ -85,7 +86,7 @@ def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
     off_diagonal = negative.detach().masked_fill(diagonal, -torch.inf)
     if measured_by_subtraction(off_diagonal, _larger_mean(norms.detach(), n), bandwidths):
         if z.dtype == torch.float32:
-            return totals(x.double(), y.double(), bandwidths)
+            return totals(x.double(), y.double(), bandwidths, weights)
         # Not cdist: its gradient at coinciding points is that of a root, and cannot be differentiated twice.
         negative = -torch.stack([(row - z).square().sum(1) for row in z])
     # The diagonal is zero by definition; filling it also stops its (rounding-sized) gradient.
@@ -93,8 +94,17 @@ def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
     sums = []
     for gamma in bandwidths:
         k = torch.exp(negative * (scale / gamma))
-        sums.append(torch.stack([k[:n, :n].sum() - n, k[n:, n:].sum() - (len(z) - n), k[:n, n:].sum()]))
+        if weights is None:
+            sums.append(torch.stack([k[:n, :n].sum() - n, k[n:, n:].sum() - (len(z) - n), k[:n, n:].sum()]))
+        else:
+            blocks = _block_sums(k.masked_fill(diagonal, 0), weights.to(k.dtype))
+            sums.append(torch.stack([blocks[0, 0], blocks[1, 1], blocks[0, 1]]))
     return torch.stack(sums, dim=1)
+
+
+def _block_sums(k: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sums of k (N + M, N + M), symmetric: [[within x, between], [between, within y]]."""
+    return (weights @ k) @ weights.T
 
 
 @torch.no_grad()
@@ -102,13 +112,15 @@ def weighted(
     x: Tensor,
     y: Tensor,
     bandwidths: tuple[float, ...],
-    weights: Sequence[float],
+    betas: Sequence[float],
     coefficients: tuple[float, float, float],
+    weights: Tensor | None = None,
+    *,
     gradients: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """a xx + b yy + c xy, where xx = sum_u beta_u totals[0, u] and so on; and its gradients in x and y if wanted.
 
-    weights: beta (K,); coefficients: (a, b, c).
+    betas: (K,); coefficients: (a, b, c); weights: those of the samples, as of `totals`.
     """
     n, count = len(x), len(x) + len(y)
     scale = scale_of(bandwidths)
@@ -118,7 +130,10 @@ def weighted(
     negative = torch.addmm(norms[:, None] + norms, z, z.T, beta=-1, alpha=2).fill_diagonal_(-torch.inf)
     if measured_by_subtraction(negative, _larger_mean(norms, n), bandwidths):
         if z.dtype == torch.float32:
-            value, of_x, of_y = weighted(x.double(), y.double(), bandwidths, weights, coefficients, gradients)
+            wide = None if weights is None else weights.double()
+            value, of_x, of_y = weighted(
+                x.double(), y.double(), bandwidths, betas, coefficients, wide, gradients=gradients
+            )
             return value, None if of_x is None else of_x.float(), None if of_y is None else of_y.float()
         negative = by_subtraction(z, z)
     negative.clamp_max_(0).fill_diagonal_(0)
@@ -127,14 +142,17 @@ def weighted(
     total = torch.zeros_like(negative)
     slope = torch.zeros_like(negative) if gradients else None
     for u, k in kernels(negative, bandwidths):
-        total.add_(k, alpha=weights[u])
+        total.add_(k, alpha=betas[u])
         if slope is not None:
-            slope.add_(k, alpha=weights[u] * scale / bandwidths[u])
-    ones = sum(weights)
+            slope.add_(k, alpha=betas[u] * scale / bandwidths[u])
+    ones = sum(betas)
     a, b, c = coefficients
-    value = (
-        (total[:n, :n].sum() - n * ones) * a + (total[n:, n:].sum() - (count - n) * ones) * b + total[:n, n:].sum() * c
-    )
+    if weights is None:
+        within_x, within_y = total[:n, :n].sum() - n * ones, total[n:, n:].sum() - (count - n) * ones
+        value = within_x * a + within_y * b + total[:n, n:].sum() * c
+    else:
+        blocks = _block_sums(total.fill_diagonal_(0), weights)
+        value = blocks.flatten() @ blocks.new_tensor([a, c / 2, c / 2, b])
     if slope is None:
         return value, None, None
     slope.fill_diagonal_(0)  # nothing pulls at itself: but for rounding, which the narrowest kernel would blow up
@@ -143,7 +161,12 @@ def weighted(
     slope[:n, n:] *= c / 2
     slope[n:, :n] *= c / 2
     factor = 4 * scale**-0.5
-    gradient = torch.addmm(z * slope.sum(1, keepdim=True), slope, z, beta=-factor, alpha=factor)
+    if weights is None:
+        gradient = torch.addmm(z * slope.sum(1, keepdim=True), slope, z, beta=-factor, alpha=factor)
+    else:
+        # V_ij = w_i slope_ij w_j: the weights scale rows of z and of the result, and no matrix.
+        w = weights.sum(0)[:, None]  # (N + M, 1)
+        gradient = torch.addmm(z * (slope @ w), slope, z * w, beta=-factor, alpha=factor).mul_(w)
     return value, gradient[:n], gradient[n:]
 
 

@@ -12,178 +12,116 @@ from torch import Tensor
 
 from dan.errors import nearest
 from dan.mmd.dense import at_least_float32
-from dan.mmd.kernels import MultiKernel
+from dan.mmd.kernels import MultiKernel, kernel_of
 from dan.mmd.pairwise import kernel_totals, weighted_total
-from dan.mmd.tiled import kernel_blocks
+from dan.mmd.sample_weights import SampleWeights, as_weights, check_effective_size
+from dan.mmd.samples import Sample, as_samples
 
 ESTIMATORS = ("unbiased", "biased", "linear")
 
 
-def mmd2(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased", backend: str = "auto") -> Tensor:
+def mmd2(
+    x: Sample,
+    y: Sample,
+    kernel: MultiKernel | None = None,
+    estimator: str = "unbiased",
+    backend: str = "auto",
+    x_weights: Sample | None = None,
+    y_weights: Sample | None = None,
+) -> Tensor:
     """The multi-kernel squared discrepancy sum_u beta_u MMD^2_u(x, y).
 
-    x (N, F) and y (M, F) are samples of two distributions -> scalar, differentiable in both; the kernel carries no
-    gradient. estimator: "unbiased" (may be negative, and must be allowed to be), "biased" (never negative; about
+    x (N, F) and y (M, F) are samples of two distributions, tensors or arrays -> scalar, differentiable in both; the
+    kernel carries no gradient. kernel: None is the ladder of five bandwidths around `median_bandwidth(x, y)`.
+    estimator: "unbiased" (may be negative, and must be allowed to be), "biased" (never negative; about
     (1/N + 1/M)(1 - E k) when the distributions are the same) or "linear". backend: see `dan.mmd.pairwise`.
+    x_weights (N,), y_weights (M,): how much each sample counts, >= 0 and of any scale, without gradient; None: the same
+    for all. With the class ratio p_T(y) / p_S(y) as weights of a labelled source, label shift does not count.
     Time O((N + M)^2 (F + K)), and linear O(N K F); memory beside the samples O((N + M)^2) dense, a tile otherwise.
 
-    Raises ValueError for other shapes, or too few samples: unbiased needs 2 a side, biased 1, linear N == M, even.
-    Source: Gretton et al., JMLR 2012, equations 3-5 and lemma 14; Long et al., ICML 2015, equations 1 and 6.
+    Raises ValueError for other shapes, or too few samples: unbiased needs 2 a side, biased 1, linear N == M, even; and
+    for weights that are negative, not finite, or count for fewer samples than that (see `dan.mmd.sample_weights`).
+    Source: Gretton et al., JMLR 2012, equations 3-5 and lemma 14; Long et al., ICML 2015, equations 1 and 6; weights:
+    Tachet des Combes et al., NeurIPS 2020.
     """
-    _check(x, y)
+    x, y = as_samples(x, y)
+    weights = as_weights(x, y, x_weights, y_weights)
+    kernel = kernel_of(x, y, kernel)
     if estimator == "linear":
-        terms = quadruple_terms(x, y, kernel).mean(dim=0)
+        terms = _linear(x, y, kernel, weights)
         return terms @ kernel.weights.to(terms)
-    coefficients, constant = _coefficients(estimator, len(x), len(y))
-    return weighted_total(x, y, kernel, coefficients, backend=backend) + constant
+    coefficients, constant = pair_coefficients(estimator, len(x), len(y), weights)
+    return weighted_total(x, y, kernel, coefficients, backend=backend, sample_weights=weights) + constant
 
 
 def mmd2_per_kernel(
-    x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased", backend: str = "auto"
+    x: Sample,
+    y: Sample,
+    kernel: MultiKernel | None = None,
+    estimator: str = "unbiased",
+    backend: str = "auto",
+    x_weights: Sample | None = None,
+    y_weights: Sample | None = None,
 ) -> Tensor:
     """MMD^2 under each kernel by itself, before weighting: x (N, F), y (M, F) -> (K,). As `mmd2` in all else."""
-    _check(x, y)
+    x, y = as_samples(x, y)
+    weights = as_weights(x, y, x_weights, y_weights)
+    kernel = kernel_of(x, y, kernel)
     if estimator == "linear":
-        return quadruple_terms(x, y, kernel).mean(dim=0)
-    (a, b, c), constant = _coefficients(estimator, len(x), len(y))
-    xx, yy, xy = kernel_totals(x, y, kernel.bandwidths, backend=backend)
+        return _linear(x, y, kernel, weights)
+    (a, b, c), constant = pair_coefficients(estimator, len(x), len(y), weights)
+    xx, yy, xy = kernel_totals(x, y, kernel.bandwidths, backend=backend, sample_weights=weights)
     # In float64: what is left of the three sums may be a millionth of each.
     return (a * xx + b * yy + c * xy + constant).to(torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype))
 
 
-def _coefficients(estimator: str, n: int, m: int) -> tuple[tuple[float, float, float], float]:
+def pair_coefficients(
+    estimator: str, n: int, m: int, weights: SampleWeights | None = None
+) -> tuple[tuple[float, float, float], float]:
     """MMD^2 = a xx + b yy + c xy + constant, from the sums over i != j within each sample and over all between."""
+    (a, b), (a2, b2) = ((n, m), (n, m)) if weights is None else (weights.sums, weights.squares)
     if estimator == "unbiased":
         if min(n, m) < 2:
             raise ValueError(
                 f"the unbiased estimate needs at least 2 samples on each side, not {n} and {m}: "
                 'use a larger batch, or estimator="biased"'
             )
-        return (1 / (n * (n - 1)), 1 / (m * (m - 1)), -2 / (n * m)), 0.0
+        check_effective_size(weights)
+        return (1 / (a * a - a2), 1 / (b * b - b2), -2 / (a * b)), 0.0
     if estimator == "biased":
         if min(n, m) < 1:
             raise ValueError(f"the biased estimate needs at least 1 sample on each side, not {n} and {m}")
-        return (1 / n**2, 1 / m**2, -2 / (n * m)), 1 / n + 1 / m
+        return (1 / a**2, 1 / b**2, -2 / (a * b)), a2 / a**2 + b2 / b**2
     raise ValueError(f'unknown estimator "{estimator}"{nearest(estimator, ESTIMATORS)}: one of {", ".join(ESTIMATORS)}')
 
 
-@torch.no_grad()
-def mmd2_variance(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased") -> Tensor:
-    """An unbiased estimate of the variance, over samples of this size, of `mmd2(x, y, kernel, estimator)`.
-
-    The variance is exact for finite N and M, whether or not the distributions are the same. With A and B the means of
-    k over the pairs i != j within x and within y, and C that between, the unbiased estimate is A + B - 2 C, and
-        Var      = Var A + Var B + 4 Var C - 4 Cov(A, C) - 4 Cov(B, C)
-        Var A    = [4 (N - 2) Var E[k(X, X') | X] + 2 Var k(X, X')] / (N (N - 1)),      Var B likewise in y and M
-        Var C    = [(M - 1) Var E[k(X, Y) | X] + (N - 1) Var E[k(X, Y) | Y] + Var k(X, Y)] / (N M)
-        Cov(A, C) = (2/N) Cov(E[k(X, X') | X], E[k(X, Y) | X]),                         Cov(B, C) likewise.
-    The biased one is (N - 1)/N A + (M - 1)/M B - 2 C and a constant. Every moment is a mean over distinct indices, so
-    unbiased; with r_i = sum_{j != i} k(x_i, x_j), s = sum_i r_i, q = sum_{i != j} k(x_i, x_j)^2, for instance
-        E[k(X, X') k(X, X'')] ~ (sum_i r_i^2 - q) / (N (N-1) (N-2))
-        (E k(X, X'))^2        ~ (s^2 - 4 sum_i r_i^2 + 2 q) / (N (N-1) (N-2) (N-3)).
-    The linear-time estimate is a mean of N/2 independent terms: their sample variance over their number.
-
-    x (N, F), y (M, F) -> scalar, without gradient, in squared units of MMD^2; being unbiased, it may be negative where
-    the variance is small. O((N + M)^2) by tiles; linear O(N).
-    Raises ValueError as `mmd2`, and for fewer than 4 samples on a side.
-    Source: Sutherland et al., "Generative Models and Model Criticism via Optimized MMD", ICLR 2017, in the corrected
-    form of Sutherland, "Unbiased estimators for the variance of MMD estimators", arXiv:1906.02104; here for N != M.
-    """
-    _check(x, y)
-    n, m = len(x), len(y)
-    if estimator == "linear":
-        terms = quadruple_terms(x, y, kernel)
-        return _variance_of_mean(terms @ kernel.weights.to(terms))
-    _coefficients(estimator, n, m)  # refuses unknown names
-    if min(n, m) < 4:
-        raise ValueError(f"the variance needs at least 4 samples on each side, not {n} and {m}")
-    sums, squares = _pair_sums(x, y, kernel)
-    (xx, xy), (yx, yy) = sums[:n].T, sums[n:].T  # row sums within x (N,), between (N,), between (M,), within y (M,)
-    a, b = ((n - 1) / n, (m - 1) / m) if estimator == "biased" else (1.0, 1.0)
-    variance = (
-        a**2 * _variance_within(xx, squares[0, 0])
-        + b**2 * _variance_within(yy, squares[1, 1])
-        + 4 * _variance_between(xy, yx, squares[0, 1])
-        - 4 * a * _covariance(xx, xy, m)
-        - 4 * b * _covariance(yy, yx, n)
-    )
-    return variance.to(torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype))
-
-
-def mmd2_variance_per_kernel(x: Tensor, y: Tensor, kernel: MultiKernel, estimator: str = "unbiased") -> Tensor:
-    """The variance of MMD^2 under each kernel by itself: x (N, F), y (M, F) -> (K,). As `mmd2_variance` in all else."""
-    if estimator == "linear":
-        with torch.no_grad():
-            return _variance_of_mean(quadruple_terms(x, y, kernel))
-    singles = [MultiKernel.of(gamma[None]) for gamma in kernel.bandwidths]
-    return torch.stack([mmd2_variance(x, y, single, estimator) for single in singles])
-
-
-def _variance_of_mean(terms: Tensor) -> Tensor:
-    """Variance of the mean of independent terms (N/2, ...)."""
-    if len(terms) < 2:
-        raise ValueError("the variance needs at least 4 samples on each side, not 2 and 2")
-    return terms.var(dim=0) / len(terms)
-
-
-def _pair_sums(x: Tensor, y: Tensor, kernel: MultiKernel) -> tuple[Tensor, Tensor]:
-    """Row sums of k over the pairs i != j to x and to y (N + M, 2), and totals of k^2 within and between (2, 2)."""
-    z = torch.cat([x, y])
-    side = torch.zeros(len(z), 2, dtype=torch.float64, device=z.device)
-    side[: len(x), 0] = side[len(x) :, 1] = 1
-    sums, squares = torch.zeros_like(side), side.new_zeros(2, 2)
-    for rows, columns, block in kernel_blocks(z, kernel):
-        k = block.double()
-        if rows == columns:
-            k.fill_diagonal_(0)
-        sums[rows] += k @ side[columns]
-        totals = side[rows].T @ k.square() @ side[columns]
-        squares += totals
-        if rows != columns:  # the same pairs the other way round
-            sums[columns] += k.T @ side[rows]
-            squares += totals.T
-    return sums, squares
-
-
-def _variance_within(r: Tensor, q: Tensor) -> Tensor:
-    """Var A from its row sums r (N,) and its sum of squares q."""
-    n, s, r2 = len(r), r.sum(), r.square().sum()
-    squared_mean = (s**2 - 4 * r2 + 2 * q) / (n * (n - 1) * (n - 2) * (n - 3))
-    of_conditional_mean = (r2 - q) / (n * (n - 1) * (n - 2)) - squared_mean
-    of_kernel = q / (n * (n - 1)) - squared_mean
-    return (4 * (n - 2) * of_conditional_mean + 2 * of_kernel) / (n * (n - 1))
-
-
-def _variance_between(u: Tensor, v: Tensor, q: Tensor) -> Tensor:
-    """Var C from its row sums u (N,), its column sums v (M,) and its sum of squares q."""
-    n, m, u2, v2 = len(u), len(v), u.square().sum(), v.square().sum()
-    squared_mean = (u.sum() ** 2 - u2 - v2 + q) / (n * (n - 1) * m * (m - 1))
-    given_x = (u2 - q) / (n * m * (m - 1)) - squared_mean
-    given_y = (v2 - q) / (n * m * (n - 1)) - squared_mean
-    of_kernel = q / (n * m) - squared_mean
-    return ((m - 1) * given_x + (n - 1) * given_y + of_kernel) / (n * m)
-
-
-def _covariance(r: Tensor, u: Tensor, m: int) -> Tensor:
-    """Cov(A, C) from the row sums r (N,) within x and u (N,) over the M samples of y."""
-    n, products = len(r), r @ u
-    of_means = (r.sum() * u.sum() - 2 * products) / (n * (n - 1) * (n - 2) * m)
-    return (2 / n) * (products / (n * (n - 1) * m) - of_means)
-
-
-def linear_mmd2(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
+def linear_mmd2(
+    x: Sample,
+    y: Sample,
+    kernel: MultiKernel | None = None,
+    x_weights: Sample | None = None,
+    y_weights: Sample | None = None,
+) -> Tensor:
     """The linear-time estimate on disjoint quadruples: (2/n) sum_i sum_u beta_u g_u(z_i). O(n K F), no matrix.
 
     z_i = (x_{2i-1}, x_{2i}, y_{2i-1}, y_{2i}), g_u(z) = k_u(x, x') + k_u(y, y') - k_u(x, y') - k_u(x', y).
-    x, y (N, F) -> scalar. Raises ValueError unless both sides have the same, even number >= 2 of samples.
+    With weights each of the four means over i is weighted by its pair's product, a a', b b', a b' and a' b.
+    x, y (N, F) -> scalar; kernel None as in `mmd2`, whose median takes more time than the estimate itself.
+    Raises ValueError unless both sides have the same, even number >= 2 of samples, and as `mmd2` for weights; those
+    must also leave at least one pair of each kind.
     Source: Gretton et al., JMLR 2012, lemma 14; Long et al., ICML 2015, equation 6.
     """
-    return mmd2(x, y, kernel, estimator="linear")
+    return mmd2(x, y, kernel, estimator="linear", x_weights=x_weights, y_weights=y_weights)
 
 
-def quadruple_terms(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
+def quadruple_terms(x: Sample, y: Sample, kernel: MultiKernel) -> Tensor:
     """g_u(z_i) of every disjoint quadruple, per kernel: x, y (N, F) -> (N/2, K). Formula and errors: `linear_mmd2`."""
-    _check(x, y)
+    xx, yy, xy, yx = _quadruple_kernels(*as_samples(x, y), kernel)
+    return xx + yy - xy - yx
+
+
+def _quadruple_kernels(x: Tensor, y: Tensor, kernel: MultiKernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """k(x, x'), k(y, y'), k(x, y') and k(x', y) of every disjoint quadruple: x, y (N, F) -> (N/2, K) each."""
     if len(x) != len(y) or len(x) < 2 or len(x) % 2:
         raise ValueError(
             "the linear-time estimate needs the same, even number of samples (at least 2) on both sides, not "
@@ -196,11 +134,22 @@ def quadruple_terms(x: Tensor, y: Tensor, kernel: MultiKernel) -> Tensor:
         return torch.exp((a - b).square().sum(1)[:, None] / -gamma)
 
     x1, x2, y1, y2 = x[0::2], x[1::2], y[0::2], y[1::2]
-    return k(x1, x2) + k(y1, y2) - k(x1, y2) - k(x2, y1)
+    return k(x1, x2), k(y1, y2), k(x1, y2), k(x2, y1)
 
 
-def _check(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")
-    if not (x.is_floating_point() and y.is_floating_point()):
-        raise ValueError(f"x and y must hold floating-point features, not {x.dtype} and {y.dtype}")
+def _linear(x: Tensor, y: Tensor, kernel: MultiKernel, weights: SampleWeights | None) -> Tensor:
+    """The linear-time estimate per kernel: x, y (N, F) -> (K,)."""
+    terms = _quadruple_kernels(x, y, kernel)
+    if weights is None:
+        return (terms[0] + terms[1] - terms[2] - terms[3]).mean(dim=0)
+    check_effective_size(weights)
+    a, b = weights.rows[0, : len(x)], weights.rows[1, len(x) :]
+    products = torch.stack([a[0::2] * a[1::2], b[0::2] * b[1::2], a[0::2] * b[1::2], a[1::2] * b[0::2]])  # (4, N/2)
+    sums = products.sum(1, keepdim=True)
+    if not bool((sums > 0).all()):
+        raise ValueError(
+            "the weights leave no pair for the linear-time estimate: every pair of neighbours has a weight of 0; "
+            "shuffle the samples, or use the unbiased estimate"
+        )
+    xx, yy, xy, yx = (w @ k for w, k in zip((products / sums).to(terms[0]), terms, strict=True))
+    return xx + yy - xy - yx

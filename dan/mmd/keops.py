@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from dan.mmd.powers import scale_of
+from dan.mmd.kernel_powers import scale_of
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +32,32 @@ def why_not(device_type: str) -> str | None:
     return None if bool((value == 2).all()) else "its first sum came out wrong"
 
 
-def row_sums(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
-    """sum_j k_u(x_i, y_j) -> (N, K), differentiable, as often as wanted."""
+def row_sums(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], y_weights: Tensor | None = None) -> Tensor:
+    """sum_j b_j k_u(x_i, y_j) -> (N, K), differentiable, as often as wanted. y_weights: b (M,); None: ones."""
     scale = scale_of(bandwidths)
     # Not centred: differences of what was given lose nothing, and the scale is a power of two.
     x, y = (z * scale**-0.5 for z in (x, y))
-    return _row_sums(x, y, torch.tensor([scale / gamma for gamma in bandwidths], dtype=x.dtype, device=x.device))
+    slopes = torch.tensor([scale / gamma for gamma in bandwidths], dtype=x.dtype, device=x.device)
+    return _row_sums(x, y, slopes, y_weights)
 
 
-def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], weights: Tensor | None = None) -> Tensor:
     """As `dan.mmd.dense.totals`, (3, K) in float64, differentiable, as often as wanted."""
+    a, b = (None, None) if weights is None else (weights[0, : len(x)], weights[1, len(x) :])
     # The diagonal's distances are differences of equal numbers: exactly 0, so that each adds exactly 1.
-    within_x = row_sums(x, x, bandwidths).sum(0, dtype=torch.float64) - len(x)
-    within_y = row_sums(y, y, bandwidths).sum(0, dtype=torch.float64) - len(y)
-    between = row_sums(x, y, bandwidths).sum(0, dtype=torch.float64)
-    return torch.stack([within_x, within_y, between])
+    within_x = _weighted_sum(row_sums(x, x, bandwidths, a), a) - (len(x) if a is None else a.double().square().sum())
+    within_y = _weighted_sum(row_sums(y, y, bandwidths, b), b) - (len(y) if b is None else b.double().square().sum())
+    return torch.stack([within_x, within_y, _weighted_sum(row_sums(x, y, bandwidths, b), a)])
 
 
-def _row_sums(x: Tensor, y: Tensor, slopes: Tensor) -> Tensor:
+def _weighted_sum(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """rows (N, K) -> (K,) in float64."""
+    return rows.sum(0, dtype=torch.float64) if weights is None else weights.double() @ rows.double()
+
+
+def _row_sums(x: Tensor, y: Tensor, slopes: Tensor, y_weights: Tensor | None = None) -> Tensor:
     from pykeops.torch import Pm, Vi, Vj
 
     d2 = Vi(x.contiguous()).sqdist(Vj(y.contiguous()))
-    return (-d2 * Pm(slopes)).exp().sum(1)
+    k = (-d2 * Pm(slopes)).exp()
+    return (k if y_weights is None else k * Vj(y_weights[:, None].contiguous())).sum(1)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dan.mmd.samples import Sample, as_samples
+
 
 @dataclass(frozen=True, eq=False)
 class MultiKernel:
@@ -74,7 +76,7 @@ class MultiKernel:
         return value
 
 
-def median_bandwidth(x: Tensor, y: Tensor, max_points: int = 4096) -> Tensor:
+def median_bandwidth(x: Sample, y: Sample, max_points: int = 4096) -> Tensor:
     """The median heuristic: median of |z_i - z_j|^2 over the pairs i < j of the pooled sample z = (x, y).
 
     The zero diagonal is left out. An even number of pairs takes the mean of the middle two. If the median is 0 (many
@@ -88,7 +90,7 @@ def median_bandwidth(x: Tensor, y: Tensor, max_points: int = 4096) -> Tensor:
     bandwidth that the result's precision cannot hold.
     Source: Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, section 8.
     """
-    _check(x, y)
+    x, y = _checked(x, y)
     stride = -(-(len(x) + len(y)) // max_points)
     pooled = torch.cat([x.detach()[::stride], y.detach()[::stride]])
     if pooled.dtype in (torch.float16, torch.bfloat16):
@@ -111,7 +113,7 @@ def median_bandwidth(x: Tensor, y: Tensor, max_points: int = 4096) -> Tensor:
     return _representable(_times_power_of_two(middle, 2 * exponent), pooled.dtype)
 
 
-def mean_bandwidth(x: Tensor, y: Tensor) -> Tensor:
+def mean_bandwidth(x: Sample, y: Sample) -> Tensor:
     """The mean heuristic: mean of |z_i - z_j|^2 over the pairs i < j of the pooled sample z = (x, y), N in all.
 
     In closed form 2/(N - 1) sum_i |z_i - mean|^2, so O(N F) over all samples, however many; 1 if all points are equal.
@@ -120,7 +122,7 @@ def mean_bandwidth(x: Tensor, y: Tensor) -> Tensor:
     x (N, F), y (M, F) -> scalar, detached, at least float32; read some thousand rows at a time, summed in float64.
     Raises ValueError as `median_bandwidth`.
     """
-    _check(x, y)
+    x, y = _checked(x, y)
     rows = [part for sample in (x.detach(), y.detach()) for part in sample.split(_ROWS)]
     largest = 0.0
     for part in rows:
@@ -146,6 +148,20 @@ def mean_bandwidth(x: Tensor, y: Tensor) -> Tensor:
     return _representable(_times_power_of_two(spread * (2 / (count - 1)), 2 * exponent), dtype)
 
 
+def kernel_of(x: Sample, y: Sample, kernel: MultiKernel | None) -> MultiKernel:
+    """`kernel`, or where it is None the ladder of five around `median_bandwidth(x, y)`.
+
+    Raises ValueError for anything else than a MultiKernel, and as `median_bandwidth`.
+    """
+    if kernel is None:
+        return MultiKernel.ladder(median_bandwidth(x, y))
+    if not isinstance(kernel, MultiKernel):
+        raise ValueError(
+            f"kernel must be a MultiKernel, such as MultiKernel.ladder(gamma), or None, not a {type(kernel).__name__}"
+        )
+    return kernel
+
+
 class RunningBandwidth(torch.nn.Module):
     """The exponential average of a bandwidth over batches: gamma <- decay gamma + (1 - decay) heuristic(x, y).
 
@@ -160,7 +176,7 @@ class RunningBandwidth(torch.nn.Module):
     count: Tensor
 
     def __init__(
-        self, heuristic: Callable[[Tensor, Tensor], Tensor] = median_bandwidth, *, decay: float = 0.99
+        self, heuristic: Callable[[Sample, Sample], Tensor] = median_bandwidth, *, decay: float = 0.99
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
@@ -169,7 +185,7 @@ class RunningBandwidth(torch.nn.Module):
         self.register_buffer("gamma", torch.ones(()))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Sample, y: Sample) -> Tensor:
         """x (N, F), y (M, F) -> gamma, a scalar without gradient. Errors: the heuristic's, and those of the class."""
         if self.training:
             new = self.heuristic(x, y).detach().to(self.gamma)
@@ -193,13 +209,13 @@ def _floating(values: Sequence[float] | float | Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _check(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")
+def _checked(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
+    x, y = as_samples(x, y)
     if not x.shape[1]:
         raise ValueError("a bandwidth needs at least one feature")
     if len(x) + len(y) < 2:
         raise ValueError("a bandwidth needs at least two samples in x and y together")
+    return x, y
 
 
 def _check_finite(z: Tensor) -> None:

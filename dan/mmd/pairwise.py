@@ -25,9 +25,10 @@ from torch.autograd import Function
 
 from dan.errors import nearest
 from dan.mmd import dense, keops, tiled
+from dan.mmd.autograd import first_order_only
 from dan.mmd.dense import at_least_float32, squared_distances
 from dan.mmd.kernels import MultiKernel
-from dan.mmd.once import once_only
+from dan.mmd.sample_weights import SampleWeights
 
 __all__ = ["BACKENDS", "choose_backend", "kernel_row_sums", "kernel_totals", "squared_distances", "weighted_total"]
 
@@ -42,16 +43,25 @@ ROW_SUMS: dict[str, Callable[..., Tensor]] = {
 WITH_GRADIENT: dict[str, Callable[..., Any]] = {"dense": dense.weighted, "tiled": tiled.weighted}
 
 
-def kernel_totals(x: Tensor, y: Tensor, bandwidths: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor, Tensor]:
+def kernel_totals(
+    x: Tensor,
+    y: Tensor,
+    bandwidths: Tensor,
+    *,
+    backend: str = "auto",
+    sample_weights: SampleWeights | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of exp(-|a - b|^2 / gamma_u) over ordered pairs, for each kernel u.
 
     x (N, F), y (M, F), bandwidths (K,) -> (pairs i != j within x, pairs i != j within y, pairs between), each (K,) in
-    float64, differentiable in x and y. backend: "auto" or a name of BACKENDS.
+    float64, differentiable in x and y. backend: "auto" or a name of BACKENDS. With sample_weights a pair counts as the
+    product of its samples' weights.
     """
     x, y = _alike(x, y)
     name = choose_backend(backend, x, y, len(bandwidths))
     with torch.autocast(device_type=x.device.type, enabled=False):
-        xx, yy, xy = BACKENDS[name](x, y, _listed(bandwidths)).double().unbind(0)
+        weights = None if sample_weights is None else sample_weights.rows.to(x.dtype)
+        xx, yy, xy = BACKENDS[name](x, y, _listed(bandwidths), weights).double().unbind(0)
     return xx, yy, xy
 
 
@@ -70,7 +80,13 @@ def kernel_row_sums(
 
 
 def weighted_total(
-    x: Tensor, y: Tensor, kernel: MultiKernel, coefficients: tuple[float, float, float], *, backend: str = "auto"
+    x: Tensor,
+    y: Tensor,
+    kernel: MultiKernel,
+    coefficients: tuple[float, float, float],
+    *,
+    backend: str = "auto",
+    sample_weights: SampleWeights | None = None,
 ) -> Tensor:
     """a xx + b yy + c xy of the weighted totals xx = sum_u beta_u xx_u, ...; coefficients (a, b, c) -> scalar.
 
@@ -80,14 +96,15 @@ def weighted_total(
     x, y = _alike(x, y)
     name = choose_backend(backend, x, y, len(kernel.bandwidths))
     bandwidths = _listed(kernel.bandwidths)
+    weights = None if sample_weights is None else sample_weights.rows.to(x.dtype)
     with torch.autocast(device_type=x.device.type, enabled=False):
         if name not in WITH_GRADIENT:
-            sums = BACKENDS[name](x, y, bandwidths)
+            sums = BACKENDS[name](x, y, bandwidths, weights)
             return sums.new_tensor(coefficients) @ sums @ kernel.weights.to(sums)
-        arguments = (bandwidths, kernel.weights.tolist(), coefficients)
+        arguments = (bandwidths, kernel.weights.tolist(), coefficients, weights)
         if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
             return _Weighted.apply(x, y, WITH_GRADIENT[name], arguments)
-        return WITH_GRADIENT[name](x, y, *arguments, False)[0].to(x.dtype)
+        return WITH_GRADIENT[name](x, y, *arguments, gradients=False)[0].to(x.dtype)
 
 
 class _Weighted(Function):
@@ -95,7 +112,7 @@ class _Weighted(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, sweep: Callable[..., Any], arguments: tuple[Any, ...]) -> Tensor:
-        value, of_x, of_y = sweep(x, y, *arguments, True)
+        value, of_x, of_y = sweep(x, y, *arguments, gradients=True)
         ctx.save_for_backward(of_x, of_y, x, y)
         return value.to(x.dtype)
 
@@ -104,8 +121,8 @@ class _Weighted(Function):
         of_x, of_y, x, y = ctx.saved_tensors
         scale = outputs[0].detach()
         return (
-            once_only(of_x * scale, x) if ctx.needs_input_grad[0] else None,
-            once_only(of_y * scale, y) if ctx.needs_input_grad[1] else None,
+            first_order_only(of_x * scale, x) if ctx.needs_input_grad[0] else None,
+            first_order_only(of_y * scale, y) if ctx.needs_input_grad[1] else None,
             None,
             None,
         )

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from dan.mmd.dense import at_least_float32
 from dan.mmd.kernels import MultiKernel
+from dan.mmd.samples import Sample, as_samples
 
 _CHUNK = 2**21  # entries of the (T, D) matrix of angles: 8 MB in float32, and some copies of it
 
 
 @torch.no_grad()
 def random_feature_mmd2(
-    x: Tensor, y: Tensor, kernel: MultiKernel, *, features: int = 4096, generator: torch.Generator
+    x: Sample, y: Sample, kernel: MultiKernel, *, features: int = 4096, generator: torch.Generator
 ) -> tuple[float, float]:
     """An estimate of the unbiased MMD^2 of x (N, F) and y (M, F), and its standard error.
 
@@ -37,8 +38,7 @@ def random_feature_mmd2(
     Source: Rahimi and Recht, "Random features for large-scale kernel machines", NIPS 2007; Zhao and Meng, "FastMMD",
     Neural Computation 2015.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")
+    x, y = as_samples(x, y)
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise ValueError(f"the unbiased estimate needs at least 2 samples on each side, not {n} and {m}")

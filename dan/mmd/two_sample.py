@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dan.mmd.kernels import MultiKernel
+from dan.mmd.samples import Sample, as_samples
 from dan.mmd.tiled import kernel_blocks
 
 
@@ -33,7 +34,7 @@ class TwoSampleTest:
 
 @torch.no_grad()
 def permutation_test(
-    x: Tensor, y: Tensor, kernel: MultiKernel, *, permutations: int = 500, generator: torch.Generator
+    x: Sample, y: Sample, kernel: MultiKernel, *, permutations: int = 500, generator: torch.Generator
 ) -> TwoSampleTest:
     """Test whether x (N, F) and y (M, F) have one distribution by the unbiased MMD^2 under the weighted kernel.
 
@@ -46,7 +47,7 @@ def permutation_test(
     Raises ValueError for other shapes, fewer than 2 samples on a side, less than one permutation, or NaN.
     Source: Gretton et al., JMLR 2012, section 5; the count of the observed labelling: Phipson and Smyth, 2010.
     """
-    _check(x, y)
+    x, y = as_samples(x, y)
     n, m = len(x), len(y)
     if min(n, m) < 2:
         raise ValueError(f"a two-sample test needs at least 2 samples on each side, not {n} and {m}")
@@ -86,7 +87,7 @@ def permutation_test(
     return TwoSampleTest(float(observed), (1 + extreme) / (1 + permutations), null)
 
 
-def a_distance(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> float:
+def a_distance(x: Sample, y: Sample, *, folds: int = 2, seed: int = 0) -> float:
     """The proxy A-distance 2 (1 - 2 err), err the held-out error of a linear classifier that tells x from y.
 
     Logistic regression (scikit-learn's, C = 1) on features standardised by its own training part; every sample is held
@@ -98,7 +99,7 @@ def a_distance(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> float:
     Raises ValueError for other shapes, fewer than 2 samples a fold on either side, or features that are not finite.
     Source: Ben-David et al., "Analysis of representations for domain adaptation", NIPS 2006.
     """
-    _check(x, y)
+    x, y = as_samples(x, y)
     if folds < 2:
         raise ValueError(f"the A-distance holds samples out: it needs at least 2 folds, not {folds}")
     n, m = len(x), len(y)
@@ -112,7 +113,7 @@ def a_distance(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> float:
     return float(2 * (1 - 2 * error))
 
 
-def domain_probabilities(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
+def domain_probabilities(x: Sample, y: Sample, *, folds: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
     """P(domain of x | sample) by the A-distance's classifier, for every sample by one that it did not train.
 
     Logistic regression (scikit-learn's, C = 1) on features standardised by its own training part; every sample is held
@@ -126,7 +127,7 @@ def domain_probabilities(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0)
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _check(x, y)
+    x, y = as_samples(x, y)
     n, m = len(x), len(y)
     if min(n, m) < folds or folds < 2:
         raise ValueError(f"2 folds or more, and a sample of each side in each of them: not {folds}, {n} and {m}")
@@ -138,8 +139,3 @@ def domain_probabilities(x: Tensor, y: Tensor, *, folds: int = 2, seed: int = 0)
     held_out = StratifiedKFold(folds, shuffle=True, random_state=seed)
     said = cross_val_predict(classifier, features, domain, cv=held_out, method="predict_proba")[:, 1]
     return torch.from_numpy(said[:n]), torch.from_numpy(said[n:])
-
-
-def _check(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(f"x and y must be (N, F) and (M, F), not {tuple(x.shape)} and {tuple(y.shape)}")

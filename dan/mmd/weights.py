@@ -19,22 +19,25 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from dan.mmd.estimators import quadruple_terms
-from dan.mmd.kernels import MultiKernel
+from dan.mmd.kernels import MultiKernel, kernel_of
+from dan.mmd.samples import Sample, as_samples
 
 log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def optimal_weights(x: Tensor, y: Tensor, kernel: MultiKernel, *, ridge: float = 1e-3) -> Tensor:
+def optimal_weights(x: Sample, y: Sample, kernel: MultiKernel | None = None, *, ridge: float = 1e-3) -> Tensor:
     """The paper's kernel weights beta (K,), >= 0, summing to 1, for the bandwidths of `kernel`.
 
-    x, y (N, F), N a multiple of 2 and >= 4; `ridge` is the paper's eps. If no kernel sees a positive discrepancy
-    (no d_u > 0) the program has no feasible point: all weight then goes to the kernel with the largest
-    d_u / sigma_u, and a warning is logged.
+    x, y (N, F), N a multiple of 2 and >= 4; kernel: None as in `mmd2`; `ridge` is the paper's eps. If no kernel sees a
+    positive discrepancy (no d_u > 0) the program has no feasible point: all weight then goes to the kernel with the
+    largest d_u / sigma_u, and a warning is logged.
 
     Raises ValueError when the sides differ in size, or are odd, or hold fewer than 4 samples, or NaN.
     Source: Gretton et al., NIPS 2012 (optimal kernel choice), equation 11; Long et al., ICML 2015, equation 8.
     """
+    x, y = as_samples(x, y)
+    kernel = kernel_of(x, y, kernel)
     statistics = PowerStatistics(len(kernel.bandwidths), decay=None).to(x.device)
     statistics.update(x, y, kernel)
     return statistics.weights(ridge=ridge).to(kernel.weights)
@@ -80,12 +83,13 @@ class PowerStatistics(torch.nn.Module):
         return self.sum_q / self.count_q
 
     @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor, kernel: MultiKernel) -> None:
+    def update(self, x: Sample, y: Sample, kernel: MultiKernel) -> None:
         """Take in a batch x, y (N, F), N even and >= 4. The weights of `kernel` are not looked at.
 
         Where N is no multiple of 4 the last quadruple counts in d, but has no partner for Q.
         Raises ValueError for other sizes, another number of kernels, or kernel values that are not finite.
         """
+        x, y = as_samples(x, y)
         if len(x) < 4:
             raise ValueError(f"kernel weights need at least 4 samples on each side, not {len(x)} and {len(y)}")
         if len(kernel.bandwidths) != len(self.sum_d):

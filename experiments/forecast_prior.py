@@ -1,0 +1,214 @@
+"""The prior of `active.forecast`, learned from published records, and how well it forecasts: by replay.
+
+    python -m experiments.forecast_prior          learn active/forecast_prior.json again
+    python -m experiments.forecast_prior replay   forecast in the middle of published runs, and print what came of it
+
+Replay: at every round r >= 1 of a run that has not reached the goal, forecast the labels for it from the points so far,
+with a prior of the runs whose target domain is another. Goals: the run's own final accuracy minus 1, 2 and 5 points,
+and, to see whether "not reachable" is right, the accuracy with all labels plus 1, 2 and 5 points.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from active.forecast import FILE, Forecast, Measure, fit_curve
+from active.learning_curves import Points, Prior, fit_prior
+
+RESULTS = Path(__file__).parent / "results"
+KEYS: dict[Measure, str] = {"pool": "accuracy/target", "held_out": "accuracy/target_test"}
+PARTS = 400  # runs that a prior is learned from, evenly spaced among all
+BELOW, ABOVE = (0.01, 0.02, 0.05), (0.01, 0.02, 0.05)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One curve. labels and accuracies, round by round; every: the accuracy with all labels, if that was measured;
+    samples: of the held-out split, 0 for the pool itself."""
+
+    experiment: str
+    task: str
+    method: str
+    seed: int
+    pool: int
+    samples: int
+    labels: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    every: float | None
+
+    @property
+    def target(self) -> str:
+        """The target domain's name."""
+        return self.task.rpartition("2")[2]
+
+    def points(self, count: int | None = None, *, every: bool = False) -> Points:
+        """The first `count` points; every: with the one of all labels."""
+        labels, accuracies = list(self.labels[:count]), list(self.accuracies[:count])
+        if every and self.every is not None:
+            labels, accuracies = [*labels, self.pool], [*accuracies, self.every]
+        return Points.of(labels, accuracies, self.pool, [self.deviation(value) for value in accuracies])
+
+    def deviation(self, accuracy: float) -> float:
+        """The standard deviation of an accuracy as a measurement: binomial on a held-out split, 0 on the pool."""
+        return (max(accuracy * (1 - accuracy), 1 / self.samples) / self.samples) ** 0.5 if self.samples else 0.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One forecast in replay. seen: points that it was made from. truth: labels at which the run first reached the goal
+    (linear between its points), None if never. reachable: whether it did, or all labels did."""
+
+    run: Run
+    seen: int
+    goal: float
+    truth: float | None
+    reachable: bool
+    forecast: Forecast
+
+    @property
+    def covered(self) -> bool:
+        """Whether the interval holds the truth."""
+        return self.truth is not None and self.forecast.low <= self.truth <= self.forecast.high
+
+    @property
+    def error(self) -> float:
+        """|median - truth| / truth, the median at most the pool."""
+        return abs(min(self.forecast.labels, self.run.pool) - (self.truth or 0)) / (self.truth or 1)
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def read_runs(measure: Measure, results: Path = RESULTS) -> list[Run]:
+    """The curves of arena, and of active_adaptation in rounds, that have this measure, in a fixed order."""
+    runs = []
+    for experiment in ("arena", "active_adaptation"):
+        records = [r for r in _records(results / experiment) if KEYS[measure] in r and r.get("selection") == "last"]
+        curves = defaultdict(list)
+        every: dict[tuple[str, int], dict[str, Any]] = {}
+        for record in records:
+            if record["method"] == "all labels":
+                every[record["task"], record["seed"]] = record
+            elif "round" in record:
+                curves[record["task"], record["method"], record["seed"]].append(record)
+        sizes = {r["task"]: r["sizes"]["target_test"] for r in _records(results / experiment) if "sizes" in r}
+        for (task, method, seed), points in sorted(curves.items()):
+            points.sort(key=lambda record: int(record["labels"]))
+            last = every.get((task, seed))
+            pool = points[0]["pool"] if last is None else last["labels"]
+            samples = 0 if measure == "pool" else sizes.get(task, 0)
+            if measure == "held_out" and not samples:
+                continue  # how many samples it was measured on is not recorded
+            labels, accuracies = zip(*((r["labels"], r[KEYS[measure]]) for r in points), strict=True)
+            whole = None if last is None else last[KEYS[measure]]
+            runs.append(Run(experiment, task, method, seed, pool, samples, labels, accuracies, whole))
+    return runs
+
+
+def _records(folder: Path) -> Iterable[dict[str, Any]]:
+    packed = folder / "records.jsonl.xz"
+    content = lzma.decompress(packed.read_bytes()) if packed.exists() else (folder / "records.jsonl").read_bytes()
+    return [json.loads(line) for line in content.splitlines()]
+
+
+# --- prior ------------------------------------------------------------------------------------------------------------
+
+
+def learn(runs: Sequence[Run], parts: int = PARTS) -> Prior:
+    """The prior of these runs, from at most `parts` of them, evenly spaced."""
+    chosen = [runs[i * len(runs) // parts] for i in range(parts)] if len(runs) > parts else runs
+    return fit_prior([run.points(every=True) for run in chosen])
+
+
+def write_prior(path: Path = FILE) -> None:
+    """Learn the published prior, of both measures."""
+    content = {measure: asdict(learn(read_runs(measure))) for measure in KEYS}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def labels_to(labels: Sequence[float], accuracies: Sequence[float], goal: float) -> float | None:
+    """Where the measured curve first reaches the goal, linear between its points; None if it never does."""
+    for i, value in enumerate(accuracies):
+        if value >= goal:
+            if i == 0:
+                return float(labels[0])
+            share = (goal - accuracies[i - 1]) / (value - accuracies[i - 1])
+            return labels[i - 1] + share * (labels[i] - labels[i - 1])
+    return None
+
+
+def replay(measure: Measure, tested: Sequence[Run], learned_from: Sequence[Run], parts: int = PARTS) -> list[Case]:
+    """The forecasts of these runs, each with the prior of the runs in `learned_from` of other target domains."""
+
+    @cache
+    def prior_without(target: str) -> Prior:
+        return learn([run for run in learned_from if run.target != target], parts)
+
+    cases = []
+    for run in tested:
+        goals = [run.accuracies[-1] - step for step in BELOW]
+        goals += [] if run.every is None else [run.every + step for step in ABOVE if run.every + step <= 1]
+        for seen in range(2, len(run.labels)):
+            open_goals = [goal for goal in goals if max(run.accuracies[:seen]) < goal]
+            if not open_goals:
+                continue
+            points = run.points(seen)
+            curve = fit_curve(
+                run.labels[:seen],
+                run.accuracies[:seen],
+                run.pool,
+                deviations=points.deviations.tolist(),
+                measure=measure,
+                prior=prior_without(run.target),
+            )
+            for goal in open_goals:
+                truth = labels_to(run.labels, run.accuracies, goal)
+                reached = truth is not None or (run.every is not None and run.every >= goal)
+                cases.append(Case(run, seen, goal, truth, reached, curve.labels_for(goal)))
+    return cases
+
+
+def summary(cases: Sequence[Case]) -> dict[str, float]:
+    """covered: share of the goals that the run reached whose interval holds the truth; error: the median relative error
+    of them; given_up: forecasts of "not reachable"; given_up_right: share of these where the goal was not reached."""
+    reached = [case for case in cases if case.truth is not None]
+    given_up = [case for case in cases if not case.forecast.reachable]
+    return {
+        "cases": len(reached),
+        "covered": sum(case.covered for case in reached) / max(len(reached), 1),
+        "error": median(case.error for case in reached) if reached else float("nan"),
+        "given_up": len(given_up),
+        "given_up_right": sum(not case.reachable for case in given_up) / max(len(given_up), 1),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """See the module's first lines."""
+    if list(arguments) == ["replay"]:
+        every_run = {measure: read_runs(measure) for measure in KEYS}
+        for measure, runs in every_run.items():
+            for experiment in ("arena", "active_adaptation"):
+                tested = [run for run in runs if run.experiment == experiment]
+                if tested:
+                    figures = summary(replay(measure, tested, runs))
+                    print(measure, experiment, {name: round(value, 3) for name, value in figures.items()})
+    elif not arguments:
+        write_prior()
+    else:
+        raise SystemExit("python -m experiments.forecast_prior [replay]")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
