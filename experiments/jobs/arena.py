@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dan.data.batched import BatchedDataset
 from experiments.jobs import dan_table2, digits
 from experiments.transfers import machine, transfer_named
 
@@ -348,7 +349,7 @@ def unmet(strategy: str, tasks: Sequence[str]) -> str:
     return ""
 
 
-class Viewed:
+class Viewed(BatchedDataset):
     """Views of images as a data set of their own: sample i P + p is view p of image i; the class is the image's."""
 
     def __init__(self, data: Any, *, mirror: bool) -> None:
