@@ -1,31 +1,96 @@
-"""The task that a run was trained on, loaded again from what the run says of it."""
+"""The task that a run was trained on, loaded again from what the run says of it, or from where its data lie now."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dan.class_names import class_names
 from dan.cli.source_free import target_alone
 from dan.errors import UserError
-from dan.run_metadata import required
+from dan.run_data import read_data_record, refuse_other_data
 
 
-def load_run_task(settings: Mapping[str, Any], run: Path, data: Path, cache: Path, *, quiet: bool = True) -> Any:
-    """The transfer that the run was trained on, without random views. Of a run that had no source (`--source-free`)
-    the source is what it keeps of one: `dan.source_free.KeptOutputs`.
+@dataclass(frozen=True, kw_only=True)
+class DataLocation:
+    """Where the data of a run lie now, if not where it was trained, or if the run does not say."""
 
-    Raises UserError where the run names no task, and where its classes are not what they were.
+    task: str | None = None
+    """Task of a run that does not name it: of a training from Python without `metadata`."""
+    source: Path | None = None
+    """Where the source lies now, if it was moved; it is known again by its content."""
+    target: Path | None = None
+    """Where the target lies now, if it was moved."""
+
+    @property
+    def given(self) -> bool:
+        """Whether anything is named."""
+        return any(value is not None for value in (self.task, self.source, self.target))
+
+
+def load_run_task(
+    settings: Mapping[str, Any],
+    run: Path,
+    data: Path,
+    cache: Path | None,
+    *,
+    quiet: bool = True,
+    location: DataLocation | None = None,
+    augment: bool = False,
+) -> Any:
+    """The transfer that the run was trained on. Of a run that had no source (`--source-free`) the source is what it
+    keeps of one: `dan.source_free.KeptOutputs`.
+
+    location: where to look in place of where it was trained; what is found there must have the same content. augment:
+    keep the random views, if the run was trained with any.
+
+    Raises UserError where neither the run nor `location` names a task, where the classes are not what they were, and
+    for other contents at `location`.
     """
     from dan.data.tasks import load_pair
 
-    name = required(settings, "task", run)
-    options = {key: value for key, value in settings.get("options", {}).items() if key != "augment"}
+    location = location or DataLocation()
+    name, options = _task_and_options(settings, run, location)
+    if not augment:
+        options.pop("augment", None)
     if "source_free" in settings:
         from dan.source_free import read_kept
 
-        return target_alone(name, options, read_kept(run), settings, run, data=data, cache=cache, quiet=quiet)
+        task = target_alone(name, options, read_kept(run), settings, run, data=data, cache=cache, quiet=quiet)
+        if location.given:
+            refuse_other_data(run, target=task.target)
+        return task
     task = load_pair(name, data, **options, cache=cache, quiet=quiet)
-    if list(task.classes) != list(settings.get("classes", task.classes)):
+    if _named(settings, run) and class_names(task.classes) != class_names(settings.get("classes", task.classes)):
         raise UserError(
             f"the classes of {name} are not those that {run} was trained on: restore its data, or train again"
         )
+    if location.given:
+        refuse_other_data(run, source=task.source, target=task.target)
     return task
+
+
+def _task_and_options(settings: Mapping[str, Any], run: Path, location: DataLocation) -> tuple[str, dict[str, Any]]:
+    moved = {name: getattr(location, name) for name in ("source", "target") if getattr(location, name) is not None}
+    name = settings.get("task")
+    if name is not None:
+        if location.task not in (None, name):
+            raise UserError(f"{run} was trained on the task {name}, and not on {location.task}: leave out --task")
+        if moved and name != "folders":
+            raise UserError(f"{run} was trained on {name}, whose data --data names: leave out --{next(iter(moved))}")
+        return name, {**settings.get("options", {}), **moved}
+    if location.task is None and len(moved) < 2:
+        raise UserError(
+            f'{run}/records.jsonl does not say "task" of its data: name it with --task, or both domains with --source '
+            "and --target; fit(..., metadata=run_metadata(task)) keeps it in the run"
+        )
+    name = location.task or "folders"
+    shape = settings.get("shape", ())
+    if name == "folders" and len(shape) == 3:
+        moved["image_size"] = shape[1]
+    return name, moved
+
+
+def _named(settings: Mapping[str, Any], run: Path) -> bool:
+    """Whether the run's classes have names of their own, and not numbers for want of them."""
+    return "task" in settings or bool(read_data_record(run).get("named"))

@@ -1,15 +1,17 @@
 """python -m active label: take people's labels back, report what is wrong with them, and train on."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dan.errors import UserError, printable
+from dan.run_task import DataLocation
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelCommand:
+class LabelCommand(DataLocation):
     """Take people's labels back, and train the run's newest network on with all that count."""
 
     run: Path
@@ -58,17 +60,17 @@ def label(config: LabelCommand) -> None:
     if config.labels is None and config.partial:
         raise UserError("--partial is of --labels: give both, or neither")
     if config.labels is not None:
-        _take(config, config.labels)
+        _import(config, config.labels)
     if config.steps:
         _train(config)
 
 
-def _take(config: LabelCommand, labels: Path) -> None:
-    from active.annotation.imports import Refused, import_labels
+def _import(config: LabelCommand, labels: Path) -> None:
+    from active.annotation.imports import ImportRefused, import_labels
 
     try:
         taken = import_labels(config.run, labels, annotator=config.annotator or _user(), partial=config.partial)
-    except Refused as refused:
+    except ImportRefused as refused:
         for problem in refused.problems:
             print(printable(problem), file=sys.stderr)
         raise
@@ -85,34 +87,39 @@ def _train(config: LabelCommand) -> None:
 
     cache = cache_folder(config.image_cache)
     kept: dict[str, Path | bool] = {"yes": cache.with_name("backbones"), "no": False}
-    learned = finetune(
+    result = finetune(
         config.run,
         rule=config.aggregate,
         steps=config.steps,
         pool=config.pool,
         data=data_folder(config.data),
+        location=config,
         cache=cache,
         cache_backbone=kept.get(config.cache_backbone),
         device=config.device,
         quiet=config.quiet,
     )
-    for line in learned.unsettled:
-        print(f"{line} (--aggregate {config.aggregate})", file=sys.stderr)
+    for line in result.missing:
+        print(printable(line), file=sys.stderr)
+    for line in result.unsettled:
+        print(printable(f"{line} (--aggregate {config.aggregate})"), file=sys.stderr)
     if config.quiet:
         return
-    if learned.shared:
+    if result.shared:
         print(
-            f"agreement: {learned.shared} samples were labelled by several people, Krippendorff's alpha "
-            f"{learned.alpha:.3f} (1: all agree, 0: chance)"
+            f"agreement: {result.shared} samples were labelled by several people, Krippendorff's alpha "
+            f"{result.alpha:.3f} (1: all agree, 0: chance)"
         )
-    if learned.record is None:
-        print(f"network: {learned.network} has learned these {learned.labels} labels already")
-        return
-    for name, value in learned.record.items():
-        if name.startswith("accuracy/"):
-            print(f"{name.removeprefix('accuracy/'):<12} {100 * value:6.2f} % accuracy")
-    print(f"network: {learned.network}, trained on with {learned.labels} labels")
-    print(f"the next tasks: python -m active select --run {config.run} --pool FOLDER --out FILE")
+    if result.record is None:
+        print(f"network: {result.network} was trained on these {result.labels} labels already")
+    else:
+        for name, value in result.record.items():
+            if name.startswith("accuracy/"):
+                print(f"{name.removeprefix('accuracy/'):<12} {100 * value:6.2f} % accuracy")
+        print(f"network: {result.network}, trained on with {result.labels} labels")
+    run = shlex.quote(str(config.run))
+    print(f"its predictions: python -m dan predict {run} FOLDER")
+    print(f"the next tasks: python -m active select --run {run} --pool FOLDER --out FILE")
 
 
 def _user() -> str:

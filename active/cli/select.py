@@ -1,15 +1,17 @@
 """python -m active select: choose what people are to label, and write the tasks and a gallery."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dan.errors import UserError
+from dan.errors import UserError, printable
+from dan.run_task import DataLocation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Select:
+class Select(DataLocation):
     """Choose samples of a folder for people to label, by a trained run's newest network, and write the tasks."""
 
     run: Path
@@ -26,6 +28,11 @@ class Select:
     """Write a page with the pictures, too: one HTML file that needs no network."""
     include_pending: bool = False
     """What is still out with people, or was skipped or contradicted, may be asked for once more."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, and list them on stderr."""
+    network: str = "current"
+    """Which of the run's networks: current, the newest that labels have trained; first, the run's own; or
+    labelled_NN."""
     thumbnail: int = 320
     """Pixels of the longer side of the pictures in the gallery and in a .json."""
     seed: int = 0
@@ -57,17 +64,20 @@ def select(config: Select) -> None:
         out=config.out,
         strategy=config.strategy,
         page=config.gallery,
-        again=config.include_pending,
+        include_pending=config.include_pending,
+        skip_unreadable=config.skip_unreadable,
+        network=config.network,
         seed=config.seed,
-        side=config.thumbnail,
+        thumbnail_side=config.thumbnail,
         data=data_folder(config.data),
+        location=config,
         cache=cache,
         cache_backbone=cache.with_name("backbones") if config.cache_backbone else False,
         device=config.device,
         quiet=config.quiet,
     )
     for note in chosen.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     if config.quiet:
         return
     print(f"asked for {len(chosen.tasks)} samples by {config.strategy}, with the network {chosen.network}")
@@ -80,4 +90,4 @@ def select(config: Select) -> None:
     else:
         print("fill in the column label, one class a row; then")
         back = str(config.out)
-    print(f"python -m active label --run {config.run} --labels {back}")
+    print(shlex.join(["python", "-m", "active", "label", "--run", str(config.run), "--labels", back]))

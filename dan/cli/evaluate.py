@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from dan.errors import UserError
+from dan.run_task import DataLocation, load_run_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,17 +30,20 @@ CLASSES_SHOWN = 20  # of more, the worst; metrics.json has all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(DataLocation):
     """Measure a finished run on every split of its task."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run, or of a released checkpoint."""
+    network: str = "current"
+    """Which of the run's networks: current, the newest that labels have trained; first, the run's own; or
+    labelled_NN."""
     data: Path | None = None
     """Folder of data sets, for tasks that read any (also: ACTIVE_DAN_DATA)."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
     out: Path | None = None
-    """Folder for what is written; default: RUN/evaluation."""
+    """Folder for what is written; default: evaluation, in the folder of the network (RUN, or RUN/labelled_NN)."""
     most: int = 2000
     """Samples of each domain, spread evenly over it, that MMD and A-distance look at."""
     image_cache: Path | None = None
@@ -59,20 +63,35 @@ def evaluate_run(config: Evaluate) -> None:
     from dan.evaluation.metrics import predict
     from dan.models.model_file import load_model
     from dan.run_metadata import labels_of, load_run_config
-    from dan.run_task import load_run_task
+    from dan.run_networks import chosen_network
 
     if config.most < FEWEST:
         raise UserError(f"--most must be at least {FEWEST} samples, not {config.most}")
     settings = load_run_config(config.run)
-    model = load_model(config.run, choose_device(config.device), weights=config.weights)
-    task = load_run_task(settings, config.run, data_folder(config.data), cache_folder(config.image_cache), quiet=False)
+    network = chosen_network(config.run, config.network)
+    model = load_model(network, choose_device(config.device), weights=config.weights)
+    task = load_run_task(
+        settings,
+        config.run,
+        data_folder(config.data),
+        cache_folder(config.image_cache),
+        quiet=False,
+        location=config,
+    )
     if len(task.classes) != model.settings["num_classes"]:
         raise UserError(
             f"{config.run} tells {model.settings['num_classes']} classes apart, and {task.name} has "
             f"{len(task.classes)}: restore its data, or train again"
         )
-    out = config.out or config.run / "evaluation"
-    metrics: dict[str, Any] = {"run": config.run.name, "task": task.name, "splits": {}, "layers": {}}
+    out = config.out or network / "evaluation"
+    print(f"network: {network}")
+    metrics: dict[str, Any] = {
+        "run": config.run.name,
+        "network": network.name,
+        "task": task.name,
+        "splits": {},
+        "layers": {},
+    }
     probs: dict[str, Tensor] = {}
     for name, data in (task.splits | {"target": task.target}).items():
         output, labels = predict(model, data)

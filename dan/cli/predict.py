@@ -3,7 +3,6 @@
 Images are read one chunk at a time, as in training (size, channels, normalisation), and nothing is kept of them.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dan.errors import UserError
+from dan.errors import UserError, printable
+from dan.run_inputs import feature_rows, image_batches, images_under
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dan.data.manifests import Listing
+    from dan.data.decoded_listing import Unreadable
 
+SKIPPED = 1  # exit code where images were left out
 CHUNK = 4096  # rows of a file of features that go through the network at once
 
 
@@ -32,6 +33,16 @@ class Predict:
     """Folder of images, however deep they lie; a CSV manifest (path,label); for vector tasks, a file of features."""
     out: Path = Path("predictions.csv")
     """The CSV file: path (or row), label, confidence, and the second guess."""
+    network: str = "current"
+    """Which of the run's networks: current, the newest that labels have trained; first, the run's own; or
+    labelled_NN."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, list them on stderr, and predict the rest; exit code 1 if there are any."""
+    task: str | None = None
+    """Task of a run that does not name it, whose classes and normalisation count: of a training from Python without
+    `metadata`."""
+    data: Path | None = None
+    """Of `--task`: folder of data sets (also: ACTIVE_DAN_DATA)."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -40,136 +51,107 @@ class Predict:
     """No progress bar, no summary."""
 
 
-def predict_folder(config: Predict) -> None:
-    """Write the predictions, and print how many samples were called what.
+def predict_folder(config: Predict) -> int:
+    """Write the predictions, and print how many samples were called what; 0, or SKIPPED where some were left out.
 
     Where the predicted shares of the classes are not those of the source, a line on stderr says so.
     Raises UserError for what is no run, for samples that are not of the kind that it was trained on, and for images
-    that cannot be read: they are counted, and nothing is written.
+    that cannot be read, unless they are to be skipped: they are counted, and nothing is written.
     """
     import torch
 
     from dan.devices import choose_device
     from dan.evaluation.label_shift import warnings_of
     from dan.models.model_file import load_model
-    from dan.run_metadata import load_run_config, required
-    from dan.safe_csv import write_csv
+    from dan.run_metadata import required
+    from dan.run_networks import chosen_network
 
-    settings = load_run_config(config.run)
+    settings = _settings(config)
     classes, kind = (required(settings, name, config.run) for name in ("classes", "kind"))
-    model = load_model(config.run, choose_device(config.device), weights=config.weights)
+    network = chosen_network(config.run, config.network)
+    model = load_model(network, choose_device(config.device), weights=config.weights)
     if len(classes) != model.settings["num_classes"]:
         raise UserError(
             f"{config.run} names {len(classes)} classes, and its network tells {model.settings['num_classes']} apart: "
             "its files are of two runs"
         )
     place = next(model.parameters()).device
+    column, cells, batches, failures = _samples(config, settings, kind)
+    with torch.no_grad():
+        probs = [model(batch.to(place, torch.float32)).logits.double().softmax(1).cpu() for batch in batches]
+    left_out = {one.name for one in failures}
+    kept = [cell for name, cell in cells.items() if name not in left_out]
+    for one in failures:
+        print(printable(f"not read: {one}"), file=sys.stderr)
+    if not probs:
+        raise UserError(f"{config.folder}: none of {len(cells)} images can be read, so there is nothing to predict")
+    _write(config.out, column, kept, torch.cat(probs), classes)
+    if "class_counts" in settings:
+        of_source = torch.arange(len(classes)).repeat_interleave(torch.tensor(settings["class_counts"]))
+        for line in warnings_of(of_source, torch.cat(probs), classes=classes):
+            print(f"warning: {line}", file=sys.stderr)
+    if not config.quiet:
+        sure, guess = torch.cat(probs).max(1)
+        print(f"network: {network}")
+        print(_summary(classes, guess, sure))
+        print(f"\n{len(kept)} predictions: {config.out}")
+    return SKIPPED if failures else 0
+
+
+def _settings(config: Predict) -> Mapping[str, Any]:
+    """What the run says of its samples; of one that does not, what the task that is named says."""
+    from dan.data.paths import data_folder
+    from dan.data.tasks import load_pair
+    from dan.run_metadata import load_run_config, run_metadata
+
+    settings = load_run_config(config.run)
+    if config.task is None:
+        return settings
+    if "task" in settings:
+        raise UserError(f"{config.run} was trained on the task {settings['task']}: leave out --task")
+    of_task = run_metadata(load_pair(config.task, data_folder(config.data)))
+    if of_task["shape"] != settings.get("shape") or len(of_task["classes"]) != len(settings.get("classes", ())):
+        raise UserError(
+            f"{config.task} has {len(of_task['classes'])} classes and samples of shape {of_task['shape']}, and "
+            f"{config.run} was trained on {len(settings.get('classes', ()))} and {settings.get('shape')}: name its task"
+        )
+    return {**settings, **of_task}
+
+
+def _samples(
+    config: Predict, settings: Mapping[str, Any], kind: str
+) -> "tuple[str, dict[str, str], Iterator[Tensor], list[Unreadable]]":
+    """(the first column's name; sample -> its cell there; the samples; those images of them that cannot be read, which
+    are known when the samples have been read)."""
+    failures: list[Unreadable] = []
     if kind == "image":
         listing = images_under(config.folder)
-        column, names = "path", [str(listing.root / name) for name in listing.names]
-        batches = _image_batches(listing, settings, config.run, config.quiet)
-    else:
-        x = _features(config.folder, settings, config.run)
-        column, names = "row", list(map(str, range(len(x))))
-        batches = iter(x.split(CHUNK))
-    with torch.no_grad():
-        probs = torch.cat([model(batch.to(place, torch.float32)).logits.double().softmax(1).cpu() for batch in batches])
+        cells = {name: str(listing.root / name) for name in listing.names}
+        skipped = failures if config.skip_unreadable else None
+        batches = image_batches(listing, settings, config.run, quiet=config.quiet, failures=skipped)
+        return "path", cells, batches, failures
+    x = feature_rows(config.folder, settings, config.run)
+    return "row", {str(row): str(row) for row in range(len(x))}, iter(x.split(CHUNK)), failures
+
+
+def _write(out: Path, column: str, names: Sequence[str], probs: "Tensor", classes: Sequence[str]) -> None:
+    """The CSV file. Raises UserError where the network's outputs are not finite, and where it cannot be written."""
+    from dan.safe_csv import write_csv
+
     if not bool(probs.isfinite().all()):
         bad = (~probs.isfinite().all(1)).nonzero()[:, 0].tolist()
         raise UserError(
-            f"the network says NaN of {len(bad)} samples (first: {column} {names[bad[0]]}): look at its values"
+            f"the outputs for {len(bad)} samples contain NaN (first: {column} {names[bad[0]]}): look at its values"
         )
     sure, guess = probs.topk(2, dim=1)
     write_csv(
-        config.out,
+        out,
         [column, "label", "confidence", "second", "second_confidence"],
         (
             (int(name) if column == "row" else name, classes[a], f"{p:.6f}", classes[b], f"{q:.6f}")
             for name, (a, b), (p, q) in zip(names, guess.tolist(), sure.tolist(), strict=True)
         ),
     )
-    if "class_counts" in settings:
-        of_source = torch.arange(len(classes)).repeat_interleave(torch.tensor(settings["class_counts"]))
-        for line in warnings_of(of_source, probs, classes=classes):
-            print(f"warning: {line}", file=sys.stderr)
-    if not config.quiet:
-        print(_summary(classes, guess[:, 0], sure[:, 0]))
-        print(f"\n{len(names)} predictions: {config.out}")
-
-
-def images_under(folder: Path) -> "Listing":
-    """All images below a folder, in the order of their paths, or those that a CSV manifest lists; no labels.
-
-    Hidden files and folders are passed over; of other files that are no images a line on stderr tells how many were.
-    Raises UserError where there are none.
-    """
-    from dataclasses import replace
-
-    from dan.data.manifests import IMAGE_SUFFIXES, UNLABELLED, Listing, read_manifest
-
-    if folder.suffix.lower() == ".csv" and not folder.is_dir():
-        listing = read_manifest(folder)
-        return replace(listing, targets=(UNLABELLED,) * len(listing.names), classes=(), groups=None)
-    if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}: the run was trained on images, so name a folder of images or a CSV manifest")
-    names: list[str] = []
-    others: list[str] = []
-    seen: set[str] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        inner[:] = [] if real in seen else sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
-        if real in seen:  # a link that leads back
-            continue
-        seen.add(real)
-        for name in files:
-            path = Path(place, name)
-            if not name.startswith("."):
-                (names if path.suffix.lower() in IMAGE_SUFFIXES else others).append(str(path.relative_to(folder)))
-    if not names:
-        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-    if others:
-        print(f"passed over, for no image by name: {len(others)} files, such as {min(others)}", file=sys.stderr)
-    return Listing(
-        place=folder, root=folder, names=tuple(sorted(names)), targets=(UNLABELLED,) * len(names), classes=()
-    )
-
-
-def _image_batches(listing: "Listing", settings: Mapping[str, Any], run: Path, quiet: bool) -> Iterator["Tensor"]:
-    """The images as the network was trained to see them, some hundred at a time."""
-    import torch
-
-    from dan.data.image_cache import _decoded
-    from dan.data.tensor_datasets import Images
-    from dan.run_metadata import required
-
-    channels, height, width = required(settings, "shape", run)
-    if height != width or channels not in (1, 3) or settings.get("normalisation") is None:
-        raise UserError(
-            f"{run} was trained on tensors of its own ({channels} x {height} x {width}), not on image files"
-        )
-    for pixels in _decoded(listing, height, channels, quiet):
-        images = Images(pixels, [-1] * len(pixels), (), normalisation=settings["normalisation"], digest="")
-        yield images.batch(torch.arange(len(images)))[0]
-
-
-def _features(path: Path, settings: Mapping[str, Any], run: Path) -> "Tensor":
-    from dan.data.feature_files import read_features
-    from dan.run_metadata import required
-
-    if settings.get("task", "folders") != "folders":
-        raise UserError(
-            f"{run} is a run of {settings['task']}, which scales its features by itself: python -m dan evaluate writes "
-            "its predictions; a file of features is for runs of the task folders"
-        )
-    x = read_features(path).x
-    (width,) = required(settings, "shape", run)
-    if x.shape[1] != width:
-        raise UserError(f"{path} has {x.shape[1]} features a sample, and {run} was trained on {width}")
-    bad = (~x.isfinite().all(1)).nonzero()[:, 0].tolist()
-    if bad:
-        raise UserError(f"{path}: {len(bad)} of {len(x)} samples hold NaN or infinite features (first: row {bad[0]})")
-    return x
 
 
 def _summary(classes: Sequence[str], guess: "Tensor", sure: "Tensor") -> str:

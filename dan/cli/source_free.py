@@ -93,8 +93,8 @@ def _own_target(
     import torch
 
     from dan.data.domain_pair import DomainPair
-    from dan.data.feature_files import SUFFIXES, read_features
-    from dan.data.folders import PICTURES, VECTORS, images_of, read_images
+    from dan.data.feature_files import SUFFIXES, read_features, refuse_unusable_rows
+    from dan.data.folders import PICTURES, VECTORS, images_of, read_images, with_known_labels
     from dan.data.manifests import UNLABELLED, agreed_classes, restricted
     from dan.data.tensor_datasets import Vectors
 
@@ -109,10 +109,8 @@ def _own_target(
     if target.suffix.lower() in SUFFIXES and not target.is_dir():
         if len(shape) != 1:
             raise UserError(f"{target} holds features, and {run} was trained on images")
-        x, y = (features := read_features(target)).x, features.y
-        bad = int((~x.isfinite()).any(1).sum())
-        if bad:
-            raise UserError(f"{target}: {bad} of {len(x)} samples hold NaN or infinite features: remove them")
+        x, y = (features := with_known_labels(target, read_features(target), classes)).x, features.y
+        refuse_unusable_rows(target, x)
         if y is None:
             targets = torch.full((len(x),), UNLABELLED)
         else:

@@ -33,6 +33,7 @@ from dan.mmd.dense import at_least_float32
 from dan.models.dan import DAN, Output, layer_named
 from dan.models.model_file import save_model
 from dan.progress import Progress
+from dan.run_data import describe_data, settings_of_same_data, write_data_record
 from dan.run_dir import Record, Run, read_tensors
 from dan.training.config import TrainConfig, check_train_config
 from dan.training.mmd_diagnostics import MMDDiagnostics
@@ -138,6 +139,7 @@ def fit(
     settings |= {} if log_mmd else {"log_mmd": False}
     if config.optimizer == TrainConfig().optimizer:
         del settings["optimizer"]
+    given_data = source, target  # before any stage is computed once and for all
     place = choose_device(device)
     if precision != "fp32":
         _check_precision(precision, place)
@@ -182,7 +184,7 @@ def fit(
     optimizer = _optimizer(parameters, config)
     scaler = torch.amp.GradScaler(place.type, enabled=precision == "fp16")
     # Of several processes the first one alone has a folder, and tells the others what is in it.
-    folder = None if run is None else context.alone(lambda: _opened(run, settings))
+    folder = None if run is None else context.alone(lambda: _opened(run, settings, model, *given_data))
 
     def known() -> tuple[dict[str, Any] | None, list[Record], bool]:
         """What there is to go on from, and whether it is this run's own."""
@@ -369,9 +371,13 @@ class Diverged(UserError):
     """The loss, or an activation, has left what is finite: a lower rate may help. Another setting may well work."""
 
 
-def _opened(run: Path | str, settings: Mapping[str, Any]) -> Run:
+def _opened(run: Path | str, settings: Mapping[str, Any], model: DAN, source: Dataset, target: Dataset) -> Run:
+    """The run's folder; data that have only moved since it was begun are the same run's."""
+    description = describe_data(source, target, model.settings["num_classes"])
     try:
-        return Run(run, settings)
+        opened = Run(run, settings_of_same_data(Path(run), settings, description))
+        write_data_record(Path(run), description)
+        return opened
     except OSError as error:
         raise UserError(f"{run} cannot be written ({error.strerror or error}): name another --run") from None
 
@@ -496,6 +502,11 @@ def _refuse_explosion(layers: Mapping[str, Tensor], step: int, config: TrainConf
     """Before activations grow so large that their squared distances leave float32, though the loss is finite still."""
     for name, layer in layers.items():
         largest = float(layer.detach().abs().amax())
+        if not largest < 1e15 and step == 0:
+            raise UserError(
+                f'the activations of layer "{name}" are {largest:.0e} at step 0, before anything was trained: look for '
+                "fill values (such as 1e20) in the data of both domains, or bring the features to a scale around 1"
+            )
         if not largest < 1e15:
             raise Diverged(
                 f'the activations of layer "{name}" grew to {largest:.0e} at step {step}: '
