@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from active.annotation.state import load_run_task_again, settings_and_classes
+from active.annotation.state import load_classified_run, reload_run_task
 from active.gallery import Card, gallery, thumbnail
 from active.learners.dan import folder_of
 from active.loop import query_of
@@ -31,6 +31,7 @@ from dan.devices import choose_device
 from dan.errors import UserError
 from dan.feature_cache import cached_pair
 from dan.models.model_file import load_kernels, load_model
+from dan.run_location import DataLocation
 from dan.run_metadata import cached_backbone, labels_of
 
 
@@ -73,15 +74,16 @@ def replay(
     start: Path | None = None,
     data: Path | None = None,
     cache: Path | None = None,
+    location: DataLocation | None = None,
     cache_backbone: Path | bool | None = None,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Replay:
     """Ask again what round `number` of a simulated run asked.
 
-    start: the folder of the run that the rounds started from, where it lies neither in RUN nor beside it.
-    cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run. Outputs of a frozen backbone that
-    were computed in other batches are equal up to rounding only.
+    start: the folder of the run that the rounds started from, where it lies neither in RUN nor beside it. location:
+    where that run's data lie now. cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run.
+    Outputs of a frozen backbone that were computed in other batches are equal up to rounding only.
     Raises UserError for a round that the run did not get to, or that asked for nothing (the last), and where the data
     are not those of the run.
     """
@@ -103,7 +105,7 @@ def replay(
             "folder with --start"
         )
     network = folder_of(run, start, number)
-    task = load_run_task_again(settings_and_classes(start)[0], start, data, cache, quiet)
+    task = reload_run_task(load_classified_run(start)[0], start, data, cache, quiet, location)
     pool = pool_at(Pool(torch.arange(num_samples(task.target)), labels_of(task.target)), run, number)
     if not set(asked).issubset(pool.ids.tolist()) or pool.oracle(torch.tensor(asked)).tolist() != list(file.answers):
         raise UserError(f"the target of {task.name} answers otherwise than {run} has on record: restore its data")
