@@ -21,7 +21,6 @@ _HOMES = {
     "DANClassifier": "dan.estimator",
     "DomainPair": "dan.data.domain_pair",
     "load_pair": "dan.data.tasks",
-    "TrainConfig": "dan.training.config",
     "Output": "dan.models.dan",
     "Evaluation": "dan.evaluation.metrics",
     "evaluate": "dan.evaluation.metrics",

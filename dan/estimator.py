@@ -68,7 +68,7 @@ class DANClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike, X_target: ArrayLike | None = None) -> DANClassifier:
+    def fit(self, X: Any, y: Any, X_target: Any = None) -> DANClassifier:
         """Train on source X (N, F) or (N, channels, H, W), labels y (N,) of any kind, and target X_target (M, ...).
 
         Raises ValueError for NaN, for fewer than two classes, and where X and X_target differ in shape.

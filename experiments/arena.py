@@ -308,7 +308,7 @@ def run_arena(config: Arena) -> int:
 
 def check(config: Arena) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
-    from active.loop import budget_schedule, check_rounds
+    from active.budgets import budget_schedule, check_rounds
     from dan.data.batches import num_samples
     from experiments.jobs.arena import Place, sides_of, unmet
 

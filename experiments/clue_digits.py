@@ -166,7 +166,7 @@ def run_clue_digits(config: ClueDigits) -> int:
 
 def _check(config: ClueDigits) -> None:
     """The mistakes that would otherwise show only after minutes of training; the data are decoded here, once."""
-    from active.loop import budget_count, check_rounds
+    from active.budgets import budget_count, check_rounds
     from dan.data.batches import num_samples
     from dan.losses import METHODS
     from experiments.jobs.digits import Place

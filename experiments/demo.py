@@ -135,9 +135,11 @@ def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -
 def ask(folder: Path, *, task: str, start: str, **settings: Any) -> dict[str, Any]:
     """A trial: rounds of asking for target labels, from the network of the trial `start` beside this one."""
     from active.learners.dan import run_rounds
+    from active.learners.rounds_config import RoundsConfig
 
-    transfer = transfer_named(task)
-    rounds = run_rounds(transfer, settings.pop("strategy"), start=folder.parent / start, run=folder, **settings)
+    transfer, strategy, seed = transfer_named(task), settings.pop("strategy"), settings.pop("seed")
+    plan = RoundsConfig(**settings)
+    rounds = run_rounds(transfer, strategy, plan, start=folder.parent / start, seed=seed, run=folder)
     return {"network": transfer.backbone, "evaluations": list(rounds), "measured_on": versions()}
 
 

@@ -11,6 +11,7 @@ import pytest
 import tyro
 
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from dan.cli.command_line import run
 from dan.models.model_file import save_model
 from experiments import active_adaptation, running
@@ -57,11 +58,8 @@ def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
     theirs = run_rounds(
         sides.transfer,
         "margin",
+        RoundsConfig(budget="3%", query_epochs=(1, 2), epochs=4, trade_off=1.0),
         start=start,
-        budget="3%",
-        query_epochs=(1, 2),
-        epochs=4,
-        trade_off=1.0,
         seed=2,
         run=tmp_path / "run",
         config=load_train_config(TASK, HOW, 100),

@@ -16,6 +16,7 @@ import tyro
 from torch.utils.data import TensorDataset
 
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from active.strategies import STRATEGIES as KNOWN
 from dan.cli.command_line import run
 from dan.data.tasks import load_pair
@@ -322,15 +323,15 @@ def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], 
     folder, shared = begun
     mine = ask(folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], steps_per_round=4)
     sides = sides_of(Place(**shared["place"]), TASK, 3)
-    settings = {"trade_off": 1.0, "seed": 3, "steps_per_round": 4, "budget": ("3%", "3%", "6%")}
     theirs = run_rounds(
         sides.transfer,
         strategy,
+        RoundsConfig(budget=("3%", "3%", "6%"), steps_per_round=4, trade_off=1.0),
         start=folder / "start",
+        seed=3,
         run=tmp_path / "run",
         config=load_train_config(TASK, HOW, 4),
         cache=True,
-        **settings,  # type: ignore[arg-type]
     )
     names = ("round", "labelled", "queried", "accuracy/target", "accuracy/unqueried", "accuracy/target_test")
     told = [{name: record[name] for name in names} for record in theirs]

@@ -1,4 +1,4 @@
-"""DANClassifier: scikit-learn's own checks, adaptation to a shifted target, text labels, images, and what is refused."""
+"""`DANClassifier`: scikit-learn's checks, adaptation to a shifted target, text labels, images, and what is refused."""
 
 import pickle
 import subprocess

@@ -19,8 +19,9 @@ from active.annotation.pool_files import UnlabelledPool, read_unlabelled
 from active.annotation.request_log import Request, RequestLog
 from active.annotation.state import LABELS, REQUESTS, load_classified_run, load_network, reload_run_task, utc_now
 from active.annotation.tasks import Task, write_tasks
+from active.budgets import budget_count
 from active.gallery import Card, gallery, thumbnail, write_page
-from active.loop import budget_count, query_of
+from active.loop import query_of
 from active.pool import Pool, Query
 from active.query_fields import query_fields
 from active.selection import Pick, pick_details, pick_facts

@@ -74,7 +74,7 @@ def explain(config: Explain) -> int:
         print(result.difference, file=sys.stderr)
         return DIFFERS
     if not config.quiet:
-        print(f"replayed: the same {len(result.asked)} picks as recorded, in the same order")
+        print(f"replayed: the same {len(result.recorded)} picks as recorded, in the same order")
     return 0
 
 
@@ -83,7 +83,7 @@ def table(replay: "Replay") -> str:
     names = replay.task.classes
     header = ("order", "sample", "guess", "probability", "margin", "entropy", "distance", "nearest", "answer")
     rows: list[tuple[str, ...]] = [header]
-    for pick, answer in zip(replay.picks, replay.answers, strict=True):
+    for pick, answer in zip(replay.picks, replay.labels, strict=True):
         nearest = f"{names[pick.nearest]} ({pick.nearest_in})" if pick.nearest_in else "-"
         wrong = "" if pick.guess == answer else " *"
         figures = (f"{value:.3f}" for value in (pick.probability, pick.margin, pick.entropy))
