@@ -28,6 +28,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["dan", "dan.*", "active", "active.*", "experiments", "experiments.*"]),
+    entry_points={"console_scripts": ["dan = dan.__main__:main", "active-dan = active.__main__:main"]},
     package_data={
         "dan": ["py.typed", "mmd/*.json"],
         "active": ["py.typed", "*.json"],

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from active.annotation.state import load_run_task_again, settings_and_classes
+from active.annotation.state import load_classified_run, reload_run_task
 from active.gallery import Card, gallery, thumbnail
 from active.learners.dan import folder_of
 from active.loop import query_of
@@ -31,6 +31,7 @@ from dan.devices import choose_device
 from dan.errors import UserError
 from dan.feature_cache import cached_pair
 from dan.models.model_file import load_kernels, load_model
+from dan.run_location import DataLocation
 from dan.run_metadata import cached_backbone, labels_of
 
 
@@ -73,15 +74,16 @@ def replay(
     start: Path | str | None = None,
     data: Path | None = None,
     cache: Path | None = None,
+    location: DataLocation | None = None,
     cache_backbone: Path | bool | None = None,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Replay:
     """Replay the query of round `number` of a simulated run.
 
-    start: the folder of the run that the rounds started from, where it is neither in RUN nor next to it.
-    cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run. Outputs of a frozen backbone that
-    were computed in other batches are equal up to rounding only.
+    start: the folder of the run that the rounds started from, where it is neither in RUN nor next to it. location:
+    where that run's data are now. cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run.
+    Outputs of a frozen backbone that were computed in other batches are equal up to rounding only.
     Raises UserError for a round that the run did not get to, or that asked for nothing (the last), and where the data
     are not those of the run.
     """
@@ -97,7 +99,7 @@ def replay(
     strategy = str(file.settings["strategy"])
     start = _start_of(run, str(file.settings["start"]), start)
     network = folder_of(run, start, number)
-    task = load_run_task_again(settings_and_classes(start)[0], start, data, cache, quiet)
+    task = reload_run_task(load_classified_run(start)[0], start, data, cache, quiet, location)
     pool = pool_at(Pool(torch.arange(num_samples(task.target)), labels_of(task.target)), run, number)
     known = set(recorded).issubset(pool.ids.tolist())
     if not known or pool.oracle(torch.tensor(recorded)).tolist() != list(file.answers):

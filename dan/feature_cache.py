@@ -136,10 +136,10 @@ def fingerprint(data: Dataset) -> str | None:
     if own is not None:
         return str(own)
     if isinstance(data, TensorDataset):
-        return _digest((str(i), tensor) for i, tensor in enumerate(data.tensors))
+        return content_digest((str(i), tensor) for i, tensor in enumerate(data.tensors))
     if isinstance(data, Subset):
         whole = fingerprint(data.dataset)
-        return None if whole is None else _digest([(whole, torch.as_tensor(data.indices))])
+        return None if whole is None else content_digest([(whole, torch.as_tensor(data.indices))])
     return None
 
 
@@ -169,10 +169,10 @@ def _key(backbone: Backbone, stop: int, data: str, parts: Sequence[str]) -> str:
         about.append((f"{name}: {stage}", None))  # the structure: two activations have no weights, but differ
         about += list(stage.state_dict().items())
         about += [(key, value) for key, value in stage.named_buffers()]  # those that no state dict holds, too
-    return _digest(about)
+    return content_digest(about)
 
 
-def _digest(about: Iterable[tuple[str, Tensor | None]]) -> str:
+def content_digest(about: Iterable[tuple[str, Tensor | None]]) -> str:
     """sha256 over texts and tensors (shape, type and bytes), each preceded by its length: no two lists run together."""
     digest = hashlib.sha256()
     for text, tensor in about:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dan.data import decoding, image_cache
+from dan.data import decoded_listing, decoding, image_cache
 from dan.data.decoding import decode, square
 from dan.data.image_cache import kept_arrays, pixels_of
 from dan.data.manifests import Listing, read_tree
@@ -245,7 +245,7 @@ def test_the_cache_is_the_direct_decode_bit_for_bit_and_used_the_second_time(tmp
 def test_chunks_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = listing(tmp_path, 7)
     whole, digest = pixels_of(images, 8)
-    monkeypatch.setattr(image_cache, "_CHUNK", 3)
+    monkeypatch.setattr(decoded_listing, "CHUNK", 3)
     for cache in (None, tmp_path / "cache"):
         parts, digest_of_parts = pixels_of(images, 8, cache=cache)
         np.testing.assert_array_equal(parts, whole)

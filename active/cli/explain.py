@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dan.errors import UserError
+from dan.run_location import DataLocation
 
 if TYPE_CHECKING:
     from active.replay import Replay
@@ -16,7 +17,7 @@ DIFFERS = 1  # exit code of a replay whose picks differ from the recorded ones
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain:
+class Explain(DataLocation):
     """Replay the queries of a round of `python -m active run`, and show every pick. Exit code 1: the picks differ."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -56,6 +57,7 @@ def explain(config: Explain) -> int:
         config.round,
         start=config.start,
         data=data_folder(config.data),
+        location=config,
         cache=cache,
         cache_backbone=kept.get(config.cache_backbone),
         device=config.device,
@@ -64,6 +66,7 @@ def explain(config: Explain) -> int:
     if config.out is not None:
         write_page(config.out, replay_page(result, config.thumbnail))
     if not config.quiet:
+        print(f"network: {result.network}")
         print(table(result))
         if config.out is not None:
             print(f"wrote {config.out}")

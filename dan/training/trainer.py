@@ -24,6 +24,7 @@ from dan.data.inputs import Input, prepare_inputs
 from dan.mmd.dense import at_least_float32
 from dan.models.dan import DAN, Output
 from dan.models.model_file import save_model
+from dan.run_data import describe_data
 from dan.run_dir import Record
 from dan.training import callbacks, setup
 from dan.training.checkpoints import TrainState, open_run, restore
@@ -110,7 +111,7 @@ class Trainer:
             model=model, loss_module=self.loss_module, optimizer=self.optimizer, scaler=self.scaler,
             diagnostics=self.diagnostics,
         )  # fmt: skip
-        self.run = open_run(self.options)
+        self.run = open_run(self.options, lambda: describe_data(source, target, model.settings["num_classes"]))
         found = restore(self.options, self.run, self.state, self.device)
         self.records, self.resumed = found.records, found.same_run
         self.step = 0 if found.state is None else int(found.state["step"])
