@@ -45,6 +45,10 @@ class Data:
     """Random training views: crops and mirror images."""
     source_holdout: float = 0.0
     """Share of the source that is held out, to judge models by; for sets without a test split."""
+    target_test: Path | None = None
+    """Of `folders`: labelled target samples for an accuracy that no query and no training has seen."""
+    target_holdout: float = 0.0
+    """Share of the target that is held out for such an accuracy: never queried, trained on or aligned with."""
     download: bool = False
     """Let torchvision fetch what is missing, where it can."""
     data: Path | None = None
@@ -54,8 +58,8 @@ class Data:
 
     def options(self) -> dict[str, Any]:
         """What was chosen about the task, as `dan.data.tasks.load_pair` takes it: None where nothing was."""
-        names = ("source", "target", "classes", "image_size", "augment", "source_holdout", "download")
-        return {name: getattr(self, name) or None for name in names}
+        domains = ("source", "target", "target_test", "classes", "source_holdout", "target_holdout")
+        return {name: getattr(self, name) or None for name in (*domains, "image_size", "augment", "download")}
 
     def load(self, quiet: bool) -> Any:
         """The transfer, as `dan.data.tasks.load_pair` gives it."""
