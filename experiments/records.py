@@ -91,7 +91,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 
 
 # Fields of records that were published under other names.
-RENAMED: dict[str, str] = {"asked": "queried", "rate": "lr"}
+RENAMED: dict[str, str] = {"asked": "queried", "rate": "lr", "round_steps": "steps_per_round"}
 
 
 def read(path: Path) -> list[Record]:
@@ -106,8 +106,15 @@ def read(path: Path) -> list[Record]:
             raise UserError(f"{path}, line {number}: not a JSON line ({error.msg}); delete it and run again") from None
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number}: expected a JSON object; delete it and run again")
-        records.append({RENAMED.get(str(name), str(name)): value for name, value in record.items()})
+        records.append(renamed(record))
     return records
+
+
+def renamed(value: Any) -> Any:
+    """A record, or a value of one, with today's names of its fields, at any depth."""
+    if isinstance(value, dict):
+        return {RENAMED.get(str(name), str(name)): renamed(each) for name, each in value.items()}
+    return value
 
 
 def alc(labels: Sequence[float], accuracies: Sequence[float]) -> float:

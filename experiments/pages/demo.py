@@ -74,7 +74,7 @@ def _maps(folder: Path, task: DomainPair, records: Sequence[Record], seed: int) 
     pictures = []
     for method, prefix in (("source-only", "source-only"), ("DAN", "dan")):
         mine = [record for record in records if (record["method"], record["seed"]) == (method, seed)]
-        if not mine:
+        if not mine or not (folder / f"{prefix}-seed{seed}").is_dir():  # published records have no networks with them
             continue
         model = load_model(folder / f"{prefix}-seed{seed}")
         (of_source, y_source), (of_target, y_target) = predict(model, source), predict(model, target)
