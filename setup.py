@@ -32,7 +32,7 @@ setup(
     package_data={
         "dan": ["py.typed", "mmd/*.json"],
         "active": ["py.typed", "*.json"],
-        "experiments": ["py.typed", "paper_tables/*.toml"],
+        "experiments": ["py.typed", "paper_tables/*.toml", "framework/reporting/*.html"],
     },
     install_requires=[
         "torch>=2.4",
@@ -46,6 +46,8 @@ setup(
         "pillow>=10",
         "rich>=13",
         "tyro>=0.9",
+        # the reports of experiments
+        "jinja2>=3.1",
         # the papers' tables are TOML
         'tomli>=2; python_version < "3.11"',
     ],

@@ -31,10 +31,11 @@ def describe_data(source: Dataset[Any], target: Dataset[Any], num_classes: int) 
     """What data.json holds of these two data sets. One source sample is fetched; labels are read where they lie in one
     tensor, so that no data set of the caller's is walked through."""
     names = getattr(source, "classes", None)
-    named = names is not None and len(names) == num_classes
+    if names is None or len(names) != num_classes:
+        names = None
     description: dict[str, Any] = {
-        "classes": [str(name) for name in names] if named else [str(number) for number in range(num_classes)],
-        "named": named,
+        "classes": [str(name) for name in (range(num_classes) if names is None else names)],
+        "named": names is not None,
         "normalisation": getattr(source, "normalisation", None),
         "source": _side(source),
         "target": _side(target),

@@ -20,22 +20,12 @@ if __package__ in (None, ""):  # python experiments/approaches.py puts this fold
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dan.cli.command_line import Command, run
-from experiments.records import Record, read
-from experiments.reporting.tables import (
-    Drawn,
-    Table,
-    difference,
-    dots,
-    each,
-    mean_of,
-    points,
-    signed,
-    tidy,
-    told,
-    write_report,
-)
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.trials import Trial, slug
+from experiments.framework.options import Options, check_names, check_runs, command_of, reduced
+from experiments.framework.records import Record, read
+from experiments.framework.report import Drawn, Report, write_report
+from experiments.framework.reporting.tables import Table, difference, dots, each, mean_of, points, signed, tidy, told
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,28 +89,18 @@ APPROACHES = _approaches()
 
 
 @dataclass(frozen=True)
-class Approaches:
+class Approaches(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
     QUICK: ClassVar[dict[str, Any]] = {"seeds": (0,), "steps": 20}
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     methods: tuple[str, ...] = ()
     """these rows only, such as: DAN "frozen trunk" (default: all)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run of everything for each"""
     steps: int = 1000
     """training steps of every run"""
-    quick: bool = False
-    """see whether it works: seed 0, 20 steps, into runs/approaches_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    quiet: bool = False
-    """no progress bar"""
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -129,10 +109,14 @@ class Approaches:
 def trial_of(row: str, seed: int, steps: int) -> Trial:
     """The trial of one row and seed."""
     made = APPROACHES[row]
-    start = _name(SOURCE_ONLY, seed) if made.starts else None
-    arguments: dict[str, Any] = {"options": made.options.split(), "keep": made.keep.split(), "start": start}
+    start = trial_of(SOURCE_ONLY, seed, steps) if made.starts else None
+    arguments: dict[str, Any] = {
+        "options": made.options.split(),
+        "keep": made.keep.split(),
+        "start": start.name if start else None,
+    }
     arguments |= {"steps": steps, "seed": seed}
-    return Trial(_name(row, seed), f"experiments.{NAME}:train", arguments, () if start is None else (start,))
+    return Trial(_name(row, seed), train, arguments, () if start is None else (start,))
 
 
 def _name(row: str, seed: int) -> str:
@@ -329,7 +313,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
 
 def _colour(row: str) -> str:
     """One a kind of approach."""
-    from experiments.reporting.plots import COLOURS, REFERENCES
+    from experiments.framework.reporting.plots import COLOURS, REFERENCES
 
     if row in REFERENCES:
         return REFERENCES[row]
@@ -354,22 +338,25 @@ def captions(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def report(folder: Path) -> Path:
-    """Make the table, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     caption = (
         "The target's test split: mean, and one dot a seed; the dashed lines are the means of source-only (grey) and "
         "DAN from scratch (black)."
     )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Ways to transfer, on rendered fonts to handwritten digits",
         findings=findings(records),
         tables=[(f"{TASK}, LeNet", accuracy_table(records))],
         figures=[Drawn("approaches.png", figure_of(records), caption)],
         captions=captions(records),
     )
+
+
+def report(folder: Path) -> Path:
+    """Make the report again from the folder's records; the path of the page."""
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(Approaches, run_approaches, "ways to transfer, options of one command, on rendered -> scanned digits")

@@ -20,29 +20,31 @@ if __package__ in (None, ""):  # python experiments/clue_digits.py puts this fol
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.jobs.digits import SET
-from experiments.records import Record, read
-from experiments.running import (
+from experiments.framework.options import (
+    Options,
     check_names,
     check_runs,
     check_samples,
     check_strategies,
     command_of,
     reduced,
-    run_experiment,
 )
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, dotted
+from experiments.jobs import clue_digits as jobs
+from experiments.jobs.digits import SET
 from experiments.transfers import folders_of
-from experiments.trials import Trial, dotted
 
 NAME = "clue_digits"
-TRIALS = "experiments.jobs.clue_digits"
 NETWORK = "lenet"
 TASKS = ("mnist2usps", "usps2mnist")
 STRATEGIES = ("random", "margin", "entropy", "k_center", "badge", "clue", "aada", "mmd_reduction", "hybrid")
 
 
 @dataclass(frozen=True)
-class ClueDigits:
+class ClueDigits(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -56,10 +58,6 @@ class ClueDigits:
         "samples": 500,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     tasks: tuple[str, ...] = TASKS
     """these transfers only"""
     strategies: tuple[str, ...] = STRATEGIES
@@ -82,16 +80,6 @@ class ClueDigits:
     """its weight; 0: labels alone"""
     samples: int = 10_000
     """at most so many images of each split, evenly spaced (0: all)"""
-    quick: bool = False
-    """see whether it works: mnist2usps, seed 0, 2 rounds, 500 images, random and margin, into runs/clue_digits_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -105,17 +93,17 @@ def place_of(config: ClueDigits) -> dict[str, Any]:
 def start_of(task: str, seed: int, config: ClueDigits) -> Trial:
     """The trial of the source model that all strategies of the seed start from."""
     arguments = {"place": place_of(config), "task": task, "steps": config.steps, "seed": seed}
-    return Trial(f"{task}-start-seed{seed}", f"{TRIALS}:start", arguments)
+    return Trial(f"{task}-start-seed{seed}", jobs.start, arguments)
 
 
 def trial_of(task: str, strategy: str, seed: int, config: ClueDigits) -> Trial:
     """The trial of one strategy and seed."""
-    start = start_of(task, seed, config).name
-    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start, "strategy": strategy}
+    start = start_of(task, seed, config)
+    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start.name, "strategy": strategy}
     for name in ("method", "trade_off", "budget", "rounds", "steps_per_round", "epochs"):
         arguments[name] = getattr(config, name)
     name = f"{task}-{dotted(strategy)}-seed{seed}"
-    return Trial(name, f"{TRIALS}:ask", {**arguments, "seed": seed}, (start,))
+    return Trial(name, jobs.ask, {**arguments, "seed": seed}, (start,))
 
 
 def parts_of(config: ClueDigits) -> list[list[Trial]]:
@@ -186,9 +174,10 @@ def _check(config: ClueDigits) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.pages.clue_digits import write_page
+    from experiments.pages.clue_digits import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(

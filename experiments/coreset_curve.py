@@ -22,10 +22,13 @@ if __package__ in (None, ""):  # python experiments/coreset_curve.py puts this f
 from active.strategies import CARDS, get_strategy, required_fields
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.jobs.cifar10 import NETWORKS, TASK, TRIALS, check, command, place_of, settled
-from experiments.records import Record, read
-from experiments.running import check_names, run_experiment
-from experiments.trials import Trial, dotted
+from experiments.framework.options import Options, check_names
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, dotted
+from experiments.jobs import cifar10 as jobs
+from experiments.jobs.cifar10 import NETWORKS, TASK, check, command, place_of, settled
 
 NAME = "coreset_curve"
 STRATEGIES = ("random", "entropy", "margin", "k_center", "badge", "hybrid")
@@ -36,7 +39,7 @@ SHOWN = frozenset(
 
 
 @dataclass(frozen=True)
-class CoresetCurve:
+class CoresetCurve(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -58,10 +61,6 @@ class CoresetCurve:
         "rounds": 24,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     networks: tuple[str, ...] = ("narrow_cnn",)
     """any of narrow_cnn, small_cnn, resnet20"""
     strategies: tuple[str, ...] = STRATEGIES
@@ -82,18 +81,8 @@ class CoresetCurve:
     """passes over the labelled images in each training (default: 10; resnet20: 20, with --full the paper's 182)"""
     full: bool = False
     """the full form: small_cnn and resnet20, 1,000 to 25,000 of 49,000 labels, into runs/coreset_curve_full"""
-    quick: bool = False
-    """see whether it works: seed 0, three strategies, 2 rounds of 100, into runs/coreset_curve_quick"""
     device: str = "cpu"
     """cpu, cuda, mps or auto"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -107,7 +96,7 @@ def trial_of(network: str, strategy: str, seed: int, config: CoresetCurve) -> Tr
     arguments: dict[str, Any] = {"place": place_of(config), "network": network, "how": asdict(how)}
     arguments |= {"strategy": strategy, "start": config.start, "budget": config.budget, "rounds": config.rounds}
     name = f"{network}-{dotted(strategy)}-seed{seed}"
-    return Trial(name, f"{TRIALS}:curve", {**arguments, "seed": seed})
+    return Trial(name, jobs.curve, {**arguments, "seed": seed})
 
 
 def parts_of(config: CoresetCurve) -> list[list[Trial]]:
@@ -164,9 +153,10 @@ def run_coreset_curve(config: CoresetCurve) -> int:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.pages.coreset_curve import write_page
+    from experiments.pages.coreset_curve import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(CoresetCurve, run_coreset_curve, "CIFAR-10: accuracy against labels, six ways to ask")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dan.errors import UserError
-from experiments.records import Record, read
-from experiments.running import Settings, run_part
-from experiments.trials import Trial
+from experiments.framework.options import Options
+from experiments.framework.records import Record, read
+from experiments.framework.runner import run_part
+from experiments.framework.trials import Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ def search(
 
 
 def records_of(
-    config: Settings,
+    config: Options,
     trials: Mapping[tuple[Searched, Point, str], Trial],
     *,
     prepared: Sequence[Trial] = (),

@@ -21,10 +21,13 @@ if __package__ in (None, ""):  # python experiments/margin_sweep.py puts this fo
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.jobs.cifar10 import NETWORKS, TASK, TRIALS, check, command, place_of, settled
-from experiments.records import Record, read
-from experiments.running import check_names, run_experiment
-from experiments.trials import Trial, dotted
+from experiments.framework.options import Options, check_names
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, dotted
+from experiments.jobs import cifar10 as jobs
+from experiments.jobs.cifar10 import NETWORKS, TASK, check, command, place_of, settled
 
 NAME = "margin_sweep"
 FOREST = "random forest, "
@@ -33,7 +36,7 @@ METHODS = (*SHARES, "k_center", f"{FOREST}random", f"{FOREST}margin")
 
 
 @dataclass(frozen=True)
-class MarginSweep:
+class MarginSweep(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -49,10 +52,6 @@ class MarginSweep:
     }
     FULL: ClassVar[dict[str, Any]] = {"network": "small_cnn", "pool": 0, "test": 0, "rounds": 48}
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     methods: tuple[str, ...] = METHODS
     """these arms only: shares of margin sampling from random (0) to margin (100 %), k_center, and the forest's"""
     network: str = "narrow_cnn"
@@ -75,18 +74,8 @@ class MarginSweep:
     """test accuracy in percent, whose price in labels is the question"""
     full: bool = False
     """the full form: small_cnn, 49,000 images, until all are in, all test images, into runs/margin_sweep_full"""
-    quick: bool = False
-    """see whether it works: seed 0, four arms, 2 rounds of 100, into runs/margin_sweep_quick"""
     device: str = "cpu"
     """cpu, cuda, mps or auto"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -105,8 +94,8 @@ def trial_of(method: str, seed: int, config: MarginSweep) -> Trial:
         how = how if config.epochs is None else replace(how, epochs=config.epochs)
         arguments |= {"network": config.network, "how": asdict(how)}
     arguments |= {"start": config.start, "budget": config.budget, "rounds": config.rounds, "seed": seed}
-    function = "forest" if method.startswith(FOREST) else "curve"
-    return Trial(f"{dotted(method)}-seed{seed}", f"{TRIALS}:{function}", arguments)
+    function = jobs.forest if method.startswith(FOREST) else jobs.curve
+    return Trial(f"{dotted(method)}-seed{seed}", function, arguments)
 
 
 def cells_of(config: MarginSweep) -> list[tuple[str, int]]:
@@ -162,9 +151,10 @@ def run_margin_sweep(config: MarginSweep) -> int:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.pages.margin_sweep import write_page
+    from experiments.pages.margin_sweep import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(MarginSweep, run_margin_sweep, "CIFAR-10: shares of margin sampling, and the labels that 50 % takes")

@@ -32,8 +32,9 @@ from active.strategies.uncertainty import (
 )
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.records import Record, Row, read, to_lines, write_text
-from experiments.reporting.tables import Drawn, write_report
+from experiments.framework.measurements import Row
+from experiments.framework.records import Record, read, to_lines, write_text
+from experiments.framework.report import Drawn, Report, write_report
 from experiments.transfers import machine
 
 NAME = "uncertainty_maps"
@@ -154,9 +155,8 @@ def findings(temperatures: Sequence[float]) -> list[str]:
     return said
 
 
-def report(folder: Path) -> Path:
-    """Make the map, the tables and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     temperatures = list(dict.fromkeys(record["temperature"] for record in records))
     found = {(r["method"], r["temperature"], r["at"]): r["score"] for r in records}
     lines = [
@@ -165,9 +165,7 @@ def report(folder: Path) -> Path:
         for name in SCORES
     ]
     headers = ["score", *(f"{name} ({', '.join(f'{p:.3g}' for p in probs)})" for name, probs in POINTS.items())]
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Four uncertainty scores over three labels",
         findings=findings(temperatures),
         tables=[("The scores of some distributions", (headers, lines))],
@@ -209,6 +207,12 @@ def start(config: UncertaintyMaps) -> None:
     page = report(config.out)
     if not config.quiet:
         print(f"report: {page}")
+
+
+def report(folder: Path) -> Path:
+    """Make the report again from the folder's records; the path of the page."""
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(UncertaintyMaps, start, "Heat maps of the four uncertainty scores over three labels.")

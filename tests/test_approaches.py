@@ -18,7 +18,7 @@ from dan.data.tasks import SOURCE_COUNT
 from dan.models.model_file import load_model
 from dan.run_dir import read_records
 from dan.source_free import read_kept
-from experiments import approaches, running
+from experiments import approaches
 from experiments.approaches import (
     APPROACHES,
     COUNTS,
@@ -32,9 +32,10 @@ from experiments.approaches import (
     Approaches,
     kept_row,
 )
-from experiments.records import read, to_lines, write_text
-from experiments.reporting.tables import machines, markdown, mean_of, signed, told
-from experiments.trials import _work
+from experiments.framework import options as running
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.reporting.tables import machines, markdown, mean_of, signed, told
+from experiments.framework.trials import _work
 
 
 def record(method: str, seed: int, value: float, **more: Any) -> dict[str, Any]:

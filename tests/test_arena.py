@@ -23,10 +23,14 @@ from dan.data.tasks import load_pair
 from dan.data.views import Views
 from dan.evaluation.metrics import view_probabilities
 from dan.models.model_file import load_model
-from experiments import arena, arena_field, running
+from experiments import arena, arena_field
 from experiments.arena import BUDGET, EVERY, Arena, labels_to
 from experiments.arena_field import GROUPS, HALVES, STRATEGIES, half_of, target_of
 from experiments.asked_pictures import asked_pictures
+from experiments.framework import options as running
+from experiments.framework.measurements import alc
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
 from experiments.jobs import arena as arena_trials
 from experiments.jobs.arena import (
     VIEW_SEED,
@@ -43,8 +47,6 @@ from experiments.jobs.arena import (
 from experiments.pages.arena import findings, table_of
 from experiments.pages.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
 from experiments.pages.arena_verdict import standing, verdict
-from experiments.records import alc, read, to_lines, write_text
-from experiments.trials import _work
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}

@@ -14,15 +14,16 @@ import tyro
 from active.round_files import read_rounds
 from dan.cli.command_line import run
 from dan.run_dir import read_records
-from experiments import clue_digits, running
+from experiments import clue_digits
 from experiments.__main__ import EXPERIMENTS
 from experiments.clue_digits import STRATEGIES, TASKS, ClueDigits
+from experiments.framework import options as running
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.reporting.against_random import gains
+from experiments.framework.reporting.plots import COLOURS
+from experiments.framework.trials import _work
 from experiments.jobs.clue_digits import BATCH, load_train_config
 from experiments.pages.clue_digits import at_last, captions, curve, findings, table_of
-from experiments.records import read, to_lines, write_text
-from experiments.reporting.against_random import gains
-from experiments.reporting.plots import COLOURS
-from experiments.trials import _work
 
 
 def record(strategy: str, seed: int, labels: int, value: float, task: str = "mnist2usps") -> dict[str, Any]:

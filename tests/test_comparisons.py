@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.records import measurements, to_lines, write_text
-from experiments.reporting import comparison_report, plots, report_html
-from experiments.reporting.comparison_report import (
+from experiments.framework.measurements import measurements
+from experiments.framework.records import to_lines, write_text
+from experiments.framework.reporting import comparison_report, plots, report_html
+from experiments.framework.reporting.comparison_report import (
     FILES,
     caption_of_ranks,
     caption_of_tests,
@@ -21,9 +22,9 @@ from experiments.reporting.comparison_report import (
     missing,
     write_comparisons,
 )
-from experiments.reporting.comparisons import Cell, Family, compare, compare_all, families_of
-from experiments.reporting.paired_tests import holm, signed_rank_p
-from experiments.reporting.tables import Drawn, origins, write_report
+from experiments.framework.reporting.comparisons import Cell, Family, compare, compare_all, families_of
+from experiments.framework.reporting.paired_tests import holm, signed_rank_p
+from experiments.framework.reporting.tables import Drawn, origins, write_report
 
 
 def record(method: str, task: str, seed: int, accuracy: float, labels: int = 0, **more: Any) -> dict[str, Any]:

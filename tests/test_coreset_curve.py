@@ -18,12 +18,12 @@ from active.round_files import read_rounds
 from dan.cli.command_line import run
 from experiments import coreset_curve
 from experiments.coreset_curve import STRATEGIES, CoresetCurve, parts_of, trial_of
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
 from experiments.jobs import cifar10 as cifar10_trials
 from experiments.jobs.cifar10 import HE_2016, NETWORKS, command, network, rate_factor, settled
 from experiments.jobs.cifar10_resnet import Block, resnet20
 from experiments.pages.coreset_curve import captions, columns_of, curve, findings, table_of
-from experiments.records import read, to_lines, write_text
-from experiments.trials import _work
 
 
 def record(strategy: str, seed: int, labels: int, value: float, name: str = "narrow_cnn") -> dict[str, Any]:

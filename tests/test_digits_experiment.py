@@ -39,11 +39,11 @@ from experiments.digits import (
     searching,
     tasks_of,
 )
+from experiments.framework.options import reduced
+from experiments.framework.records import read, to_lines, write_text
 from experiments.jobs.digits import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, load_train_config, network, score
 from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS
 from experiments.pages import digits as page
-from experiments.records import read, to_lines, write_text
-from experiments.running import reduced
 from experiments.transfers import paper_table
 
 
@@ -64,7 +64,7 @@ def test_every_cell_is_trained_once_and_a_seed_has_all_rows_before_the_next(conf
     assert len({trial.name for trial in trials}) == len(trials) == 3 * len(rows()) + 1
     seeds = [trial.arguments["seed"] for trial in trials if "seed" in trial.arguments]
     assert seeds == sorted(seeds)
-    assert trials[0].function.endswith(":floor")
+    assert trials[0].function is floor
     listed = [SOURCE_ONLY, "DDC", DAN, "DAN, QP weights", "jan", "deep_coral", "dann", "cdan", "cdan_e", "mcc"]
     assert set(listed) <= set(rows()) and list(rows())[:4] == listed[:4]
 

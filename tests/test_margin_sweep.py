@@ -21,11 +21,11 @@ from active.strategies import get_strategy
 from dan.cli.command_line import run
 from dan.data.cifar10 import Splits
 from experiments import margin_sweep
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
 from experiments.jobs.cifar10 import NETWORKS, Place, Training, command, network, settled, shifted, started, train
 from experiments.margin_sweep import FOREST, METHODS, SHARES, MarginSweep, cells_of, parts_of, strategy_of
 from experiments.pages.margin_sweep import findings, labels_to, needed, rows_of, sweep, table_of, trend
-from experiments.records import read, to_lines, write_text
-from experiments.trials import _work
 
 COUNTS = (1000, 2000, 3000)
 HOW = {"epochs": 10, "optimizer": "adam", "lr": 1e-3, "batch_size": 64}

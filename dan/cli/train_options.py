@@ -34,7 +34,7 @@ class DataOptions:
     source_holdout: float = 0.0
     """Fraction of the source that is held out for evaluation, for data sets without a test split."""
     target_test: Path | None = None
-    """Labelled target samples (task `folders`) that are never queried, trained on or aligned with: an honest accuracy."""
+    """Labelled target samples (task `folders`), never queried, trained on or aligned with: for an honest accuracy."""
     target_holdout: float = 0.0
     """Fraction of the target that is held out for the same purpose (task `folders`)."""
     download: bool = False

@@ -36,9 +36,9 @@ from dan.models.backbone import Backbone
 from dan.models.dan import DAN
 from dan.models.small_nets import small_cnn
 from dan.training.trainer import Diverged
+from experiments.framework.options import Config, check_least, check_runs, check_samples, command_of, reduced
 from experiments.jobs.cifar10_resnet import resnet20
 from experiments.jobs.digits import evenly
-from experiments.running import Config, check_least, check_runs, check_samples, command_of, reduced
 from experiments.transfers import folders_of, machine
 
 if TYPE_CHECKING:

@@ -7,16 +7,17 @@ ALC  = area under the accuracy-labels curve over its label range
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.clue_digits import STRATEGIES, TASKS
 from experiments.digits import column_of
+from experiments.framework.measurements import Key, measurements
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import against_random, plots
+from experiments.framework.reporting.against_random import BySeed, gains, iter_batches, seconds_of_runs
+from experiments.framework.reporting.tables import Table, each, points, told
 from experiments.jobs.digits import SET
-from experiments.records import Key, Record, measurements
-from experiments.reporting import against_random, plots
-from experiments.reporting.against_random import BySeed, gains, iter_batches, seconds_of_runs
-from experiments.reporting.tables import Drawn, Table, each, points, told, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,8 +107,8 @@ def captions(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, the curves and report.html; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     figures = []
     for task in tasks_in(records):
         for split, name in SPLITS.items():
@@ -116,9 +117,7 @@ def write_page(folder: Path, records: Sequence[Record]) -> Path:
                     f"{column_of(task)}: accuracy on {name} against labels, mean and one standard deviation over seeds."
                 )
                 figures.append(Drawn(f"{task}_{split}.png", figure, text))
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Active adaptation on MNIST and USPS, in rounds from a source model",
         findings=findings(records),
         tables=[(f"{column_of(task)}, LeNet", table_of(records, task)) for task in tasks_in(records)],

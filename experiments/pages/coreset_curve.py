@@ -7,15 +7,16 @@ ALC  = area under the accuracy-labels curve over its label range
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.coreset_curve import STRATEGIES
+from experiments.framework.measurements import measurements
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import against_random, plots
+from experiments.framework.reporting.against_random import gains, iter_batches, seconds_of_runs
+from experiments.framework.reporting.tables import Table, each, mean_of, points, signed, told
 from experiments.jobs.cifar10 import NETWORKS
-from experiments.records import Record, measurements
-from experiments.reporting import against_random, plots
-from experiments.reporting.against_random import gains, iter_batches, seconds_of_runs
-from experiments.reporting.tables import Drawn, Table, each, mean_of, points, signed, told, write_report
 from experiments.transfers import paper_table
 
 if TYPE_CHECKING:
@@ -146,17 +147,15 @@ def captions(records: Sequence[Record]) -> list[str]:
     return said
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, the curves and report.html; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     figures = []
     for network in networks_in(records):
         for split, name in SPLITS.items():
             if (figure := curve(records, network, split)) is not None:
                 text = f"{NETWORKS[network].line}: accuracy on {name} against labels, mean and one standard deviation."
                 figures.append(Drawn(f"{network}_{split}.png", figure, text))
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="CIFAR-10: accuracy against labels",
         findings=findings(records),
         tables=[(f"{NETWORKS[network].line}", table_of(records, network)) for network in networks_in(records)],

@@ -12,26 +12,16 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from experiments.framework.measurements import Key, Row, aggregate, measurements
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import plots
+from experiments.framework.reporting.against_random import BASE, gains, iter_batches, seconds_of_runs
+from experiments.framework.reporting.comparisons import Family, compare_all
+from experiments.framework.reporting.tables import Table, difference, each, legend_above, mean_of, signed, tidy, told
 from experiments.margin_sweep import FOREST, METHODS, SHARES
-from experiments.records import Key, Record, Row, aggregate, measurements
-from experiments.reporting import plots
-from experiments.reporting.against_random import BASE, gains, iter_batches, seconds_of_runs
-from experiments.reporting.comparisons import Family, compare_all
-from experiments.reporting.tables import (
-    Drawn,
-    Table,
-    difference,
-    each,
-    legend_above,
-    mean_of,
-    signed,
-    tidy,
-    told,
-    write_report,
-)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -273,8 +263,8 @@ def captions(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, the figures and report.html; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     names = {"test": "test images", "unqueried": "images never asked for"}
     drawn = [
         Drawn(f"curves_{split}.png", figure, f"Accuracy on {name} against labels, mean and one standard deviation.")
@@ -285,9 +275,7 @@ def write_page(folder: Path, records: Sequence[Record]) -> Path:
         drawn.insert(
             0, Drawn("sweep.png", figure, "Labels needed against the share of margin sampling: a dot a trial.")
         )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="CIFAR-10: how much of a batch by margin of confidence?",
         findings=findings(records),
         tables=[("Labels needed, and accuracy at the most labels", table_of(records))],
