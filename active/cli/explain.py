@@ -66,8 +66,8 @@ def explain(config: Explain) -> int:
     if config.out is not None:
         write_page(config.out, replay_page(shown, config.thumbnail))
     if not config.quiet:
-        print(f"network: {shown.network}")
         print(table(shown))
+        print(f"network: {shown.network}")
         if config.out is not None:
             print(f"wrote {config.out}")
     if shown.difference:
