@@ -23,14 +23,18 @@ from dan.errors import UserError, printable
 from dan.run_metadata import required
 
 
-def images_under(folder: Path) -> Listing:
+def images_under(folder: Path, failures: list[Unreadable] | None = None) -> Listing:
     """All images below a folder, in the order of their paths, or those that a manifest lists; no labels.
 
     Hidden files and what systems leave behind are passed over; of other files that are no images a line on stderr says
-    how many there were. Raises UserError where there are no images.
+    how many there were. failures: gets the files that a manifest lists and that are not there; None refuses them.
+    Raises UserError where there are no images.
     """
     if is_manifest(folder):
-        listing = read_manifest(folder)
+        missing: list[str] | None = None if failures is None else []
+        listing = read_manifest(folder, missing)
+        if failures is not None and missing is not None:
+            failures += [Unreadable(name, "there is no such file") for name in missing]
         count = len(listing.names)
         return Listing(
             place=listing.place, root=listing.root, names=listing.names, targets=(UNLABELLED,) * count, classes=()

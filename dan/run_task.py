@@ -47,7 +47,12 @@ def load_run_task(
         if location.given:
             refuse_other_data(run, target=task.target)
         return task
-    task = load_pair(name, data, **options, cache=cache, quiet=quiet)
+    try:
+        task = load_pair(name, data, **options, cache=cache, quiet=quiet)
+    except UserError as error:
+        if name != "folders" or location.given:
+            raise
+        raise UserError(f"{error} (if the data of {run} were moved: --source, --target)") from None
     if _named(settings, run) and class_names(task.classes) != class_names(settings.get("classes", task.classes)):
         raise UserError(
             f"the classes of {name} are not those that {run} was trained on: restore its data, or train again"

@@ -89,7 +89,8 @@ def test_the_door_prints_a_table_and_writes_a_page(base: Path, capsys: pytest.Ca
         assert cells[:3] == [str(pick.order), str(pick.id), CLASSES[pick.guess]]
         assert cells[3] == f"{pick.probability:.3f}"
         assert cells[-1] == ("*" if pick.guess != answer else CLASSES[answer])
-    assert lines[5:] == [f"wrote {page}", "replayed: the same 4 picks as recorded, in the same order"]
+    assert lines[5] == f"network: {shown.network}"
+    assert lines[6:] == [f"wrote {page}", "replayed: the same 4 picks as recorded, in the same order"]
     assert said.err == "" and "\x1b" not in said.out
     images = [attributes for tag, attributes in Page(page.read_text()).tags if tag == "img"]
     assert len(images) == 4 and all(str(image["src"]).startswith("data:image/png") for image in images)

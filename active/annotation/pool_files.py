@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dan.data.decoded_listing import Unreadable
 from dan.data.folders import images_of
 from dan.data.image_cache import readable_listing
 from dan.data.image_tree import images_below
@@ -76,9 +77,10 @@ def read_unlabelled(
     images = required(settings, "kind", run) == "image"
     unreadable: list[str] = []
     if images:
-        listing = images_under(pool)
-        if skip_unreadable:
-            listing, unreadable = _readable(listing, settings, run, cache, quiet)
+        gone: list[Unreadable] | None = [] if skip_unreadable else None
+        listing = images_under(pool, gone)
+        if gone is not None:
+            listing, unreadable = _readable(listing, gone, settings, run, cache, quiet)
         hashes = _hashes([listing.root / name for name in listing.names])
         places = [
             SampleLocation(path=str(listing.root / name), file=(listing.root / name).absolute())
@@ -108,14 +110,19 @@ def read_unlabelled(
 
 
 def _readable(
-    listing: Listing, settings: Mapping[str, Any], run: Path, cache: Path | None, quiet: bool
+    listing: Listing,
+    gone: Sequence[Unreadable],
+    settings: Mapping[str, Any],
+    run: Path,
+    cache: Path | None,
+    quiet: bool,
 ) -> tuple[Listing, list[str]]:
     """(the images that can be read, a line on each of the others). Raises UserError where there are none."""
     channels, side, _ = image_shape(settings, run)
     kept, failures = readable_listing(listing, side, channels=channels, cache=cache, quiet=quiet)
     if not kept.names:
         raise UserError(f"{listing.place}: none of {len(listing.names)} images can be read: {some(failures)}")
-    return kept, [f"not read: {listing.root / one.name} ({one.reason})" for one in failures]
+    return kept, [f"not read: {listing.root / one.name} ({one.reason})" for one in (*gone, *failures)]
 
 
 def find_samples(

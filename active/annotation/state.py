@@ -81,8 +81,5 @@ def reload_run_task(
             augment=True,
         )
     except UserError as error:
-        raise UserError(
-            f"the task that {run} was trained on cannot be read again: {error}"
-            + ("" if location is not None and location.given else " (if its data were moved: --source, --target)")
-        ) from None
+        raise UserError(f"the task that {run} was trained on cannot be read again: {error}") from None
     return task

@@ -66,8 +66,8 @@ def explain(config: Explain) -> int:
     if config.out is not None:
         write_page(config.out, replay_page(result, config.thumbnail))
     if not config.quiet:
-        print(f"network: {result.network}")
         print(table(result))
+        print(f"network: {result.network}")
         if config.out is not None:
             print(f"wrote {config.out}")
     if result.difference:

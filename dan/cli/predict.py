@@ -126,9 +126,9 @@ def _samples(
 
     failures: list[Unreadable] = []
     if kind == "image":
-        listing = images_under(config.folder)
-        cells = {name: str(listing.root / name) for name in listing.names}
         skipped = failures if config.skip_unreadable else None
+        listing = images_under(config.folder, skipped)
+        cells = {name: str(listing.root / name) for name in listing.names}
         batches = image_batches(listing, settings, config.run, quiet=config.quiet, failures=skipped)
         return "path", cells, batches, failures
     x = feature_rows(config.folder, settings, config.run)
