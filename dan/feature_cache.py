@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from dan.data.batches import iter_batches, num_samples
+from dan.data.batches import is_plain, iter_batches, num_samples
 from dan.data.domain_pair import DomainPair
 from dan.errors import UserError
 from dan.models.backbone import Backbone, stage_index
@@ -129,15 +129,16 @@ def cached_pair(
     return replace(task, **new)
 
 
-def fingerprint(data: Dataset) -> str | None:
+def fingerprint(data: Any) -> str | None:
     """A text that is the same for the same samples only: the data set's own attribute `fingerprint`, if it has one; of
-    a TensorDataset the sha256 of its tensors; of a Subset its data set's and the positions. None for any other."""
+    a TensorDataset the sha256 of its tensors; of a Subset its data set's and the positions. None for any other, and for
+    a subclass of these that changes how items are read."""
     own = getattr(data, "fingerprint", None)
     if own is not None:
         return str(own)
-    if isinstance(data, TensorDataset):
+    if is_plain(data, TensorDataset):
         return content_digest((str(i), tensor) for i, tensor in enumerate(data.tensors))
-    if isinstance(data, Subset):
+    if is_plain(data, Subset):
         whole = fingerprint(data.dataset)
         return None if whole is None else content_digest([(whole, torch.as_tensor(data.indices))])
     return None

@@ -47,9 +47,9 @@ def labels_of(data: Any) -> "Tensor":
     import torch
     from torch.utils.data import TensorDataset
 
-    from dan.data.batches import iter_batches
+    from dan.data.batches import is_plain, iter_batches
 
-    if isinstance(data, TensorDataset):
+    if is_plain(data, TensorDataset) and len(data.tensors) > 1:
         return data.tensors[1]
     own = getattr(data, "targets", None)
     return torch.cat([y for _, y in iter_batches(data, 500)]) if own is None else torch.as_tensor(own)

@@ -18,6 +18,7 @@ from dan.data.batches import fetch
 from dan.data.inputs import as_labelled, as_unlabelled
 from dan.data.tensor_datasets import Images
 from dan.errors import UserError
+from dan.feature_cache import fingerprint
 
 SMALL = TrainConfig(batch_size=8, lr=0.05, evaluate_every=10, checkpoint_every=10, feature_map=False)
 N, C = 24, 3
@@ -236,6 +237,8 @@ def test_a_source_that_cannot_be_is_refused_in_one_line(name: str) -> None:
         ((XT, torch.eye(C)[Y]), "target has labels of shape"),
         (DataLoader(TensorDataset(XT)), "target is a DataLoader"),
         (XT[:0], "target is empty"),
+        (Items([(x, "a") for x in XT]), 'item .* of target has the label "a"'),
+        (Items([(x, float("nan")) for x in XT]), "item .* of target has the label nan"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused(target: Any, message: str) -> None:
@@ -244,7 +247,7 @@ def test_a_target_that_cannot_be_is_refused(target: Any, message: str) -> None:
 
 
 def test_messages_name_the_argument() -> None:
-    train = {"trade_off": 0.0, "steps": 1, "seed": 0, "config": SMALL}
+    train: dict[str, Any] = {"trade_off": 0.0, "steps": 1, "seed": 0, "config": SMALL}
     with pytest.raises(UserError, match="item 0 of labelled_target has the label 3"):
         fit(network(), (X, Y), XT, labelled_target=(X, Y + 3), **train)
     with pytest.raises(UserError, match=r'tests\["shifted"\] has no labels'):
@@ -253,6 +256,8 @@ def test_messages_name_the_argument() -> None:
         predict(network(), DataLoader(TensorDataset(X)))
     with pytest.raises(UserError, match="item 1 of data has the label 7"):
         evaluate(network(), labels(0, 7))
+    with pytest.raises(UserError, match="item 1 of data has the label -100"):
+        evaluate(network(), Items([(X[0], 0), (X[1], -100)]))
 
 
 def test_labels_in_memory_are_checked_before_an_image_is_read() -> None:
@@ -274,6 +279,20 @@ def test_labels_in_memory_are_checked_before_an_image_is_read() -> None:
     data.targets = [0, 1, 2, 2]
     as_labelled(data, name="source", num_classes=C)
     assert data.reads <= 2
+
+
+def test_a_training_reads_each_item_of_a_batch_once() -> None:
+    class Counted(Items):
+        reads = 0
+
+        def __getitem__(self, index: int) -> Any:
+            self.reads += 1
+            return super().__getitem__(index)
+
+    source = Counted(pairs(X, Y))
+    fit(network(), source, XT, trade_off=0.0, steps=4, seed=0, config=SMALL, log_mmd=False)
+    # 4 batches of 8, the first sample, which settles widths, and the fixed sample that is looked at in the end.
+    assert source.reads == 4 * 8 + 1 + N
 
 
 def test_targets_that_the_data_set_transforms_are_not_its_labels() -> None:
@@ -340,6 +359,13 @@ def test_a_subclass_that_transforms_is_not_bypassed() -> None:
     ):
         x, y = fetch(data, rows)
         assert torch.equal(x, 2 * X[rows]) and torch.equal(y, Y[rows])
+
+
+def test_what_is_computed_once_is_of_the_items_as_they_are_read() -> None:
+    """A subclass that transforms has no fingerprint by its tensors: they are not what the network sees."""
+    assert fingerprint(TensorDataset(X, Y)) is not None and fingerprint(Subset(TensorDataset(X, Y), [1])) is not None
+    assert fingerprint(Doubled(X, Y)) is None and fingerprint(Subset(Doubled(X, Y), [1])) is None
+    assert fingerprint(DoubledSubset(TensorDataset(X, Y), range(N))) is None
 
 
 def test_the_later_of_two_methods_counts() -> None:

@@ -15,8 +15,9 @@ class BatchedDataset:
     and not where a further subclass overrides `__getitem__`.
     """
 
-    def __len__(self) -> int:
-        raise NotImplementedError(f"{type(self).__name__} has no __len__")
+    if TYPE_CHECKING:  # a subclass defines it, or another base class of it
+
+        def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """The samples at those positions: x (B, ...) and y (B,).

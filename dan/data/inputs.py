@@ -126,8 +126,10 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def _as_dataset(data: Input, rule: Rule) -> Dataset[Any]:
-    if isinstance(data, CheckedDataset):  # checked by another rule: start again
-        data = data.data
+    if isinstance(data, CheckedDataset):
+        if data.rule.dtype == rule.dtype and not rule.labelled:
+            return data
+        data = data.data  # checked by another rule: start again
     arrays = _arrays(data, rule.name)
     if arrays is not None:
         return _of_arrays(*arrays, rule)

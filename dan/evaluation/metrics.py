@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
 
 from dan.data.batches import derived_seed, iter_batches, num_samples
 from dan.data.inputs import Input, as_unlabelled, dtype_of
@@ -78,7 +77,7 @@ def predict(
 
 @torch.no_grad()
 def dropout_probabilities(
-    model: nn.Module, data: Dataset, *, passes: int = 10, seed: int = 0, batch_size: int = 500, start: int = 0
+    model: nn.Module, data: Input, *, passes: int = 10, seed: int = 0, batch_size: int = 500, start: int = 0
 ) -> Tensor:
     """Class probabilities (T, N, C), float64, of `passes` passes in which only the dropout is in training mode.
 
@@ -90,6 +89,7 @@ def dropout_probabilities(
     dropping = [part for part in model.modules() if isinstance(part, DROPOUTS) and part.p > 0]
     if not dropping:
         raise UserError("this network has no dropout to sample: train one with dropout, such as --dropout 0.5")
+    data = as_unlabelled(data, name="data", dtype=dtype_of(model))
     was_training = model.training
     device = next(model.parameters()).device
     probs = []
@@ -108,8 +108,9 @@ def dropout_probabilities(
 
 
 @torch.no_grad()
-def view_probabilities(model: nn.Module, data: Dataset, views: Views, *, batch_size: int = 100) -> Tensor:
+def view_probabilities(model: nn.Module, data: Input, views: Views, *, batch_size: int = 100) -> Tensor:
     """Class probabilities (N, P, C), float64, of each of the views of each image, in evaluation mode."""
+    data = as_unlabelled(data, name="data", dtype=dtype_of(model))
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
