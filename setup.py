@@ -39,7 +39,7 @@ setup(
         "torchvision>=0.19",
         "numpy>=1.26",
         "scipy>=1.11",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "pykeops>=2.2",
         "tensorboard>=2.14",
         "matplotlib>=3.8",

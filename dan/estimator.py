@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -99,18 +99,18 @@ class DANClassifier(ClassifierMixin, BaseEstimator):
         )
         return self
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Class probabilities (N, C), float32, in the order of `classes_`. Raises NotFittedError before `fit`."""
         check_is_fitted(self)
         output, _ = predict(self.model_, self._samples(X))
         return output.logits.double().softmax(1).float().numpy()
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """The most probable class of each sample (N,), as y had it. Raises NotFittedError before `fit`."""
         probs = self.predict_proba(X)
         return self.classes_[probs.argmax(axis=1)]
 
-    def _samples(self, X: ArrayLike, **options: Any) -> NDArray[Any]:
+    def _samples(self, X: Any, **options: Any) -> NDArray[Any]:
         """X checked against what was fitted."""
         return validate_data(self, X, reset=False, allow_nd=True, **options)
 

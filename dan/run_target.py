@@ -67,7 +67,7 @@ def _load_own_target(
 
     if options.get("target") is None:
         raise UserError("--source-free with the task folders needs --target: a folder, a .csv or a file of features")
-    for option in ("source", "classes", "source_holdout", "augment"):
+    for option in ("source", "classes", "source_holdout", "target_test", "target_holdout", "augment"):
         if options.get(option):
             raise UserError(f"--{option.replace('_', '-')} has no use with --source-free: leave it out")
     target = Path(options["target"]).expanduser().absolute()
