@@ -28,7 +28,7 @@ AT_RANDOM = 5  # trials after the first that are drawn at random: TPE needs some
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class SearchResult:
     """What a search found. trials: its records, in order. study: the same as an `optuna.study.Study`, for its plots."""
 
     trade_off: float
@@ -56,7 +56,7 @@ def tune(
     about: Mapping[str, Any] | None = None,
     told: Callable[[Record], None] | None = None,
     **options: Any,
-) -> Tuned:
+) -> SearchResult:
     """Search the trade-off and the recipe's rate over `trials` trainings of `steps` steps each; the best of them.
 
     build: a fresh network, the same at each call (seeded). source_test: labelled source samples that aren't trained on;
@@ -119,7 +119,7 @@ def tune(
     if not finished:
         raise UserError(f"every trial diverged; the first: {records[0]['diverged']}")
     best = choose([{**record, "event": "evaluation"} for record in finished], rule)
-    return Tuned(
+    return SearchResult(
         trade_off=best["trade_off"],
         lr=best["lr"],
         rule=rule,

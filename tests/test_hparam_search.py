@@ -44,7 +44,7 @@ def network() -> DAN:
     return DAN(nn.Sequential(nn.Linear(3, 8), nn.ReLU()), 2, layers=(4,))
 
 
-def search(**options: Any) -> hparam_search.Tuned:
+def search(**options: Any) -> hparam_search.SearchResult:
     target = options.pop("target", TARGET)
     options = {"trials": 3, "steps": 8, "seed": 0, "source_test": HELD, "config": SMALL} | options
     return tune(network, SOURCE, target, **options)
@@ -107,15 +107,15 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(Killed):
             search(run=tmp_path / "b")
-    told: list[Any] = []
-    resumed = search(run=tmp_path / "b", told=told.append)
+    seen: list[Any] = []
+    resumed = search(run=tmp_path / "b", on_trial=seen.append)
     assert plain(resumed.trials) == plain(undisturbed.trials)
     assert plain(read_records(tmp_path / "a" / "records.jsonl")) == plain(
         read_records(tmp_path / "b" / "records.jsonl")
     )
-    assert len(told) <= 3
+    assert len(seen) <= 3
     # Done: nothing is trained again, and more trials go on from these.
-    assert search(run=tmp_path / "b", told=told.append).trials == resumed.trials
+    assert search(run=tmp_path / "b", on_trial=seen.append).trials == resumed.trials
     assert search(run=tmp_path / "b", trials=4).trials[:3] == resumed.trials
     assert search(run=tmp_path / "b", trials=2).trials == resumed.trials[:2]
     with pytest.raises(UserError, match="holds another run"):
@@ -186,7 +186,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch: pytest.Monkey
 @needs_optuna
 def test_too_few_samples_to_judge_by() -> None:
     with pytest.raises(UserError, match="needs 4 samples"):
-        search(target=blobs(3, 1.0, 2), steps=2)
+        search(target=blobs(3, 1.0, 2), steps=2, config=TrainConfig(batch_size=2))
 
 
 def test_a_printed_command_means_the_same() -> None:

@@ -281,12 +281,12 @@ def test_named_recipes_are_what_they_say() -> None:
 )
 def test_impossible_recipes_are_one_line(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        fit(network(), data(30, 0.0), data(30, 1.0), trade_off=1.0, steps=1, seed=0, config=TrainConfig(**wrong))  # type: ignore[arg-type]
+        fit(network(), data(40, 0.0), data(40, 1.0), trade_off=1.0, steps=1, seed=0, config=TrainConfig(**wrong))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
 def test_nan_features_are_one_line() -> None:
-    target = data(30, 0.0)
+    target = data(40, 0.0)
     target.tensors[0][:, 0] = float("nan")
     with pytest.raises(UserError, match="NaN in the data"):
-        fit(network(), data(30, 0.0), target, trade_off=1.0, steps=2, seed=0)
+        fit(network(), data(40, 0.0), target, trade_off=1.0, steps=2, seed=0)

@@ -83,7 +83,8 @@ def prepare_data(
 ) -> TrainingData:
     """The data sets, after the frozen stages where they are cached. Raises UserError for data that do not fit."""
     start, context, cache = _start_stage(model, source, options.cache), options.context, options.cache
-    check_batch_size(options.config.batch_size, source=source, target=target if options.trade_off else None)
+    if options.trade_off:  # where nothing is aligned, samples may repeat
+        check_batch_size(options.config.batch_size, source=source, target=target)
     weights, total = options.source_weights, num_samples(source)
     if weights is not None and weights.shape != (total,):
         raise ValueError(f"source_weights must be ({total},), one a source sample, not {tuple(weights.shape)}")
