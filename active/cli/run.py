@@ -79,7 +79,7 @@ def _defaults_of_run(run: Path) -> Rounds:
     given: dict[str, Any] = asdict(load_train_config(settings))
     given |= {"task": required(settings, "task", run), "trade_off": required(settings, "trade_off", run)}
     options = dict(settings.get("options", {}))
-    options |= {name: Path(options[name]) for name in ("source", "target") if name in options}
+    options |= {name: Path(options[name]) for name in ("source", "target", "target_test") if name in options}
     if "classes" in options:
         options["classes"] = tuple(options["classes"])
     return Rounds(start=run, **given, **options)

@@ -34,9 +34,9 @@ class DataOptions:
     source_holdout: float = 0.0
     """Fraction of the source that is held out for evaluation, for data sets without a test split."""
     target_test: Path | None = None
-    """Labelled target samples (task `folders`), never queried, trained on or aligned with: for an honest accuracy."""
+    """Labelled target samples of the task `folders` for evaluation: never queried, trained on or aligned with."""
     target_holdout: float = 0.0
-    """Fraction of the target that is held out for the same purpose (task `folders`)."""
+    """Fraction of the target that is held out for evaluation: never queried, trained on or aligned with."""
     download: bool = False
     """Download missing data sets with torchvision, where it can."""
     data: Path | None = None
