@@ -8,10 +8,12 @@ steps; without one everything stays in memory.
 """
 
 import copy
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -54,7 +56,8 @@ class DANLearner:
     rounds: `RoundsConfig`; its budget is not the learner's concern, but for the number of the last round.
     config: `TrainConfig`; default: that of the start's run folder, or the defaults.
     run: a folder for the trainings, RUN/round_NN, which are resumed there; None keeps the networks in memory. A
-        training that continues the last one needs its checkpoint: without `run` it is kept in a temporary folder.
+        training that continues the last one needs its checkpoint: without `run` it is in a temporary folder, which is
+        removed with the learner.
     cache: compute the outputs of the frozen first stages once, as in `dan.training.trainer.fit`: True keeps them in
         memory, a folder on the disk; a round then takes seconds.
 
@@ -88,9 +91,9 @@ class DANLearner:
             folder = None if cache is True else Path(cache)
             task = cached_pair(task, self._started(), folder, device=choose_device(device), quiet=quiet)
         self.task = task
-        self._temporary = TemporaryDirectory() if run is None and self._needs_folder() else None
-        if self._temporary is not None:
-            run = self._temporary.name
+        if run is None and self._needs_folder():
+            run = mkdtemp(prefix="active-")
+            weakref.finalize(self, rmtree, run, ignore_errors=True)
         self.run = None if run is None else Path(run)
         self.model: DAN | None = None
         self.kernels: dict[str, Tensor] = {}
@@ -290,10 +293,10 @@ def _config_of(start: DAN | Path) -> TrainConfig:
 
 
 def _log(monitor: TensorBoardLogger, task: DomainPair, record: Record) -> None:
-    """The round's accuracies against its number, and the images that it queried."""
+    """The round's accuracies against its number, and the images that it queried; vectors have none."""
     figures = {name: value for name, value in record.items() if name.startswith("accuracy/")}
     monitor.scalars(figures | {"labels": record["labelled"]}, record["round"])
-    if record["queried"]:
+    if record["queried"] and task.kind == "image":
         images, labels = fetch(task.target, torch.tensor(record["queried"]))
         captions = [task.classes[int(label)] for label in labels]
         monitor.pictures(images, captions, record["round"], "queried")

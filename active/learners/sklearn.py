@@ -16,6 +16,9 @@ from torch import Tensor
 
 from active.pool import Pool
 from dan.errors import UserError
+from dan.mmd import domain_probabilities
+
+FOLDS = 5  # of the classifier that tells the domains apart
 
 
 class SklearnLearner:
@@ -60,8 +63,9 @@ class SklearnLearner:
     def fit(self, pool: Pool, round: int) -> None:
         """Fit a fresh estimator. Raises UserError where nothing is labelled."""
         rows, labels = pool.labelled_ids.numpy(), self._labels_of(pool)
-        if len(rows) and int(rows.max()) >= len(self.X):
-            raise UserError(f"id {int(rows.max())} of the pool is no row of X, which has {len(self.X)}: ids are rows")
+        highest = int(pool.ids.max())
+        if highest >= len(self.X) or int(pool.ids.min()) < 0:
+            raise UserError(f"id {highest} of the pool is no row of X, which has {len(self.X)}: the ids are rows of X")
         if self.source is not None:
             x, y = self.source
             data = (np.concatenate([x, self.X[rows]]), np.concatenate([y, labels])) if len(rows) else (x, y)
@@ -82,6 +86,10 @@ class SklearnLearner:
                 column = {label: i for i, label in enumerate(self.classes)}
                 fields["source_features"] = _features(self.source[0])
                 fields["source_targets"] = torch.tensor([column[label] for label in self.source[1].tolist()])
+                if "domain_probs" in needs:
+                    folds = max(2, min(FOLDS, len(ids), len(self.source[1])))
+                    pair = fields["source_features"], fields["features"]
+                    fields["domain_probs"] = domain_probabilities(*pair, folds=folds)[1]
         return fields
 
     def evaluate(self) -> dict[str, float]:
