@@ -308,6 +308,7 @@ def cell_records(config: DanTable2, choice: dict[str, Any], results: Mapping[str
             about: Record = {"experiment": NAME, "task": SET + transfer, "network": network, "method": row, "labels": 0}
             about |= paper_number(paper, PAPER_ROWS.get(row, ""), column_of(transfer))
             about |= {"command": command_of(config, networks=network, transfers=transfer, methods=row)}
+            about["command_of_all"] = command_of(config)
             for trial in cell(network, transfer, row, config, choice):
                 if trial.name not in results:
                     continue
@@ -325,7 +326,11 @@ def cache_records(config: DanTable2, results: Mapping[str, Any]) -> list[Record]
         if f"cache-{network}" in results:
             record: Record = {"experiment": NAME, "phase": "cache", "network": network, "method": DAN, "labels": 0}
             record |= {"task": SET + transfers_of(network, config)[0], "seed": 0, "selection": ""}
-            record |= {"command": command_of(config), "filling": results[f"trunk-{network}"]["domains"]}
+            record |= {
+                "command": command_of(config),
+                "command_of_all": command_of(config),
+                "filling": results[f"trunk-{network}"]["domains"],
+            }
             measured = {k: v for k, v in results[f"cache-{network}"].items() if k != "measured_on"}
             records.append(record | measured | results[f"cache-{network}"]["measured_on"])
     return records

@@ -254,6 +254,7 @@ def cell_records(config: Digits, choice: dict[str, Any], results: Mapping[str, A
             network = "pixels" if row == FLOOR else NETWORK
             about: Record = {"experiment": NAME, "task": SET + task, "network": network, "method": row, "labels": 0}
             about |= {"paper": told, "provenance": where, "command": command_of(config, tasks=task, methods=row)}
+            about["command_of_all"] = command_of(config)
             for trial in cell(task, row, config, choice):
                 if trial.name in results:
                     made, result = trial.arguments, results[trial.name]

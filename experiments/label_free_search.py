@@ -84,7 +84,7 @@ def records_of(
         result = outcome.results[trial.name]
         record: Record = {"experiment": config.NAME, "phase": "search", "task": task, "network": network, "method": row}
         record |= {"labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off, "lr": rate}
-        record |= {**about, "command": command, **result}
+        record |= {**about, "command": command, "command_of_all": command, **result}
         records.append(record | {"judged_by": result["score" if trade_off else "source_loss"]})
     return records
 

@@ -6,7 +6,6 @@ chose on the frozen backbone without a target label; the model after the last st
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +16,7 @@ from dan.errors import UserError
 from experiments.dan_table2 import DAN, OTHER_SIX, PAPER_SIX, SOURCE_ONLY, DanTable2, column_of
 from experiments.dan_table2 import place_of as place_in_table2
 from experiments.dan_table2 import rows as rows_in_table2
-from experiments.framework.measurements import Key, Row
+from experiments.framework.measurements import Row, row_of
 from experiments.framework.options import Config, Options, check_names, check_runs
 from experiments.framework.records import Record, read
 from experiments.framework.reporting.tables import each
@@ -196,19 +195,12 @@ def measured(records: Iterable[Record], name: str, scale: float = 1.0) -> dict[t
 
 def metric_rows(records: Sequence[Record], name: str, metric: str) -> list[Row]:
     """Rows of table.csv for a value that is no accuracy: its mean and spread over seeds, as it is."""
-    rows: list[Row] = []
     first: dict[tuple[str, str, str], Record] = {}
     for record in records:
         if record.get("selection"):
             first.setdefault((record["network"], record["method"], record["task"].removeprefix(SET)), record)
-    for key, by_seed in measured(records, name).items():
-        origin = first[key]
-        where = Key(**{p: origin[p] for p in Key._fields if p in origin}, split="target", metric=metric)
-        values = list(by_seed.values())
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        kept = {"paper": None, "provenance": "", "command": origin["command"]}
-        rows.append(Row(**where._asdict(), mean=statistics.fmean(values), spread=spread, n=len(values), **kept))
-    return rows
+    found = measured(records, name)
+    return [row_of(first[key], by_seed.values(), split="target", metric=metric) for key, by_seed in found.items()]
 
 
 def shared_captions(records: Sequence[Record]) -> list[str]:

@@ -38,6 +38,7 @@ from experiments.dan_table2 import (
 from experiments.framework.measurements import aggregate
 from experiments.framework.options import reduced
 from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.report import write_report
 from experiments.jobs.dan_table2 import Place, compare_cache, load_train_config, prepare, score
 from experiments.label_free_search import SEARCH_SEED, TRADE_OFFS, choose
 from experiments.pages import dan_table2 as page
@@ -347,7 +348,8 @@ def test_the_table_has_the_paper_below_ours(tmp_path: Path) -> None:
     assert [line[0] for line in others] == [SOURCE_ONLY, DAN]  # the paper has no such columns
 
     write_text(tmp_path / "records.jsonl", to_lines(fabricated()))
-    page.write_report(tmp_path, read(tmp_path / "records.jsonl"))
+    records = read(tmp_path)
+    write_report(tmp_path, records, page.report_of(records))
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
     (mean,) = [r for r in listed if (r["task"], r["method"], r["selection"]) == ("mean", DAN, "last")]

@@ -41,6 +41,7 @@ from experiments.digits import (
 )
 from experiments.framework.options import reduced
 from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.report import write_report
 from experiments.jobs.digits import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, load_train_config, network, score
 from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS
 from experiments.pages import digits as page
@@ -284,7 +285,8 @@ def test_the_table_has_the_published_rows_below_ours(tmp_path: Path) -> None:
     ]
 
     write_text(tmp_path / "records.jsonl", to_lines(fabricated()))
-    page.write_report(tmp_path, read(tmp_path / "records.jsonl"))
+    records = read(tmp_path)
+    write_report(tmp_path, records, page.report_of(records))
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
     cells = {(r["task"], r["method"], r["split"]): r for r in listed if r["metric"] == "accuracy"}

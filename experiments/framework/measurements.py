@@ -124,6 +124,26 @@ def aggregate(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
+def row_of(
+    record: Mapping[str, Any], values: Iterable[float], *, split: str, metric: str, labels: int | None = None
+) -> Row:
+    """The row of a measurement that is no accuracy: mean and spread of one value a seed, as they are.
+
+    record: one of those measured, which says what it is of. labels: None: the record's.
+    """
+    key = Key(**{part: record[part] for part in Key._fields if part in record}, split=split, metric=metric)
+    listed = list(values)
+    return Row(
+        **key._replace(labels=key.labels if labels is None else labels)._asdict(),
+        mean=statistics.fmean(listed),
+        spread=statistics.stdev(listed) if len(listed) > 1 else None,
+        n=len(listed),
+        paper=None,
+        provenance="",
+        command=str(record["command"]),
+    )
+
+
 def to_csv(rows: Iterable[Row]) -> str:
     """Rows as CSV with a header; an absent spread or paper number is an empty cell."""
     text = io.StringIO()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +36,10 @@ from dan.models.backbone import Backbone
 from dan.models.dan import DAN
 from dan.models.small_nets import small_cnn
 from dan.training.trainer import Diverged
-from experiments.framework.options import Config, check_least, check_runs, check_samples, command_of, reduced
+from experiments.framework.experiment import Cell, Results, evaluation_records
+from experiments.framework.options import check_least, check_runs, check_samples
+from experiments.framework.records import Record
+from experiments.framework.trials import Trial
 from experiments.jobs.cifar10_resnet import resnet20
 from experiments.jobs.digits import evenly
 from experiments.transfers import folders_of, machine
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from dan.data.tensor_datasets import Images
 
 TASK = "cifar10"
-TRIALS = "experiments.jobs.cifar10"
 # Of the forest: blocks of pixels a side that it sees of an image, and how many trees it has.
 BLOCKS, TREES = 8, 100
 
@@ -323,26 +325,12 @@ def _rounds(
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def settled(config: Any) -> Any:
-    """What --quick or --full stands for: its values wherever the defaults were left. UserError for both."""
-    if config.full and config.quick:
-        raise UserError("--quick and --full are two sizes of the experiment: name one of them")
-    if not config.full:
-        return reduced(config)
-    defaults = type(config)()
-    large = {**config.FULL, "out": Path(f"runs/{config.NAME}_full")}
-    return replace(config, **{k: v for k, v in large.items() if getattr(config, k) == getattr(defaults, k)})
-
-
-def command(config: Config, **only: Any) -> str:
-    """`experiments.running.command_of`, with --full in place of what it stands for."""
-    settings: Any = config
-    if not settings.full:
-        return command_of(config, **only)
-    defaults: Any = type(config)()
-    own = {k: getattr(defaults, k) for k, v in settings.FULL.items() if getattr(settings, k) == v}
-    plain = command_of(replace(settings, full=False, **own), **only)
-    return plain.replace(f"run {config.NAME}", f"run {config.NAME} --full", 1)
+def rounds_records(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """One record a round: the network after its last step."""
+    made = evaluation_records(cell, trial, results)
+    for record in made:
+        record |= {"labels": record.pop("labelled"), "test_images": record.pop("test"), "selection": "last"}
+    return made
 
 
 def place_of(config: Any) -> dict[str, Any]:
