@@ -28,23 +28,26 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["dan", "dan.*", "active", "active.*", "experiments", "experiments.*"]),
+    entry_points={"console_scripts": ["dan = dan.__main__:main", "active-dan = active.__main__:main"]},
     package_data={
         "dan": ["py.typed", "mmd/*.json"],
         "active": ["py.typed", "*.json"],
-        "experiments": ["py.typed", "paper_tables/*.toml"],
+        "experiments": ["py.typed", "paper_tables/*.toml", "framework/reporting/*.html"],
     },
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
         "numpy>=1.26",
         "scipy>=1.11",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "pykeops>=2.2",
         "tensorboard>=2.14",
         "matplotlib>=3.8",
         "pillow>=10",
         "rich>=13",
         "tyro>=0.9",
+        # the reports of experiments
+        "jinja2>=3.1",
         # the papers' tables are TOML
         'tomli>=2; python_version < "3.11"',
     ],

@@ -1,27 +1,28 @@
-"""Train, ask, label, train on: the one rounds loop, for any learner, any strategy, and a simulated oracle.
+"""Train, query, label, repeat: the one loop of rounds, for any learner, any strategy, and a simulated oracle.
 
     round 0:        the learner has no target labels
-    round r >= 1:   it has learned those of r purchases
+    round r >= 1:   it has learned the labels of r queries
 
-The loop knows nothing of networks. A learner is three functions: `fit` trains, `predict` says what a strategy may see
-of the samples it is asked about, and `evaluate` (if any) adds measures of its own, such as accuracy on a test split.
+The loop knows nothing of networks: a learner is any object that `active.learner.Learner` describes.
+
+Shapes: N samples of the pool; C classes.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from active.budgets import budget_schedule, check_rounds
+from active.learner import Learner, as_learner
 from active.pool import PER_SAMPLE, Pool, Query
 from active.round_files import RoundFile, agree, labelled_in, read_rounds, restore, state_of, write_round
-from active.strategies import Strategy
+from active.strategies import resolve_strategy
 from dan.errors import UserError
+from dan.progress import showing
 from dan.run_dir import Record, Run
 
 Model = TypeVar("Model")
@@ -29,178 +30,133 @@ Model = TypeVar("Model")
 
 def rounds(
     pool: Pool,
-    strategy: Strategy,
+    strategy: str | Callable[..., Any],
     *,
-    fit: Callable[[Pool, int], Model],
-    predict: Callable[[Model, Tensor], Mapping[str, Any]],
+    learner: Learner | None = None,
+    fit: Callable[[Pool, int], Model] | None = None,
+    predict: Callable[[Model, Tensor], Mapping[str, Any]] | None = None,
     budget: int | str | Sequence[int | str],
     num_rounds: int | None = None,
     seed: int,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     run: Path | str | None = None,
-    metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Record]:
-    """Run `rounds` rounds of `budget` labels each, and yield one record a training: rounds + 1 of them.
+    """Run `num_rounds` rounds of `budget` labels each, and yield one record a training: num_rounds + 1 of them.
 
-    budget: a number, or a share of the pool as "5%": see `budget_count`; or one of these for each round, as ("1%",
-    "1%", "3%"): see `budget_schedule`. rounds: may be left out where the budgets tell how many there are.
-    fit(pool, round) -> a trained model: train on `pool.labelled_ids` and `pool.labels` (none in round 0). Any estimator
-        will do; go on from the last model or start afresh, as you like.
-    predict(model, ids) -> fields of a `Query` for these global ids, in their order: at least "probs" (n, C). Fields
-        that are not per sample ("source_features", "kernel", ...) are passed on as they are.
-    evaluate(model) -> more figures for the record.
+    strategy: a name of STRATEGIES, or a function (query, budget, *, generator) -> ids of the query, in pick order.
+    learner: see `active.learner.Learner`. In its place, functions:
+        fit(pool, round) -> a trained model: train on `pool.labelled_ids` and `pool.labels` (none in round 0).
+        predict(model, ids) -> fields of a `Query` for these global ids, in their order: at least "probs" (n, C).
+        evaluate(model) -> more figures for the record.
+    budget: a number, or a share of the pool as "5%"; or one of these for each round, as ("1%", "1%", "3%"): see
+        `active.budgets.budget_schedule`. num_rounds: may be left out where there is a budget for each round.
     run: a folder; the same call on the same folder goes on after the last round that has its file (round_files.py).
 
-    A record: {"event": "round", "round", "labelled", "accuracy/target" (all target samples, asked for or not),
-    "accuracy/unqueried" (the never-queried ones: what labels bought cannot flatter), what `evaluate` says, "queried"
-    (the ids this round asks for, in pick order; none after the last training), "seconds"}. Accuracies in [0, 1].
+    A record: {"event": "round", "round", "labelled", "accuracy/target" (all target samples), "accuracy/unqueried"
+    (those never queried, which the labels cannot flatter), what `evaluate` returns, "queried" (the ids of this round's
+    query, in pick order; none after the last training), "seconds"}. Accuracies in [0, 1].
 
-    The round's generator depends on (seed, round) alone. Raises UserError for a budget or number of rounds that is not
-    positive, or that asks for more labels than the pool has.
+    The strategy's generator depends on (seed, round) alone. Raises UserError for an invalid budget or number of rounds,
+    for more labels than the pool has, for labels that no column of the probs stands for, and for a folder that holds
+    another run; ValueError for a strategy that returns other than `budget` unlabelled ids.
     """
+    learner = as_learner(learner, fit, predict, evaluate)
+    return run_loop(pool, strategy, learner, budget=budget, num_rounds=num_rounds, seed=seed, run=run)
+
+
+def run_loop(
+    pool: Pool,
+    strategy: str | Callable[..., Any],
+    learner: Learner,
+    *,
+    budget: int | str | Sequence[int | str],
+    num_rounds: int | None = None,
+    seed: int,
+    run: Path | str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> Iterator[Record]:
+    """The loop of `rounds`. metadata: JSON-able values for the run's settings. quiet: no progress of the strategy."""
+    strategy, needs = resolve_strategy(strategy)
     budgets = budget_schedule(budget, num_rounds, len(pool.ids))
     check_rounds(budgets, len(budgets), len(pool.unlabelled_ids))
-    # One budget for all is told as the one number that it is, so that runs from before there were others are the same.
-    told = budgets[0] if isinstance(budget, (int, str)) else list(budgets)
-    settings = {**(metadata or {}), "budget": told, "rounds": len(budgets), "seed": seed}
-    folder = None if run is None else Run(run, settings)
-    first = 0
-    if folder is not None:
-        files = read_rounds(folder.folder)
-        agree(folder.folder, folder.records[0], files)
-        folder = Run(run or "", settings)  # with the records that the files told
-        restore(pool, files, folder.folder)
-        first = len(files)
-        yield from (file.record for file in files)
+    # A single budget is kept as one number.
+    kept = budgets[0] if isinstance(budget, str) or not isinstance(budget, Sequence) else list(budgets)
+    settings = {**(metadata or {}), "budget": kept, "rounds": len(budgets), "seed": int(seed)}
+    folder, finished = (None, []) if run is None else _opened(run, settings, pool)
+    yield from finished
 
-    for number in range(first, len(budgets) + 1):
+    for number in range(len(finished), len(budgets) + 1):
         began = time.perf_counter()
-        model = fit(pool, number)
-        seen = dict(predict(model, pool.ids))
-        record = {"event": "round", "round": number, "labelled": len(pool.labelled_ids)}
-        record |= _accuracies(pool, seen["probs"])
-        record |= evaluate(model) if evaluate is not None else {}
-        asked = torch.empty(0, dtype=torch.long)
-        before = after = None
+        learner.fit(pool, number)
+        fields = _tensors(learner.query_fields(pool.ids, needs))
+        record: Record = {"event": "round", "round": number, "labelled": len(pool.labelled_ids)}
+        record |= _accuracies(pool, fields) | dict(learner.evaluate())
+        queried = torch.empty(0, dtype=torch.long)
+        states: tuple[str | None, str | None] = (None, None)
         if number < len(budgets):
-            generator = generator_of(seed, number)
+            query, generator = query_of(pool, fields), generator_of(seed, number)
             before = state_of(generator)
-            asked = strategy(query_of(pool, seen), budgets[number], generator=generator)
-            after = state_of(generator)
-            _check_picks(pool, asked, budgets[number])
-        record |= {"queried": asked.tolist(), "seconds": time.perf_counter() - began}
-        answers = pool.oracle(asked)
+            with showing(quiet=quiet):
+                queried = strategy(query, budgets[number], generator=generator)
+            states = (before, state_of(generator))
+            check_ids(pool, queried, budgets[number])
+        record |= {"queried": queried.tolist(), "seconds": time.perf_counter() - began}
+        labels = pool.oracle(queried)
         if folder is not None:
-            file = RoundFile(
-                settings=folder.records[0],
-                record=record,
-                answers=tuple(answers.tolist()),
-                labelled=labelled_in(pool),
-                before=before,
-                after=after,
-            )
-            write_round(folder.folder, file)
-            folder.append(record)
+            _write(folder, record, labels, pool, states)
         # On the disk first, then in memory: a kill between the two loses nothing.
-        pool.label(asked, answers, round=number + 1)
+        pool.label(queried, labels, round=number + 1)
         yield record
-
-
-def budget_count(budget: int | str, pool: int) -> int:
-    """How many labels a budget is: a number, or a share of the pool's samples, such as "5%" or "0.5%", rounded up.
-
-    Exact: 7 % of 100 is 7, whatever binary fractions make of 0.07. Raises UserError, with what it should look like, for
-    anything else, for less than one label, and for more than the whole pool.
-    """
-    return _rounded_up(_amount(budget, pool))
-
-
-def budget_schedule(budget: int | str | Sequence[int | str], rounds: int | None, pool: int) -> tuple[int, ...]:
-    """How many labels each round buys: b_1 + ... + b_r = ceil(a_1 + ... + a_r) for one budget a_i a round.
-
-    The exact parts of the pool are added up, and only the sums are rounded, upwards: what "1%" five times buys is 5 %
-    of the pool, rounded once. A single budget, though, is that of each round, rounded by itself (`budget_count`);
-    then `rounds` says how many there are.
-    Raises UserError for what is no budget, for no rounds or another number of them than there are budgets, and for a
-    round that would buy nothing, since the rounds before it were rounded up.
-    """
-    if isinstance(budget, (int, str)):
-        if rounds is None:
-            raise UserError("one budget does not say how many rounds there are: name rounds, or a budget for each")
-        if rounds < 1:
-            raise UserError(f"budget and rounds must be at least 1, not {budget} and {rounds}")
-        return (budget_count(budget, pool),) * rounds
-    if rounds not in (None, len(budget)) or not budget:
-        asked = "no rounds" if rounds is None else f"{rounds} round{'s'[: rounds != 1]}"
-        raise UserError(f"{len(budget)} budgets are not those of {asked}: name one budget for each, or one for all")
-    bought = [0, *map(_rounded_up, accumulate(_amount(each, pool) for each in budget))]
-    labels = tuple(after - before for before, after in pairwise(bought))
-    if 0 in labels:
-        number = labels.index(0) + 1
-        raise UserError(
-            f"round {number} with its budget of {budget[number - 1]} buys nothing, for the sum before was rounded up "
-            f"to {bought[number]} of {pool} samples: raise it"
-        )
-    return labels
-
-
-def _amount(budget: int | str, pool: int) -> Fraction:
-    """The exact number of samples of a budget; see `budget_count` for what it raises."""
-    # Python refuses to read thousands of digits, and nobody means them.
-    told = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?)\s*(%?)", str(budget).strip())
-    amount = Fraction(told[1]) if told else Fraction(0)
-    if not told or (not told[2] and amount.denominator > 1):
-        raise UserError(
-            "a budget is a number of labels of at least 1, as 30, or a share of the pool, as 5%, and not "
-            f'"{str(budget)[:40]}"'
-        )
-    if amount == 0:
-        raise UserError(f"the budget must be at least 1, not {budget}")
-    if not told[2]:
-        return amount
-    if amount > 100:
-        raise UserError(f"a budget of {budget} is more than the pool: name a share of 100% or less")
-    return amount * pool / 100
-
-
-def _rounded_up(amount: Fraction) -> int:
-    return int(-(-amount // 1))
-
-
-def check_rounds(budget: int | Sequence[int], rounds: int, unlabelled: int) -> None:
-    """Raises UserError for a budget or number of rounds that is not positive, or that needs more samples than there
-    are. budget: labels a round, or those of each."""
-    budgets = [budget] * max(rounds, 1) if isinstance(budget, int) else list(budget)
-    if rounds < 1 or min(budgets) < 1:
-        raise UserError(f"budget and rounds must be at least 1, not {min(budgets)} and {rounds}")
-    if sum(budgets) > unlabelled:
-        each = " + ".join(map(str, budgets)) if len(set(budgets)) > 1 else str(budgets[0])
-        raise UserError(
-            f"{rounds} rounds of {each} need {sum(budgets)} unlabelled samples, and the pool has {unlabelled}: "
-            "lower the budget or the rounds"
-        )
 
 
 def generator_of(seed: int, number: int) -> torch.Generator:
     """The generator that the strategy gets in that round: a function of the two numbers alone."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+    return torch.Generator().manual_seed(int(seed) * 1_000_003 + number)
 
 
-def query_of(pool: Pool, seen: Mapping[str, Any]) -> Query:
-    """What was predicted for the whole pool, split into the unlabelled (the candidates) and the labelled side.
+def query_of(pool: Pool, fields: Mapping[str, Any]) -> Query:
+    """What was predicted for the whole pool, split into the unlabelled samples (the candidates) and the labelled ones.
 
-    seen: fields of a `Query`, those per sample over all of `pool.ids`, in their (ascending) order. With the pool as
-    `active.round_files.pool_at` gives it, and seen of the round's model, it is the query that the round's strategy got.
+    fields: of a `Query`, those per sample over all of `pool.ids`, in their (ascending) order; with "classes", the
+    labels are given as columns of the probs. With the pool as `active.round_files.pool_at` gives it, and the fields of
+    the round's model, it is the query that the round's strategy got.
     """
     unlabelled = _rows(pool, pool.unlabelled_ids)
-    fields = {
+    given = {
         name: value.index_select(PER_SAMPLE[name], unlabelled) if name in PER_SAMPLE else value
-        for name, value in seen.items()
+        for name, value in fields.items()
+        if name != "classes"
     }
     for name in ("features", "layers"):
-        if name in seen:
-            fields[f"labelled_{name}"] = seen[name][_rows(pool, pool.labelled_ids)]
-    return Query(ids=pool.unlabelled_ids, labelled_ids=pool.labelled_ids, labelled_targets=pool.labels, **fields)
+        if name in fields:
+            given[f"labelled_{name}"] = fields[name][_rows(pool, pool.labelled_ids)]
+    targets = _columns(pool.labels, fields)
+    return Query(ids=pool.unlabelled_ids, labelled_ids=pool.labelled_ids, labelled_targets=targets, **given)
+
+
+def _opened(run: Path | str, settings: Mapping[str, Any], pool: Pool) -> tuple[Run, list[Record]]:
+    """The run's folder, and the records of the rounds that are finished; the pool is given their labels."""
+    folder = Run(run, settings)
+    files = read_rounds(folder.folder)
+    agree(folder.folder, folder.records[0], files)
+    folder = Run(run, settings)  # with the records as the files have them
+    restore(pool, files, folder.folder)
+    return folder, [file.record for file in files]
+
+
+def _write(folder: Run, record: Record, labels: Tensor, pool: Pool, states: tuple[str | None, str | None]) -> None:
+    """The round's file, then its line of the records."""
+    file = RoundFile(
+        settings=folder.records[0],
+        record=record,
+        answers=tuple(labels.tolist()),
+        labelled=labelled_in(pool),
+        before=states[0],
+        after=states[1],
+    )
+    write_round(folder.folder, file)
+    folder.append(record)
 
 
 def _rows(pool: Pool, ids: Tensor) -> Tensor:
@@ -209,16 +165,55 @@ def _rows(pool: Pool, ids: Tensor) -> Tensor:
     return torch.searchsorted(pool.ids, ids)
 
 
-def _accuracies(pool: Pool, probs: Tensor) -> dict[str, float]:
-    right = (torch.as_tensor(probs).argmax(1) == pool.oracle(pool.ids)).double()
+def _tensors(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with arrays as tensors. Raises UserError where there are no probs."""
+    if "probs" not in fields:
+        raise UserError(f'the learner must give "probs" (n, C), and gives {", ".join(fields) or "nothing"}')
+    return {name: torch.as_tensor(value) if hasattr(value, "__array__") else value for name, value in fields.items()}
+
+
+def _columns(labels: Tensor, fields: Mapping[str, Any]) -> Tensor:
+    """The column of the probs that stands for each label (n,); -1 where "classes" names no such label."""
+    if fields.get("classes") is None:
+        return labels
+    matches = labels[:, None] == torch.as_tensor(fields["classes"]).reshape(1, -1)  # (n, C)
+    return torch.where(matches.any(1), matches.long().argmax(1), -1)
+
+
+def _accuracies(pool: Pool, fields: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy on all samples of the pool, and on those without a label. Raises UserError where columns do not fit."""
+    probs = torch.as_tensor(fields["probs"])
+    targets = _checked_columns(pool, probs, fields)
+    right = (probs.argmax(1) == targets).double()
     unqueried = right[_rows(pool, pool.unlabelled_ids)]
     rest = {"accuracy/unqueried": float(unqueried.mean())} if len(unqueried) else {}
     return {"accuracy/target": float(right.mean()), **rest}
 
 
-def _check_picks(pool: Pool, asked: Tensor, budget: int) -> None:
-    """A strategy of a user's own may err; a wrong id must not buy a label."""
-    ids = asked.tolist()
+def _checked_columns(pool: Pool, probs: Tensor, fields: Mapping[str, Any]) -> Tensor:
+    """The column (N,) of each sample's true label. Raises UserError for a label that has no column."""
+    if probs.ndim != 2 or len(probs) != len(pool.ids):
+        raise UserError(f"probs must be ({len(pool.ids)}, C), one row for each id, not {tuple(probs.shape)}")
+    classes = fields.get("classes")
+    if classes is not None and len(classes) != probs.shape[1]:
+        raise UserError(f"{len(classes)} classes do not name the {probs.shape[1]} columns of the probs")
+    labels = pool.oracle(pool.ids)
+    targets = _columns(labels, fields)
+    outside = (targets < 0) | (targets >= probs.shape[1])
+    if classes is None and bool(outside.any()):  # with classes, a label that the model does not know is a wrong one
+        row = int(outside.nonzero()[0])
+        name = labels[row].item() if pool.classes is None else pool.classes[int(labels[row])]
+        raise UserError(
+            f"label {name} of sample {int(pool.ids[row])} has no column in the probs, whose {probs.shape[1]} columns "
+            'stand for labels 0, 1, ...: name the label of each column as "classes", or take SklearnLearner for an '
+            "estimator"
+        )
+    return targets
+
+
+def check_ids(pool: Pool, queried: Tensor, budget: int) -> None:
+    """Raises ValueError for ids that are not `budget` different unlabelled ids of the pool: a strategy may err."""
+    ids = queried.tolist()
     free = set(pool.unlabelled_ids.tolist())
     if len(ids) != budget or len(set(ids)) != budget or not free.issuperset(ids):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Who is labelled, and since which round (Pool); and what a strategy is shown when it is asked (Query).
+"""Which samples are labelled, and since which round (Pool); and what a strategy is given to choose by (Query).
 
 Ids are global: an id names one target sample for good. A position in some tensor is never used as an id.
 
@@ -8,6 +8,7 @@ P patches; T passes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,23 +19,44 @@ from dan.mmd import MultiKernel
 class Pool:
     """The target samples by global id, with the labels bought so far and the round in which each was.
 
-    ids: every sample of the pool. targets: what the simulated oracle answers for each of them, or None with people.
-    Raises ValueError for repeated ids or a length mismatch.
+    ids: every sample of the pool. targets: the simulated oracle's label of each of them, or None with human annotators.
+    classes: what the labels 0, 1, ... stand for, where they stand for something else; for targets of text the sorted
+    texts, and the pool's labels are then positions in `classes`.
+    Raises ValueError for repeated ids, a length mismatch, and a text that is not among the classes.
     """
 
-    def __init__(self, ids: Tensor | Sequence[int], targets: Tensor | Sequence[int] | None = None) -> None:
-        self.ids = torch.as_tensor(ids, dtype=torch.long).sort().values
+    def __init__(
+        self,
+        ids: Tensor | Sequence[int],
+        targets: Tensor | Sequence[int] | Sequence[str] | None = None,
+        classes: Sequence[Any] | None = None,
+    ) -> None:
+        given = torch.as_tensor(ids, dtype=torch.long)
+        self.ids = given.sort().values
         if self.ids.ndim != 1 or len(self.ids.unique()) != len(self.ids):
             raise ValueError("the pool's ids must be a list without repeats")
+        self.classes = None if classes is None else tuple(classes)
         self._oracle: dict[int, int] | None = None
         if targets is not None:
-            answers = torch.as_tensor(targets).tolist()
+            if self.classes is None and _is_text(targets):
+                self.classes = tuple(sorted({str(target) for target in targets}))
+            answers = self._encoded(targets)
             if len(answers) != len(self.ids):
                 raise ValueError(f"the oracle has {len(answers)} answers for {len(self.ids)} ids")
-            self._oracle = dict(zip(torch.as_tensor(ids).tolist(), answers, strict=True))
+            self._oracle = dict(zip(given.tolist(), answers, strict=True))
         self._known = set(self.ids.tolist())
         self._labels: dict[int, int] = {}
         self._rounds: dict[int, int] = {}
+
+    def _encoded(self, targets: Tensor | Sequence[int] | Sequence[str]) -> list[int]:
+        """The labels as integers: texts are positions in `classes`, numbers stay as they are."""
+        if not _is_text(targets):
+            return [int(target) for target in torch.as_tensor(targets).reshape(-1).tolist()]
+        position = {name: i for i, name in enumerate(self.classes or ())}
+        unknown = next((target for target in targets if target not in position), None)
+        if unknown is not None:
+            raise ValueError(f'label "{unknown}" is not one of the classes {", ".join(map(str, position)) or "(none)"}')
+        return [position[target] for target in targets]  # type: ignore[index]
 
     @property
     def labelled_ids(self) -> Tensor:
@@ -51,20 +73,27 @@ class Pool:
         """Ids (N,) that have no label yet, ascending."""
         return torch.tensor([i for i in self.ids.tolist() if i not in self._labels], dtype=torch.long)
 
+    @property
+    def has_oracle(self) -> bool:
+        """Whether the pool has the targets of a simulated oracle."""
+        return self._oracle is not None
+
     def round_of(self, sample: int) -> int:
         """The round in which this id was labelled. Raises KeyError if it was not."""
         return self._rounds[sample]
 
     def oracle(self, ids: Tensor) -> Tensor:
-        """What the simulated oracle answers for these ids. Raises ValueError if the pool has no oracle."""
+        """The simulated oracle's labels (n,) of these ids. Raises ValueError if the pool has no oracle."""
         if self._oracle is None:
             raise ValueError("this pool has no simulated oracle: give its targets, or label by hand with pool.label")
         return torch.tensor([self._oracle[i] for i in ids.tolist()], dtype=torch.long)
 
-    def label(self, ids: Tensor | Sequence[int], targets: Tensor | Sequence[int], *, round: int) -> None:
-        """Take these labels. Raises ValueError, and takes none of them, for an unknown, labelled or repeated id."""
-        new = torch.as_tensor(ids).tolist()
-        answers = torch.as_tensor(targets).tolist()
+    def label(
+        self, ids: Tensor | Sequence[int], targets: Tensor | Sequence[int] | Sequence[str], *, round: int
+    ) -> None:
+        """Add these labels. Raises ValueError, and adds none of them, for an unknown, labelled or repeated id."""
+        new = torch.as_tensor(ids).reshape(-1).tolist()
+        answers = self._encoded(targets)
         if len(new) != len(answers):
             raise ValueError(f"{len(answers)} labels for {len(new)} ids")
         if len(set(new)) != len(new):
@@ -76,6 +105,11 @@ class Pool:
                 raise ValueError(f"id {sample} was labelled in round {self._rounds[sample]} already")
         for sample, answer in zip(new, answers, strict=True):
             self._labels[sample], self._rounds[sample] = answer, round
+
+
+def _is_text(targets: Any) -> bool:
+    """Whether labels are texts: a list or an array of str."""
+    return not isinstance(targets, Tensor) and len(targets) > 0 and isinstance(next(iter(targets)), str)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

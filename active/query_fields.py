@@ -1,8 +1,8 @@
-"""What a trained network lets a strategy see of the pool: every field of `Query` that the strategy needs, and no more.
+"""What a trained network gives a strategy of the pool: every field of `Query` that the strategy needs, and no more.
 
 One pass over each set gives probs, logits, features and layers. What costs more is made only for those that need it:
 
-    domain_probs    P(source | x) of a linear classifier on the features; none judges a sample that it was trained on
+    domain_probs    P(source | x) of a linear classifier on the features, cross-fitted
     dropout_probs   class probabilities of T passes with dropout
     patch_probs     class probabilities of P views of each image: its candidates' patches
 """
@@ -47,40 +47,39 @@ def query_fields(
     images: the target as it is, for views of it, where the task holds outputs of a frozen backbone (`CachedOutputs`).
     Raises UserError for what the network or the task cannot give: dropout without dropout, views of vectors.
     """
-    pool = Subset(task.target, ids.tolist())
-    entry = stages_run(task.target)
-    output = predict(model, pool, start=entry)[0]
-    of_source, source_targets = predict(model, task.source, start=entry)
-    said: dict[str, Any] = {
+    pool, start = Subset(task.target, ids.tolist()), stages_run(task.target)
+    output = predict(model, pool, start=start)[0]
+    source, source_targets = predict(model, task.source, start=start)
+    fields: dict[str, Any] = {
         "probs": output.logits.double().softmax(1),
         "logits": output.logits,
         "features": output.features,
-        "layers": _side_by_side(output),
-        "source_features": of_source.features,
-        "source_layers": _side_by_side(of_source),
+        "layers": _concatenated(output),
+        "source_features": source.features,
+        "source_layers": _concatenated(source),
         "source_targets": source_targets,
-        "kernel": kernel_of(kernels or {}, of_source, output),
+        "kernel": kernel_of(kernels or {}, source, output),
     }
     if task.source_test is not None:
-        held, validation_targets = predict(model, task.source_test, start=entry)
-        said |= {
-            "validation_logits": held.logits,
-            "validation_features": held.features,
-            "validation_layers": _side_by_side(held),
+        validation, validation_targets = predict(model, task.source_test, start=start)
+        fields |= {
+            "validation_logits": validation.logits,
+            "validation_features": validation.features,
+            "validation_layers": _concatenated(validation),
             "validation_targets": validation_targets,
         }
     if "domain_probs" in needs:
-        folds = max(2, min(FOLDS, len(ids), len(of_source.features)))
-        said["domain_probs"] = domain_probabilities(of_source.features, output.features, folds=folds, seed=seed)[1]
+        folds = max(2, min(FOLDS, len(ids), len(source.features)))
+        fields["domain_probs"] = domain_probabilities(source.features, output.features, folds=folds, seed=seed)[1]
     if "dropout_probs" in needs:
-        said["dropout_probs"] = dropout_probabilities(model, pool, passes=PASSES, seed=seed, start=entry)
+        fields["dropout_probs"] = dropout_probabilities(model, pool, passes=PASSES, seed=seed, start=start)
     if "patch_probs" in needs:
         generator = torch.Generator().manual_seed(derived_seed(seed, 1))
         # Photographs may be mirrored; a mirrored digit or letter is another one, or none.
         views = Views(VIEWS, mirror=task.normalisation == "imagenet", generator=generator)
         whole = Subset(task.target if images is None else images, ids.tolist())
-        said["patch_probs"] = view_probabilities(model, whole, views)
-    return said
+        fields["patch_probs"] = view_probabilities(model, whole, views)
+    return fields
 
 
 def kernel_of(trained: Mapping[str, Tensor], source: Output, target: Output) -> MultiKernel:
@@ -96,6 +95,6 @@ def kernel_of(trained: Mapping[str, Tensor], source: Output, target: Output) -> 
     return MultiKernel(multiples * gamma, weights)
 
 
-def _side_by_side(output: Output) -> Tensor:
+def _concatenated(output: Output) -> Tensor:
     """All layers of each sample, one after the other: (N, H)."""
     return torch.cat([layer.flatten(1) for layer in output.layers.values()], dim=1)

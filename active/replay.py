@@ -1,4 +1,4 @@
-"""A simulated round asked again: the same network, pool, and generator, and so the same picks as were recorded.
+"""The replay of a simulated round's query: the same network, pool and generator, and so the same picks as recorded.
 
     picks = strategy(query(network of the round, labels it had learned), budget, generator as it was then)
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from active.annotation.state import load_run_task_again, settings_and_classes
+from active.annotation.state import load_classified_run, reload_run_task
 from active.gallery import Card, gallery, thumbnail
 from active.learners.dan import folder_of
 from active.loop import query_of
@@ -31,14 +31,15 @@ from dan.devices import choose_device
 from dan.errors import UserError
 from dan.feature_cache import cached_pair
 from dan.models.model_file import load_kernels, load_model
+from dan.run_location import DataLocation
 from dan.run_metadata import cached_backbone, labels_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """asked: the ids on record, in pick order; again: those of the replay; answers: the labels that were bought.
+    """recorded: the ids on record, in pick order; replayed: those of the replay; labels: the labels that were bought.
 
-    picks: what the network says of the recorded ones. learned: how many target labels it knew.
+    picks: the network's figures of the recorded ids. learned: how many target labels it had learned.
     """
 
     task: DomainPair
@@ -46,73 +47,69 @@ class Replay:
     number: int
     learned: int
     network: Path
-    asked: list[int]
-    again: list[int]
-    answers: list[int]
+    recorded: list[int]
+    replayed: list[int]
+    labels: list[int]
     picks: list[Pick]
 
     @property
     def difference(self) -> str:
         """In one line how the replay differs from the record; "" if it does not."""
-        pairs = list(zip(self.asked, self.again, strict=True))
+        pairs = list(zip(self.recorded, self.replayed, strict=True))
         differing = [(i + 1, a, b) for i, (a, b) in enumerate(pairs) if a != b]
         if not differing:
             return ""
         order, was, now = differing[0]
-        others = len(set(self.again) - set(self.asked))
+        others = len(set(self.replayed) - set(self.recorded))
         return (
             f"the replay differs from the record: pick {order} was sample {was}, and is {now} now "
-            f"({len(differing)} of {len(pairs)} places, {others} other samples)"
+            f"({len(differing)} of {len(pairs)} picks, {others} other samples)"
         )
 
 
 def replay(
-    run: Path,
+    run: Path | str,
     number: int,
     *,
-    start: Path | None = None,
+    start: Path | str | None = None,
     data: Path | None = None,
     cache: Path | None = None,
+    location: DataLocation | None = None,
     cache_backbone: Path | bool | None = None,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Replay:
-    """Ask again what round `number` of a simulated run asked.
+    """Replay the query of round `number` of a simulated run.
 
-    start: the folder of the run that the rounds started from, where it lies neither in RUN nor beside it.
-    cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run. Outputs of a frozen backbone that
-    were computed in other batches are equal up to rounding only.
+    start: the folder of the run that the rounds started from, where it is neither in RUN nor next to it. location:
+    where that run's data are now. cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run.
+    Outputs of a frozen backbone that were computed in other batches are equal up to rounding only.
     Raises UserError for a round that the run did not get to, or that asked for nothing (the last), and where the data
     are not those of the run.
     """
     if number < 0:
         raise UserError(f"rounds are numbered from 0, and there is none {number}")
+    run = Path(run)
     if not run.is_dir():
         raise UserError(f"{run} does not exist: name the folder of a `python -m active run`")
     file = read_round(run, number)
-    asked = [int(sample) for sample in file.record["queried"]]
-    if not asked:
+    recorded = [int(sample) for sample in file.record["queried"]]
+    if not recorded:
         raise UserError(f"round {number} of {run} is the last and asked for nothing: name an earlier one")
     strategy = str(file.settings["strategy"])
-    if start is None:
-        beside = run.parent / str(file.settings["start"])
-        start = next((folder for folder in (run / "start", beside) if folder.is_dir()), None)
-    if start is None or not start.is_dir():
-        raise UserError(
-            f'{run} started from the run "{file.settings["start"]}", which lies neither in it nor beside it: name its '
-            "folder with --start"
-        )
+    start = _start_of(run, str(file.settings["start"]), start)
     network = folder_of(run, start, number)
-    task = load_run_task_again(settings_and_classes(start)[0], start, data, cache, quiet)
+    task = reload_run_task(load_classified_run(start)[0], start, data, cache, quiet, location)
     pool = pool_at(Pool(torch.arange(num_samples(task.target)), labels_of(task.target)), run, number)
-    if not set(asked).issubset(pool.ids.tolist()) or pool.oracle(torch.tensor(asked)).tolist() != list(file.answers):
+    known = set(recorded).issubset(pool.ids.tolist())
+    if not known or pool.oracle(torch.tensor(recorded)).tolist() != list(file.answers):
         raise UserError(f"the target of {task.name} answers otherwise than {run} has on record: restore its data")
 
     model = load_model(network, choose_device(device))
     whole = task.target
     if kept := cached_backbone(file.settings, cache_backbone, cache):
         task = cached_pair(task, model, None if kept is True else kept, quiet=quiet)
-    seen = query_fields(
+    fields = query_fields(
         model,
         task,
         pool.ids,
@@ -121,26 +118,37 @@ def replay(
         seed=int(file.settings["seed"]),
         images=whole,
     )
-    query = query_of(pool, seen)
-    again = get_strategy(strategy)(query, len(asked), generator=file.generator())
+    query = query_of(pool, fields)
+    replayed = get_strategy(strategy)(query, len(recorded), generator=file.generator())
     return Replay(
         task=replace(task, target=whole),
         strategy=strategy,
         number=number,
         learned=len(file.labelled),
         network=network,
-        asked=asked,
-        again=again.tolist(),
-        answers=list(file.answers),
-        picks=pick_details(asked, query),
+        recorded=recorded,
+        replayed=replayed.tolist(),
+        labels=list(file.answers),
+        picks=pick_details(recorded, query),
     )
 
 
-def replay_page(shown: Replay, side: int = 320) -> str:
-    """The picks as a gallery, each with its picture, its figures, and what the oracle answered."""
-    names = shown.task.classes
-    pictures = _pictures(shown.task, shown.asked, side)
-    paths = getattr(shown.task.target, "paths", None)
+def _start_of(run: Path, name: str, start: Path | str | None) -> Path:
+    """The folder of the run that the rounds started from: as given, in RUN, or next to it. UserError for none."""
+    places = (run / "start", run.parent / name) if start is None else (Path(start),)
+    found = next((folder for folder in places if folder.is_dir()), None)
+    if found is None:
+        raise UserError(
+            f'{run} started from the run "{name}", which lies neither in it nor beside it: name its folder with --start'
+        )
+    return found
+
+
+def replay_page(result: Replay, side: int = 320) -> str:
+    """The picks as a gallery, each with its image, its figures, and the oracle's label."""
+    names = result.task.classes
+    pictures = _pictures(result.task, result.recorded, side)
+    paths = getattr(result.task.target, "paths", None)
     cards = [
         Card(
             order=pick.order,
@@ -150,18 +158,18 @@ def replay_page(shown: Replay, side: int = 320) -> str:
             picture=picture,
             facts=[("answer", names[answer], answer != pick.guess), *pick_facts(pick, names)],
         )
-        for pick, answer, picture in zip(shown.picks, shown.answers, pictures, strict=True)
+        for pick, answer, picture in zip(result.picks, result.labels, pictures, strict=True)
     ]
-    wrong = sum(pick.guess != answer for pick, answer in zip(shown.picks, shown.answers, strict=True))
+    wrong = sum(pick.guess != answer for pick, answer in zip(result.picks, result.labels, strict=True))
     lines = [
-        f"Chosen by {shown.strategy} on {shown.task.name}, with a network that had learned {shown.learned} target "
-        f"labels; of its guesses {wrong} of {len(shown.picks)} were wrong. In the order of the picks: each title is "
+        f"Chosen by {result.strategy} on {result.task.name}, with a network that had learned {result.learned} target "
+        f"labels; of its guesses {wrong} of {len(result.picks)} were wrong. In the order of the picks: each title is "
         "the guess, the bar its probability, and the answer is the oracle's.",
         "distance: to the nearest labelled sample, in the last hidden layer; nearest: that sample's class and domain. "
         "entropy: 1 means that the network has no idea.",
     ]
-    notes = [shown.difference] if shown.difference else []
-    return gallery(f"Round {shown.number}: {len(shown.picks)} samples asked for", lines, cards, notes=notes)
+    notes = [result.difference] if result.difference else []
+    return gallery(f"Round {result.number}: {len(result.picks)} samples asked for", lines, cards, notes=notes)
 
 
 def _pictures(task: DomainPair, ids: Sequence[int], side: int) -> list[str]:

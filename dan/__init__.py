@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dan.data.domain_pair import DomainPair
+    from dan.data.tasks import load_pair
+    from dan.estimator import DANClassifier
     from dan.evaluation.metrics import Evaluation, evaluate, predict
     from dan.mmd import MultiKernel, linear_mmd2, median_bandwidth, mmd2, mmd2_per_kernel, optimal_weights
     from dan.models.dan import DAN, Output
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 # Where each public name lives. They are imported on first use, so that `--help` does not wait for PyTorch.
 _HOMES = {
     "DAN": "dan.models.dan",
+    "DANClassifier": "dan.estimator",
+    "DomainPair": "dan.data.domain_pair",
+    "load_pair": "dan.data.tasks",
     "Output": "dan.models.dan",
     "Evaluation": "dan.evaluation.metrics",
     "evaluate": "dan.evaluation.metrics",
@@ -32,6 +38,8 @@ _HOMES = {
 
 __all__ = [
     "DAN",
+    "DANClassifier",
+    "DomainPair",
     "Evaluation",
     "MultiKernel",
     "Output",
@@ -40,6 +48,7 @@ __all__ = [
     "evaluate",
     "fit",
     "linear_mmd2",
+    "load_pair",
     "median_bandwidth",
     "mmd2",
     "mmd2_per_kernel",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from dan.data.batches import iter_batches, num_samples
+from dan.data.batches import is_plain, iter_batches, num_samples
 from dan.data.domain_pair import DomainPair
 from dan.errors import UserError
 from dan.models.backbone import Backbone, stage_index
@@ -129,17 +129,18 @@ def cached_pair(
     return replace(task, **new)
 
 
-def fingerprint(data: Dataset) -> str | None:
+def fingerprint(data: Any) -> str | None:
     """A text that is the same for the same samples only: the data set's own attribute `fingerprint`, if it has one; of
-    a TensorDataset the sha256 of its tensors; of a Subset its data set's and the positions. None for any other."""
+    a TensorDataset the sha256 of its tensors; of a Subset its data set's and the positions. None for any other, and for
+    a subclass of these that changes how items are read."""
     own = getattr(data, "fingerprint", None)
     if own is not None:
         return str(own)
-    if isinstance(data, TensorDataset):
-        return _digest((str(i), tensor) for i, tensor in enumerate(data.tensors))
-    if isinstance(data, Subset):
+    if is_plain(data, TensorDataset):
+        return content_digest((str(i), tensor) for i, tensor in enumerate(data.tensors))
+    if is_plain(data, Subset):
         whole = fingerprint(data.dataset)
-        return None if whole is None else _digest([(whole, torch.as_tensor(data.indices))])
+        return None if whole is None else content_digest([(whole, torch.as_tensor(data.indices))])
     return None
 
 
@@ -169,10 +170,10 @@ def _key(backbone: Backbone, stop: int, data: str, parts: Sequence[str]) -> str:
         about.append((f"{name}: {stage}", None))  # the structure: two activations have no weights, but differ
         about += list(stage.state_dict().items())
         about += [(key, value) for key, value in stage.named_buffers()]  # those that no state dict holds, too
-    return _digest(about)
+    return content_digest(about)
 
 
-def _digest(about: Iterable[tuple[str, Tensor | None]]) -> str:
+def content_digest(about: Iterable[tuple[str, Tensor | None]]) -> str:
     """sha256 over texts and tensors (shape, type and bytes), each preceded by its length: no two lists run together."""
     digest = hashlib.sha256()
     for text, tensor in about:

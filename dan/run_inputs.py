@@ -1,80 +1,96 @@
-"""Unlabelled samples as a run's network takes them: a folder of images, a CSV manifest, or a feature file."""
+"""What a run's network takes: images from any folder, or rows of a file of features, as it was trained to see them.
 
-import os
+Shapes: N samples; F features; B samples of a batch.
+"""
+
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from dan.errors import UserError
+import torch
+from torch import Tensor
+
+from dan.data.decoded_listing import Unreadable, decode_listing, print_warnings
+from dan.data.feature_files import read_features, refuse_unusable_rows
+from dan.data.image_tree import advice_on, images_below
+from dan.data.listing import IMAGE_SUFFIXES, UNLABELLED, Listing
+from dan.data.manifests import is_manifest, read_manifest
+from dan.data.tensor_datasets import Images
+from dan.errors import UserError, printable
 from dan.run_metadata import required
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from dan.data.manifests import Listing
+def images_under(folder: Path, failures: list[Unreadable] | None = None) -> Listing:
+    """All images below a folder, in the order of their paths, or those that a manifest lists; no labels.
 
-
-def images_under(folder: Path) -> "Listing":
-    """All images below a folder, in the order of their paths, or those that a CSV manifest lists; without labels.
-
-    Hidden files and folders are skipped; the number of other files that are no images is printed on stderr.
+    Hidden files and what systems leave behind are passed over; of other files that are no images a line on stderr says
+    how many there were. failures: gets the files that a manifest lists and that are not there; None refuses them.
     Raises UserError where there are no images.
     """
-    from dataclasses import replace
-
-    from dan.data.manifests import IMAGE_SUFFIXES, UNLABELLED, Listing, read_manifest
-
-    if folder.suffix.lower() == ".csv" and not folder.is_dir():
-        listing = read_manifest(folder)
-        return replace(listing, targets=(UNLABELLED,) * len(listing.names), classes=(), groups=None)
+    if is_manifest(folder):
+        missing: list[str] | None = None if failures is None else []
+        listing = read_manifest(folder, missing)
+        if failures is not None and missing is not None:
+            failures += [Unreadable(name, "there is no such file") for name in missing]
+        count = len(listing.names)
+        return Listing(
+            place=listing.place, root=listing.root, names=listing.names, targets=(UNLABELLED,) * count, classes=()
+        )
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {what}: the run was trained on images, so name a folder of images or a CSV manifest")
-    names: list[str] = []
-    others: list[str] = []
-    for path in _files_below(folder):
-        (names if path.suffix.lower() in IMAGE_SUFFIXES else others).append(str(path.relative_to(folder)))
+    names, others = images_below(folder)
+    advice = f" ({advice})" if (advice := advice_on(others)) else ""
     if not names:
-        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){advice}")
     if others:
-        print(
-            f"skipped {len(others)} files whose names are not those of images, such as {min(others)}", file=sys.stderr
-        )
-    return Listing(
-        place=folder, root=folder, names=tuple(sorted(names)), targets=(UNLABELLED,) * len(names), classes=()
-    )
+        line = f"passed over, for no image by name: {len(others)} files, such as {others[0]}{advice}"
+        print(printable(line), file=sys.stderr)
+    return Listing(place=folder, root=folder, names=tuple(names), targets=(UNLABELLED,) * len(names), classes=())
 
 
-def image_batches(listing: "Listing", settings: Mapping[str, Any], run: Path, quiet: bool) -> Iterator["Tensor"]:
-    """The images as the network of `run` was trained to see them, (n, C, S, S), some hundred at a time.
+def image_shape(settings: Mapping[str, Any], run: Path) -> tuple[Literal[1, 3], int, str]:
+    """(channels, pixels a side, normalisation) of the images that a run was trained on.
 
-    settings: the first record of `run`. Raises UserError for a run that was trained on tensors of its own, and, at the
-    end, for images that cannot be read.
+    Raises UserError for a run whose samples image files cannot be brought to.
     """
-    import torch
-
-    from dan.data.image_cache import decode_images
-    from dan.data.tensor_datasets import Images
-
     channels, height, width = required(settings, "shape", run)
     if height != width or channels not in (1, 3) or settings.get("normalisation") is None:
         raise UserError(
-            f"{run} was trained on tensors of its own ({channels} x {height} x {width}), not on image files"
+            f"{run} was trained on tensors of its own ({channels} x {height} x {width}), not on image files: name the "
+            "task that they are of with --task, if there is one"
         )
-    for pixels in decode_images(listing, height, channels, quiet):
-        images = Images(pixels, [-1] * len(pixels), (), normalisation=settings["normalisation"], digest="")
-        yield images.batch(torch.arange(len(images)))[0]
+    return channels, height, str(settings["normalisation"])
 
 
-def feature_rows(path: Path, settings: Mapping[str, Any], run: Path) -> "Tensor":
-    """The features (N, F) of a file, for the network of `run`.
+def image_batches(
+    listing: Listing,
+    settings: Mapping[str, Any],
+    run: Path,
+    *,
+    quiet: bool = True,
+    failures: list[Unreadable] | None = None,
+) -> Iterator[Tensor]:
+    """The images as the network was trained to see them, (B, channels, S, S), some hundred at a time.
 
-    Raises UserError for a run that does not take feature files, another number of features, and values that are not
-    finite.
+    failures: gets the images that cannot be read, which are left out; None raises UserError at the end.
     """
-    from dan.data.feature_files import read_features
+    channels, side, normalisation = image_shape(settings, run)
+    notes: list[str] = []
+    for pixels in decode_listing(listing, side, channels, quiet=quiet, failures=failures, notes=notes):
+        images = Images(pixels, [UNLABELLED] * len(pixels), (), normalisation=normalisation, digest="")
+        yield images.batch(torch.arange(len(images)))[0]
+    print_warnings(notes)
 
+
+def feature_rows(path: Path, settings: Mapping[str, Any], run: Path) -> Tensor:
+    """The rows (N, F) of a file of features for a run on features of its own.
+
+    Raises UserError for a run of another kind, for another number of features, and for rows with unusable values.
+    """
     if settings.get("task", "folders") != "folders":
         raise UserError(
             f"{run} is a run of {settings['task']}, which scales its features by itself: python -m dan evaluate writes "
@@ -84,20 +100,5 @@ def feature_rows(path: Path, settings: Mapping[str, Any], run: Path) -> "Tensor"
     (width,) = required(settings, "shape", run)
     if x.shape[1] != width:
         raise UserError(f"{path} has {x.shape[1]} features a sample, and {run} was trained on {width}")
-    bad = (~x.isfinite().all(1)).nonzero()[:, 0].tolist()
-    if bad:
-        raise UserError(f"{path}: {len(bad)} of {len(x)} samples hold NaN or infinite features (first: row {bad[0]})")
+    refuse_unusable_rows(path, x)
     return x
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder that are not hidden; links are followed, each folder once."""
-    visited: set[str] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in visited:  # a link that leads back
-            inner.clear()
-            continue
-        visited.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
-        yield from (Path(place, name) for name in files if not name.startswith("."))

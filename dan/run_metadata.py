@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dan.errors import UserError
+from dan.run_data import completed
 from dan.run_dir import Record, read_records
 from dan.training.config import TrainConfig
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def run_metadata(task: Any) -> dict[str, Any]:
-    """These of a `dan.data.domain_pair.Transfer`, as JSON keeps them.
+    """These of a `dan.data.domain_pair.DomainPair`, as JSON keeps them.
 
-    `fit(..., run=RUN, about=described(task))` leaves a run that every door takes: evaluate, predict, select, label.
+    `fit(..., run=RUN, metadata=run_metadata(task))` leaves a run that every command takes.
     """
     import torch
 
@@ -46,22 +47,25 @@ def labels_of(data: Any) -> "Tensor":
     import torch
     from torch.utils.data import TensorDataset
 
-    from dan.data.batches import iter_batches
+    from dan.data.batches import is_plain, iter_batches
 
-    if isinstance(data, TensorDataset):
+    if is_plain(data, TensorDataset) and len(data.tensors) > 1:
         return data.tensors[1]
     own = getattr(data, "targets", None)
     return torch.cat([y for _, y in iter_batches(data, 500)]) if own is None else torch.as_tensor(own)
 
 
 def load_run_config(run: Path) -> Record:
-    """The first record of a run. Raises UserError where there is none."""
+    """The first record of a run, with what data.json knows of its samples where the record says nothing of them.
+
+    Raises UserError where there is none.
+    """
     if not run.is_dir():
         raise UserError(f"{run} does not exist: name the folder of a finished run")
     records = read_records(run / "records.jsonl")
     if not records or records[0].get("event") != "settings":
         raise UserError(f"{run}/records.jsonl has no line of settings: name the folder of a finished run")
-    return records[0]
+    return completed(records[0], run)
 
 
 def required(settings: Mapping[str, Any], name: str, run: Path) -> Any:
@@ -69,7 +73,7 @@ def required(settings: Mapping[str, Any], name: str, run: Path) -> Any:
     if name not in settings:
         raise UserError(
             f'{run}/records.jsonl does not say "{name}" of its task: name a folder that python -m dan train made, '
-            "or give it to fit() in about"
+            "or give fit() metadata=run_metadata(task)"
         )
     return settings[name]
 

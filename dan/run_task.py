@@ -1,162 +1,88 @@
-"""The data that a run was trained on, loaded again from its metadata; or a target alone, for runs without source."""
+"""The data that a run was trained on, loaded again from its metadata, or from where the data are now."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dan.class_names import class_names
 from dan.errors import UserError
-from dan.run_metadata import required
+from dan.run_data import read_data_record, refuse_other_data
+from dan.run_location import DataLocation
+from dan.run_target import load_target
 
 if TYPE_CHECKING:
     from dan.data.domain_pair import DomainPair
-    from dan.source_free import KeptSource
 
 
 def load_run_task(
-    settings: Mapping[str, Any], run: Path, data: Path, cache: Path, *, quiet: bool = True
+    settings: Mapping[str, Any],
+    run: Path,
+    data: Path,
+    cache: Path | None,
+    *,
+    quiet: bool = True,
+    location: DataLocation | None = None,
+    augment: bool = False,
 ) -> "DomainPair":
-    """The source and the target that a run was trained on, without random augmentation.
+    """The source and the target that a run was trained on.
 
     settings: the first record of `run`. data, cache: folders of data sets and of decoded images. Of a run that was
     trained without a source (`--source-free`) the source is what it kept of one: `dan.source_free.KeptOutputs`.
-    Raises UserError for a run that names no task, and for data whose classes have changed.
+    location: where to look instead of where it was trained; the content must be the same. augment: keep the random
+    views, if the run was trained with any.
+
+    Raises UserError where neither the run nor `location` names a task, where the classes have changed, and for other
+    contents at `location`.
     """
     from dan.data.tasks import load_pair
 
-    name = required(settings, "task", run)
-    options = {key: value for key, value in settings.get("options", {}).items() if key != "augment"}
+    location = location or DataLocation()
+    name, options = _task_and_options(settings, run, location)
+    if not augment:
+        options.pop("augment", None)
     if "source_free" in settings:
         from dan.source_free import read_kept
 
-        return load_target(name, options, read_kept(run), settings, run, data=data, cache=cache, quiet=quiet)
-    task = load_pair(name, data, **options, cache=cache, quiet=quiet)
-    if list(task.classes) != list(settings.get("classes", task.classes)):
+        task = load_target(name, options, read_kept(run), settings, run, data=data, cache=cache, quiet=quiet)
+        if location.given:
+            refuse_other_data(run, target=task.target)
+        return task
+    try:
+        task = load_pair(name, data, **options, cache=cache, quiet=quiet)
+    except UserError as error:
+        if name != "folders" or location.given:
+            raise
+        raise UserError(f"{error} (if the data of {run} were moved: --source, --target)") from None
+    if _named(settings, run) and class_names(task.classes) != class_names(settings.get("classes", task.classes)):
         raise UserError(
             f"the classes of {name} are not those that {run} was trained on: restore its data, or train again"
         )
+    if location.given:
+        refuse_other_data(run, source=task.source, target=task.target)
     return task
 
 
-def load_target(
-    name: str,
-    options: Mapping[str, Any],
-    kept: "KeptSource",
-    settings: Mapping[str, Any],
-    run: Path,
-    *,
-    data: Path,
-    cache: Path,
-    quiet: bool,
-) -> "DomainPair":
-    """The target of the task `name` with these options, and what RUN kept of its source in place of the source.
-
-    settings: the first record of RUN. The task `folders` reads its target alone; any other task loads its source, too,
-    which is dropped.
-    Raises UserError where classes, shape or normalisation are not those that RUN was trained on.
-    """
-    import torch
-
-    from dan.data.batches import fetch
-    from dan.data.tasks import load_pair
-
-    classes, shape = tuple(required(settings, "classes", run)), list(required(settings, "shape", run))
-    if name == "folders":
-        task = _load_own_target(options, run, classes, shape, kept, cache, quiet)
-    else:
-        task = load_pair(name, data, **options, cache=cache, quiet=quiet)
-    if tuple(task.classes) != classes:
+def _task_and_options(settings: Mapping[str, Any], run: Path, location: DataLocation) -> tuple[str, dict[str, Any]]:
+    moved = {name: getattr(location, name) for name in ("source", "target") if getattr(location, name) is not None}
+    name = settings.get("task")
+    if name is not None:
+        if location.task not in (None, name):
+            raise UserError(f"{run} was trained on the task {name}, and not on {location.task}: leave out --task")
+        if moved and name != "folders":
+            raise UserError(f"{run} was trained on {name}, whose data --data names: leave out --{next(iter(moved))}")
+        return name, {**settings.get("options", {}), **moved}
+    if location.task is None and len(moved) < 2:
         raise UserError(
-            f"the classes of {name} ({', '.join(task.classes)}) are not those of {run} ({', '.join(classes)})"
+            f'{run}/records.jsonl does not say "task" of its data: name it with --task, or both domains with --source '
+            "and --target; fit(..., metadata=run_metadata(task)) keeps it in the run"
         )
-    found = list(fetch(task.target, torch.tensor([0]))[0].shape[1:])
-    if found != shape or task.normalisation != settings.get("normalisation"):
-        raise UserError(
-            f"{name} has samples of shape {found} (normalisation {task.normalisation}), and {run} was trained on "
-            f"{shape} ({settings.get('normalisation')})"
-        )
-    return replace(task, source=kept.source, source_test=None)
+    name = location.task or "folders"
+    shape = settings.get("shape", ())
+    if name == "folders" and len(shape) == 3:
+        moved["image_size"] = shape[1]
+    return name, moved
 
 
-def _load_own_target(
-    options: Mapping[str, Any],
-    run: Path,
-    classes: tuple[str, ...],
-    shape: list[int],
-    kept: "KeptSource",
-    cache: Path,
-    quiet: bool,
-) -> "DomainPair":
-    """The target of the task `folders`, with RUN's classes."""
-    from dan.data.feature_files import SUFFIXES
-
-    if options.get("target") is None:
-        raise UserError("--source-free with the task folders needs --target: a folder, a .csv or a file of features")
-    for option in ("source", "classes", "source_holdout", "augment"):
-        if options.get(option):
-            raise UserError(f"--{option.replace('_', '-')} has no use with --source-free: leave it out")
-    target = Path(options["target"]).expanduser().absolute()
-    if target.suffix.lower() in SUFFIXES and not target.is_dir():
-        if len(shape) != 1:
-            raise UserError(f"{target} holds features, and {run} was trained on images")
-        return _feature_target(target, run, classes, kept)
-    if len(shape) != 3:
-        raise UserError(f"{target} holds images, and {run} was trained on features")
-    return _image_target(target, run, classes, kept, options.get("image_size") or shape[-1], cache, quiet)
-
-
-def _feature_target(target: Path, run: Path, classes: tuple[str, ...], kept: "KeptSource") -> "DomainPair":
-    import torch
-
-    from dan.data.domain_pair import DomainPair
-    from dan.data.feature_files import read_features
-    from dan.data.folders import VECTORS
-    from dan.data.manifests import UNLABELLED, agreed_classes
-    from dan.data.tensor_datasets import Vectors
-
-    x, y = (features := read_features(target)).x, features.y
-    bad = int((~x.isfinite()).any(1).sum())
-    if bad:
-        raise UserError(f"{target}: {bad} of {len(x)} samples hold NaN or infinite features: remove them")
-    if y is None:
-        labels = torch.full((len(x),), UNLABELLED)
-    else:
-        agreed_classes((run, classes), (target, tuple(map(str, y.unique().tolist()))))
-        labels = torch.tensor([classes.index(str(label)) for label in y.tolist()])
-    return DomainPair(
-        name="folders",
-        classes=classes,
-        source=kept.source,
-        source_test=None,
-        target=Vectors(x, labels, classes),
-        target_test=None,
-        backbone=VECTORS,
-        kind="vector",
-        target_labelled=y is not None,
-        options={"target": str(target)},
-    )
-
-
-def _image_target(
-    target: Path, run: Path, classes: tuple[str, ...], kept: "KeptSource", size: int, cache: Path, quiet: bool
-) -> "DomainPair":
-    from dan.data.domain_pair import DomainPair
-    from dan.data.folders import PICTURES, images_of, read_images
-    from dan.data.manifests import agreed_classes, restricted
-
-    listing = read_images(target)
-    agreed_classes((run, classes), (target, listing.classes))
-    images = images_of(restricted(listing, classes), image_size=size, classes=classes, cache=cache, quiet=quiet)
-    return DomainPair(
-        name="folders",
-        classes=classes,
-        source=kept.source,
-        source_test=None,
-        target=images,
-        target_test=None,
-        backbone=PICTURES,
-        image_size=size,
-        normalisation="imagenet",
-        target_labelled=listing.labelled,
-        options={"target": str(target)} if size == 224 else {"target": str(target), "image_size": size},
-    )
+def _named(settings: Mapping[str, Any], run: Path) -> bool:
+    """Whether the run's classes have names of their own, and not numbers for want of them."""
+    return "task" in settings or bool(read_data_record(run).get("named"))

@@ -24,10 +24,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 from dan.data.batches import iter_batches, num_samples
 from dan.errors import UserError
-from dan.feature_cache import _digest
+from dan.feature_cache import content_digest
 from dan.instance_weights import source_subset
 from dan.mmd import MultiKernel, median_bandwidth
-from dan.mmd.random_features import _frequencies, _waves
+from dan.mmd.random_features import draw_frequencies, fourier_waves
 from dan.models.backbone import stage_index
 from dan.models.dan import DAN
 from dan.run_dir import read_tensors, write_atomically
@@ -108,7 +108,7 @@ class KeptSource:
         if estimator not in ("unbiased", "biased"):
             raise ValueError(f'the estimator is "unbiased" or "biased", not "{estimator}"')
         cos_x, sin_x = self.embedding
-        cos_y, sin_y = _waves(features.cpu(), self.centre, self.frequencies, _CHUNK)
+        cos_y, sin_y = fourier_waves(features.cpu(), self.centre, self.frequencies, _CHUNK)
         own = 1 if estimator == "unbiased" else 0  # whether a sample's kernel with itself is left out
         h = (
             (cos_x**2 + sin_x**2 - own * n) / (n * (n - own))
@@ -237,7 +237,7 @@ def _sums(f: Tensor, y: Tensor, classes: int, frequencies: int, seed: int) -> di
     """What is told of all samples together: features f (N, F) of the classes y (N,)."""
     kernel = MultiKernel.ladder(median_bandwidth(f[::2], f[1::2]))
     centre = f.mean(0)
-    w = _frequencies(kernel, f.shape[1], frequencies, torch.Generator().manual_seed(seed))  # (F, D)
+    w = draw_frequencies(kernel, f.shape[1], frequencies, torch.Generator().manual_seed(seed))  # (F, D)
     counts = torch.bincount(y, minlength=classes)
     means = torch.zeros(classes, f.shape[1], dtype=torch.float64).index_add_(0, y, f.double())
     return {
@@ -247,7 +247,7 @@ def _sums(f: Tensor, y: Tensor, classes: int, frequencies: int, seed: int) -> di
         "weights": kernel.weights,
         "frequencies": w,
         "centre": centre,
-        "embedding": torch.stack(_waves(f, centre, w, _CHUNK)),
+        "embedding": torch.stack(fourier_waves(f, centre, w, _CHUNK)),
     }
 
 
@@ -305,4 +305,6 @@ def _core_set(f: Tensor, y: Tensor, shares: list[int], kernel: MultiKernel) -> T
 
 def _backbone_digest(model: DAN, stop: int) -> str:
     named = list(model.stages.items())[:stop]
-    return _digest((f"{name}.{key}", value) for name, stage in named for key, value in stage.state_dict().items())
+    return content_digest(
+        (f"{name}.{key}", value) for name, stage in named for key, value in stage.state_dict().items()
+    )

@@ -78,6 +78,13 @@ def module_of(name: str) -> Any:
     return import_module(EXPERIMENTS[name][0])
 
 
+def command_of(name: str) -> Command:
+    """`run NAME`."""
+    module = module_of(name)
+    made: Command = module.EXPERIMENT.command if hasattr(module, "EXPERIMENT") else module.COMMAND
+    return made
+
+
 def list_experiments(_: List) -> None:
     """Print every experiment with its line."""
     width = max(map(len, EXPERIMENTS))
@@ -91,17 +98,18 @@ def report(config: Report) -> None:
     name = config.publish_name or config.name
     if config.publish_name is not None and (not config.publish or not name.isidentifier()):
         raise UserError(f"--publish-name takes a name such as {config.name}_2, and goes with --publish")
-    page = module_of(config.name).report(folder)
+    module = module_of(config.name)
+    page = module.EXPERIMENT.write_report(folder) if hasattr(module, "EXPERIMENT") else module.report(folder)
     print(f"report: {page}")
     if config.publish:
-        from experiments.report import publish
+        from experiments.framework import publish
 
-        print(f"published: {publish(name, folder)}, and the blocks of README.md and docs")
+        print(f"published: {publish.publish(name, folder)}, and the blocks of README.md and docs")
 
 
 def check(config: Check) -> int:
     """Say whether a run gives the published numbers again; exit code 1 if one of them is another."""
-    from experiments.repeated import repeated
+    from experiments.framework.reproducibility import repeated
 
     module_of(config.name)
     found = repeated(config.out or Path("runs") / config.name, config.publish_name or config.name)
@@ -114,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"] and words[1:2] and words[1] in EXPERIMENTS:
         # Each experiment has flags of its own, so its name is a command inside `run`.
-        return run(f"{PROG} run", "Run an experiment.", {words[1]: module_of(words[1]).COMMAND}, words[1:])
+        return run(f"{PROG} run", "Run an experiment.", {words[1]: command_of(words[1])}, words[1:])
     commands = {
         "list": Command(List, list_experiments, "show the experiments"),
         "run": Command(List, _which, "run NAME [--flags]: run an experiment, or what is missing of it"),

@@ -7,39 +7,34 @@ of the trunk's own features, of source-only's bottleneck and of DAN's, on C->W a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/a_distance.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from experiments.dan_table2 import DAN, SOURCE_ONLY
-from experiments.records import Record, aggregate, read
-from experiments.reporting.tables import Drawn, Table, mean_of, tidy, told, write_report
-from experiments.running import check_names, reduced
-from experiments.ten_class import (
+from experiments.framework.experiment import Cell, Experiment, grid
+from experiments.framework.measurements import aggregate
+from experiments.framework.options import check_names
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import Table, mean_of, tidy, told
+from experiments.jobs.dan_table2 import Place, load_train_config
+from experiments.office_caltech10 import (
     NETWORK,
     TenClass,
-    check,
+    about,
     measured,
     metric_rows,
-    record_of,
-    resolved,
-    run_cells,
+    provenance_of,
     shared_captions,
     title_of,
     training,
 )
-from experiments.trials import Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "a_distance"
 RAW = "raw trunk"
 FEATURES = (RAW, SOURCE_ONLY, DAN)
 PAINT = {RAW: "#0072b2", SOURCE_ONLY: "#888888", DAN: "#222222"}
@@ -49,34 +44,58 @@ PAINT = {RAW: "#0072b2", SOURCE_ONLY: "#888888", DAN: "#222222"}
 class ADistance(TenClass):
     """What is trained and measured; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "a_distance"
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     features: tuple[str, ...] = FEATURES
     """these features only"""
     trade_off: float | None = None
     """lambda of DAN (default: what the search chose)"""
 
-
-def cell(transfer: str, features: str, config: ADistance) -> list[Trial]:
-    """One trial a seed, which also decides the classifier's halves: so raw features have a spread, too."""
-    trade_off = {RAW: None, SOURCE_ONLY: 0.0, DAN: config.trade_off}[features]
-    name = features.replace(" ", "_").lower()
-    return [training(name, "distances", transfer, DAN, config, seed, trade_off=trade_off) for seed in config.seeds]
+    def check(self) -> None:
+        super().check()
+        check_names("features", self.features, FEATURES, some=True)
 
 
-def run_distances(config: ADistance) -> int:
-    """Train what is missing, measure, and make the report; exit code 1 if a trial failed."""
-    config, chosen_by = resolved(reduced(config))
-    check(config)
-    check_names("features", config.features, FEATURES, some=True)
-    cells = [
-        (record_of(config, transfer, features, chosen_by, features=features), cell(transfer, features, config))
-        for transfer in config.transfers
-        for features in config.features
-    ]
-    return run_cells(config, cells, report)
+def distances(
+    _folder: Path,
+    *,
+    place: dict[str, Any],
+    transfer: str,
+    how: dict[str, Any],
+    trade_off: float | None,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A trial: the proxy A-distance of all source from all target images, on the bottleneck of a network trained like
+    `adapt`'s, dropout off; with trade_off None nothing is trained, and it is that of the frozen trunk's outputs."""
+    from dan.evaluation.metrics import predict
+    from dan.mmd import a_distance
+    from dan.training.trainer import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = where.network(task, seed)
+    sides = [where.outputs(data, model) for data in (task.source, task.target)]
+    evaluation: dict[str, Any] = {}
+    if trade_off is None:
+        source, target = (data.tensors[0] for data in sides)
+    else:
+        common = {"trade_off": trade_off, "steps": steps, "seed": seed, "config": load_train_config(how, steps)}
+        evaluation = fit(model, task.source, task.target, tests=task.splits, cache=where.backbones, **common)[-1]
+        source, target = (predict(model, data, start=model.cached_stages)[0].layers["hidden1"] for data in sides)
+    evaluation["a_distance"] = a_distance(source, target, seed=seed)
+    return {"evaluations": [evaluation], **provenance_of(where)}
+
+
+def cells(config: ADistance) -> list[Cell]:
+    """A seed also decides the classifier's halves: so raw features have a spread, too."""
+    made = []
+    for only, (transfer, features) in grid(config, "transfers", "features"):
+        more = {"trade_off": {RAW: None, SOURCE_ONLY: 0.0, DAN: config.trade_off}[features]}
+        name = features.replace(" ", "_").lower()
+        trials = [training(name, distances, transfer, DAN, config, seed, **more) for seed in config.seeds]
+        made.append(Cell(about=about(transfer, features, **more), only=only, trials=trials))
+    return made
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -139,16 +158,13 @@ def figure_of(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def report(folder: Path) -> Path:
-    """Make the table, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     caption = (
         "Proxy A-distance, 10-class: mean and one dot a seed. 2: a linear classifier tells the domains apart without "
         "error; 0: by chance."
     )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Office-10 + Caltech-10: how far apart are the domains in the features?",
         findings=findings(records),
         tables=[("Proxy A-distance, 10-class", distance_table(records))],
@@ -167,10 +183,9 @@ def report(folder: Path) -> Path:
     )
 
 
-COMMAND = Command(ADistance, run_distances, "Figure 3a, 10-class: A-distance of raw, source-only and DAN features")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.a_distance import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "DAN's Figure 3a.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=ADistance,
+    summary="Figure 3a, 10-class: A-distance of raw, source-only and DAN features",
+    cells=cells,
+    report=report_of,
+)

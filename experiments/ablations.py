@@ -20,8 +20,10 @@ if __package__ in (None, ""):  # python experiments/ablations.py puts this folde
 from dan.cli.command_line import Command, run
 from experiments.arena import Arena, cell_records, check, parts_of
 from experiments.arena_ablations import PREFIX, VARIANTS
-from experiments.records import read
-from experiments.running import reduced, run_experiment
+from experiments.framework.options import reduced
+from experiments.framework.records import read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
 
 NAME = "ablations"
 REFERENCES = ("random", "k_center", "mmd_reduction", "entropy", "margin", "badge", "clue", "uherding")
@@ -55,9 +57,10 @@ def run_ablations(config: Ablations) -> int:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.pages.ablations import write_page
+    from experiments.pages.ablations import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(Ablations, run_ablations, "what the parts of the project's own strategy are worth")

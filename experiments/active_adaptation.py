@@ -22,11 +22,8 @@ from dan.errors import UserError
 from experiments import arena
 from experiments.arena import Arena, place_of, trained_how, viewing
 from experiments.arena_field import STRATEGIES, TASKS
-from experiments.jobs.active_adaptation import NO_LABELS, SAYS
-from experiments.jobs.arena import BACKBONE, TEN_CLASS
-from experiments.label_free_search import check_reported
-from experiments.records import Record, read
-from experiments.running import (
+from experiments.framework.options import (
+    Options,
     check_least,
     check_names,
     check_runs,
@@ -34,18 +31,23 @@ from experiments.running import (
     check_strategies,
     command_of,
     reduced,
-    run_experiment,
 )
-from experiments.trials import Trial, dotted
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, dotted
+from experiments.jobs import active_adaptation as jobs
+from experiments.jobs.active_adaptation import NO_LABELS, SAYS
+from experiments.jobs.arena import BACKBONE, TEN_CLASS
+from experiments.label_free_search import check_reported
 
 NAME = "active_adaptation"
-TRIALS = "experiments.jobs.active_adaptation"
 PROTOCOLS = ("5%", "counts")
 COUNTS = (10, 30, 50, 100, 200, 300)
 
 
 @dataclass(frozen=True)
-class ActiveAdaptation:
+class ActiveAdaptation(Options):
     """What is run; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -60,10 +62,6 @@ class ActiveAdaptation:
         "samples": 300,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     squeezenet_weights: str = "DEFAULT"
     """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
     protocol: Literal["5%", "counts", "both"] = "both"
@@ -87,17 +85,7 @@ class ActiveAdaptation:
     image_size: int = 224
     """pixels a side of the photographs"""
     search: Path | None = None
-    """records.jsonl of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
-    quick: bool = False
-    """see whether it works: rendered2digits, seed 0, few epochs and images, into runs/active_adaptation_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
+    """folder of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
 
 
 def protocols_of(config: ActiveAdaptation) -> list[str]:
@@ -121,8 +109,8 @@ def begin_of(task: str, seed: int, config: ActiveAdaptation) -> Trial:
     place = place_of(task, own) | ({"held_out": 0.0} if task.startswith(TEN_CLASS) else {})
     arguments = {"place": place, "task": task, **trained_how(task, own)}
     arguments |= {"query_epochs": list(config.query_epochs), "epochs": config.epochs, "seed": seed}
-    after = tuple(trial.name for trial in arena.preparing(task, own))
-    return Trial(f"{task}-begin-seed{seed}", f"{TRIALS}:begin", arguments, after)
+    after = tuple(arena.preparing(task, own))
+    return Trial(f"{task}-begin-seed{seed}", jobs.begin, arguments, after)
 
 
 def ask_of(task: str, strategy: str | None, seed: int, config: ActiveAdaptation) -> Trial:
@@ -131,7 +119,7 @@ def ask_of(task: str, strategy: str | None, seed: int, config: ActiveAdaptation)
     arguments = {**begin.arguments, "begun": begin.name, "strategy": strategy, "budget": "1%"}
     views = _views(task, strategy, config)
     name = f"{task}-5-{dotted(strategy or NO_LABELS)}-seed{seed}"
-    return Trial(name, f"{TRIALS}:ask_at", arguments, (begin.name, *(trial.name for trial in views)))
+    return Trial(name, jobs.ask_at, arguments, (begin, *views))
 
 
 def counts_of(pool: int) -> tuple[int, ...]:
@@ -258,9 +246,10 @@ def check(config: ActiveAdaptation) -> dict[str, int]:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.pages.active_adaptation import write_page
+    from experiments.pages.active_adaptation import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(ActiveAdaptation, run_active_adaptation, "the field's two protocols of active adaptation")

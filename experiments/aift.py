@@ -23,14 +23,16 @@ from dan.cli.command_line import Command, run
 from dan.data.colon import PARTS, SIZE, nuclei
 from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
+from experiments.framework.options import Options, check_least, check_names, check_runs, command_of, reduced
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, slug
+from experiments.jobs import aift as jobs
 from experiments.jobs.aift import ENLARGED
-from experiments.records import Record
-from experiments.running import check_least, check_names, check_runs, command_of, reduced, run_experiment
 from experiments.transfers import folders_of, weights_file
-from experiments.trials import Trial, slug
 
 NAME = "aift"
-TRIALS = "experiments.jobs.aift"
 RANDOM, RFT = "random", "RFT"
 PAPER_CODES = CODES[:8]  # D and E; the last four are both at once
 TRAININGS = tuple(code for code in TRAINING_CODES if code != RFT)  # RFT is random with AFT(LQ)
@@ -38,7 +40,7 @@ TRADE_OFF, START_STEPS = 1.0, 500  # of a transfer
 
 
 @dataclass(frozen=True)
-class Aift:
+class Aift(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -54,10 +56,6 @@ class Aift:
         "steps": 5,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     setting: Literal["scratch", "transfer"] = "scratch"
     """scratch: the first part's patients, from a network that has learned nothing; transfer: from one that has learned
     them, to the second part's"""
@@ -87,16 +85,6 @@ class Aift:
     """training steps of M_0 on the source, in a transfer (default: 500)"""
     trade_off: float | None = None
     """lambda of the alignment with the source, in a transfer (default: 1)"""
-    quick: bool = False
-    """see whether it works: seed 0, two columns and rows, a few nuclei and steps, into runs/aift_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
 
 
 def method_of(selection: str, training: str) -> str:
@@ -118,18 +106,18 @@ def trial_of(selection: str, training: str, config: Aift, seed: int) -> Trial:
     arguments = _shared(config, seed) | {"setting": config.setting, "selection": selection}
     arguments |= {"training": RFT if method_of(selection, training) == RFT else training}
     arguments |= {"budget": config.budget, "rounds": config.rounds, "steps": config.steps}
-    after: tuple[str, ...] = ()
+    after: tuple[Trial, ...] = ()
     if config.setting == "transfer":
-        after = (start_of(config, seed).name,)
-        arguments |= {"start": after[0], "trade_off": trade_off_of(config)}
-    return Trial(_name(f"{selection}-{training}", seed), f"{TRIALS}:curve", arguments, after)
+        after = (start_of(config, seed),)
+        arguments |= {"start": after[0].name, "trade_off": trade_off_of(config)}
+    return Trial(_name(f"{selection}-{training}", seed), jobs.curve, arguments, after)
 
 
 def start_of(config: Aift, seed: int) -> Trial:
     """M_0 of a transfer."""
     steps = START_STEPS if config.start_steps is None else config.start_steps
     arguments = _shared(config, seed) | {"trade_off": trade_off_of(config), "steps": steps}
-    return Trial(_name("start", seed), f"{TRIALS}:start", arguments)
+    return Trial(_name("start", seed), jobs.start, arguments)
 
 
 def trade_off_of(config: Aift) -> float:
@@ -218,9 +206,10 @@ def _check(config: Aift) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figure and the page again from the folder's records; the path of the page."""
-    from experiments.pages.aift import report as made
+    from experiments.pages.aift import report_of
 
-    return made(folder)
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(

@@ -10,37 +10,21 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/approaches.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
-from experiments.records import Record, read
-from experiments.reporting.tables import (
-    Drawn,
-    Table,
-    difference,
-    dots,
-    each,
-    mean_of,
-    points,
-    signed,
-    tidy,
-    told,
-    write_report,
-)
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
-from experiments.trials import Trial, slug
+from experiments.framework.experiment import Cell, Experiment, Results
+from experiments.framework.options import Options, check_names, check_runs
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import Table, difference, dots, each, mean_of, points, signed, tidy, told
+from experiments.framework.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "approaches"
 TASK = "rendered2digits"
 SOURCE = "SOURCE"  # in options: the folder of the seed's source-only run
 KEPT = "KEPT"  # the same run, with what it kept of its source
@@ -99,28 +83,22 @@ APPROACHES = _approaches()
 
 
 @dataclass(frozen=True)
-class Approaches:
+class Approaches(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "approaches"
     QUICK: ClassVar[dict[str, Any]] = {"seeds": (0,), "steps": 20}
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     methods: tuple[str, ...] = ()
     """these rows only, such as: DAN "frozen trunk" (default: all)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run of everything for each"""
     steps: int = 1000
     """training steps of every run"""
-    quick: bool = False
-    """see whether it works: seed 0, 20 steps, into runs/approaches_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    quiet: bool = False
-    """no progress bar"""
+
+    def check(self) -> None:
+        check_names("methods", self.methods, list(APPROACHES))
+        check_runs(self.seeds, self.steps)
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -129,10 +107,14 @@ class Approaches:
 def trial_of(row: str, seed: int, steps: int) -> Trial:
     """The trial of one row and seed."""
     made = APPROACHES[row]
-    start = _name(SOURCE_ONLY, seed) if made.starts else None
-    arguments: dict[str, Any] = {"options": made.options.split(), "keep": made.keep.split(), "start": start}
+    start = trial_of(SOURCE_ONLY, seed, steps) if made.starts else None
+    arguments: dict[str, Any] = {
+        "options": made.options.split(),
+        "keep": made.keep.split(),
+        "start": start.name if start else None,
+    }
     arguments |= {"steps": steps, "seed": seed}
-    return Trial(_name(row, seed), f"experiments.{NAME}:train", arguments, () if start is None else (start,))
+    return Trial(_name(row, seed), train, arguments, () if start is None else (start,))
 
 
 def _name(row: str, seed: int) -> str:
@@ -144,12 +126,16 @@ def rows_of(config: Approaches) -> list[str]:
     return [row for row in APPROACHES if row in (config.methods or APPROACHES)]
 
 
-def parts_of(config: Approaches) -> list[list[Trial]]:
-    """A part a seed: if time runs out, the seeds that are done have all their rows."""
-    rows = rows_of(config)
-    if any(APPROACHES[row].starts for row in rows):
-        rows = list(dict.fromkeys([SOURCE_ONLY, *rows]))
-    return [[trial_of(row, seed, config.steps) for row in rows] for seed in config.seeds]
+def cells(config: Approaches) -> list[Cell]:
+    """One cell a row; a row that starts from the source-only run brings it."""
+    return [
+        Cell(
+            about={"task": TASK, "method": row, "keep": APPROACHES[row].keep, "options": APPROACHES[row].options},
+            only={"methods": row},
+            trials=[trial_of(row, seed, config.steps) for seed in config.seeds],
+        )
+        for row in rows_of(config)
+    ]
 
 
 def train(
@@ -168,16 +154,16 @@ def train(
         # A copy of the finished run, which the same command does not train again, but lets keep its source.
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(source, kept, ignore=shutil.ignore_patterns("trial.json", "events.*"))
-        _door([*APPROACHES[SOURCE_ONLY].options.split(), *keep, *common, "--run", str(kept)])
+        _train([*APPROACHES[SOURCE_ONLY].options.split(), *keep, *common, "--run", str(kept)])
     places = {SOURCE: str(source), KEPT: str(kept)}
-    _door([*(places.get(word, word) for word in options), *common, "--run", str(folder)])
+    _train([*(places.get(word, word) for word in options), *common, "--run", str(folder)])
     settings, *records = read_records(folder / "records.jsonl")
     evaluation = next(record for record in reversed(records) if record["event"] == "evaluation")
     made = {name: settings[name] for name in ("backbone", "labelled", "trade_off", "lr")}
     return {**made, "evaluation": evaluation, "measured_on": machine()}
 
 
-def _door(words: list[str]) -> None:
+def _train(words: list[str]) -> None:
     """python -m dan train rendered2digits WORDS, in this process."""
     import tyro
 
@@ -188,36 +174,14 @@ def _door(words: list[str]) -> None:
     trained(tyro.cli(Train, args=words, default=preset(words)))
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-def cell_records(config: Approaches, results: Mapping[str, Any]) -> list[Record]:
-    """One record a finished trial: the model after its last step."""
-    records = []
-    for row in rows_of(config):
-        made = APPROACHES[row]
-        for seed in config.seeds:
-            trial = trial_of(row, seed, config.steps)
-            if trial.name not in results:
-                continue
-            result = results[trial.name]
-            network = result["backbone"].partition(":")[0]  # what follows is the images' channels
-            record: Record = {"experiment": NAME, "task": TASK, "network": network, "method": row}
-            record |= {"labels": result["labelled"], "seed": seed, "selection": "last", "paper": None, "provenance": ""}
-            record |= {"command": command_of(config, methods=row), "command_of_all": command_of(config)}
-            record |= {"keep": made.keep, "options": made.options, "trade_off": result["trade_off"]}
-            record |= {"lr": result["lr"], "steps": config.steps}
-            record |= {name: value for name, value in result["evaluation"].items() if name not in ("event", "step")}
-            records.append(record | result["measured_on"])
-    return records
-
-
-def run_approaches(config: Approaches) -> int:
-    """Train what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
-    config = reduced(config)
-    check_names("methods", config.methods, list(APPROACHES))
-    check_runs(config.seeds, config.steps)
-    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """One record a run: the model after its last step."""
+    result = results[trial.name]
+    network = result["backbone"].partition(":")[0]  # what follows is the images' channels
+    record = {**cell.about, "network": network, "labels": result["labelled"], "seed": trial.arguments["seed"]}
+    record |= {"selection": "last", "trade_off": result["trade_off"], "lr": result["lr"]}
+    record |= {"steps": trial.arguments["steps"], **result["measured_on"]}
+    return [record | {name: value for name, value in result["evaluation"].items() if name not in ("event", "step")}]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -329,7 +293,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
 
 def _colour(row: str) -> str:
     """One a kind of approach."""
-    from experiments.reporting.plots import COLOURS, REFERENCES
+    from experiments.framework.reporting.plots import COLOURS, REFERENCES
 
     if row in REFERENCES:
         return REFERENCES[row]
@@ -354,16 +318,13 @@ def captions(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def report(folder: Path) -> Path:
-    """Make the table, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     caption = (
         "The target's test split: mean, and one dot a seed; the dashed lines are the means of source-only (grey) and "
         "DAN from scratch (black)."
     )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Ways to transfer, on rendered fonts to handwritten digits",
         findings=findings(records),
         tables=[(f"{TASK}, LeNet", accuracy_table(records))],
@@ -372,10 +333,10 @@ def report(folder: Path) -> Path:
     )
 
 
-COMMAND = Command(Approaches, run_approaches, "ways to transfer, options of one command, on rendered -> scanned digits")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.approaches import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "Ways to transfer.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=Approaches,
+    summary="rendered -> scanned digits: each approach of transfer, options of one command",
+    cells=cells,
+    report=report_of,
+    records=records_of,
+)

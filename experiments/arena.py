@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,12 +22,9 @@ if __package__ in (None, ""):  # python experiments/arena.py puts this folder on
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.arena_field import GROUPS, PARTS, STRATEGIES, target_of
-from experiments.jobs.arena import BACKBONE, EVERYTHING, TEN_CLASS
-from experiments.jobs.dan_table2 import DOMAINS
-from experiments.jobs.digits import ALIGN
-from experiments.label_free_search import check_reported
-from experiments.records import Record, alc, read
-from experiments.running import (
+from experiments.framework.measurements import alc
+from experiments.framework.options import (
+    Options,
     check_least,
     check_names,
     check_runs,
@@ -36,14 +32,20 @@ from experiments.running import (
     check_strategies,
     command_of,
     reduced,
-    run_experiment,
 )
-from experiments.ten_class import TenClass, resolved
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, dotted
+from experiments.jobs import arena as jobs
+from experiments.jobs.arena import BACKBONE, EVERYTHING, TEN_CLASS
+from experiments.jobs.dan_table2 import DOMAINS, prepare
+from experiments.jobs.digits import ALIGN
+from experiments.label_free_search import check_reported
+from experiments.office_caltech10 import searched
 from experiments.transfers import folders_of, weights_file
-from experiments.trials import Trial, dotted
 
 NAME = "arena"
-TRIALS = "experiments.jobs.arena"
 
 FROZEN = ("fire5", "fire6", "fire7", "fire8", EVERYTHING)  # stages that a trunk of photographs may be frozen up to
 EVERY = "all labels"  # the method that records call the start fine-tuned with every label of the pool
@@ -54,7 +56,7 @@ DIGITS_RATE, DIGITS_TRADE_OFF = 0.01, 1.0
 
 
 @dataclass(frozen=True)
-class Arena:
+class Arena(Options):
     """What is run; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -67,10 +69,6 @@ class Arena:
         "samples": 300,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     squeezenet_weights: str = "DEFAULT"
     """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
     parts: Literal["development", "confirmation", "all"] = "all"
@@ -96,17 +94,7 @@ class Arena:
     frozen: str = EVERYTHING
     """photographs: SqueezeNet is frozen up to this stage, and fine-tuned above it: fire5 ... fire8, pool (all of it)"""
     search: Path | None = None
-    """records.jsonl of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
-    quick: bool = False
-    """see whether it works: rendered2digits, seed 0, few steps and images, random and margin, into runs/arena_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
+    """folder of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
 
 
 # --- the transfers ----------------------------------------------------------------------------------------------------
@@ -121,28 +109,14 @@ def tasks_of(config: Arena) -> list[str]:
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Searched(TenClass):
-    """The ten-class settings that dan_table2's search fills in."""
-
-    trade_off: float | None = None
-
-
 def trained_how(task: str, config: Arena) -> dict[str, Any]:
     """What the trials of a task say of training: "how" (a recipe's fields) and "trade_off"."""
     if not task.startswith(TEN_CLASS):
         how = {"method": "dan", "align": list(ALIGN), "lr": DIGITS_RATE}
         return {"how": how, "trade_off": DIGITS_TRADE_OFF if config.trade_off is None else config.trade_off}
-    rate, chosen = searched(config.search)
-    how = {"method": "dan", "align": ["hidden1", "output"], "lr": rate}
-    return {"how": how, "trade_off": chosen if config.trade_off is None else config.trade_off}
-
-
-@lru_cache
-def searched(search: Path | None) -> tuple[float | None, float | None]:
-    """(rate, trade-off) of the ten-class tasks: what dan_table2's search chose without a target label."""
-    chosen, _ = resolved(Searched(search=search))
-    return chosen.lr, chosen.trade_off
+    found, _ = searched(config.search)
+    how = {"method": "dan", "align": ["hidden1", "output"], "lr": found["lr"]}
+    return {"how": how, "trade_off": found["trade_off"] if config.trade_off is None else config.trade_off}
 
 
 def place_of(task: str, config: Arena) -> dict[str, Any]:
@@ -176,9 +150,7 @@ def preparing(task: str, config: Arena) -> list[Trial]:
         return []
     place = place_of(task, config) | {"backbone": BACKBONE}
     return [
-        Trial(
-            f"trunk-{side}", "experiments.jobs.dan_table2:prepare", {"place": place, "sides": [side], "held_out": 0.0}
-        )
+        Trial(f"trunk-{side}", prepare, {"place": place, "sides": [side], "held_out": 0.0})
         for side in task.removeprefix(TEN_CLASS).split("2")
     ]
 
@@ -189,23 +161,21 @@ def viewing(task: str, config: Arena) -> list[Trial]:
         return []
     side = target_of(task)
     named = TEN_CLASS + next(other for other in DOMAINS if other != side) + "2" + side
-    return [Trial(f"views-{side}", f"{TRIALS}:views_of_domain", {"place": place_of(task, config), "task": named})]
+    return [Trial(f"views-{side}", jobs.views_of_domain, {"place": place_of(task, config), "task": named})]
 
 
 def start_of(task: str, seed: int, config: Arena) -> Trial:
     """The trial of the DAN that all strategies of the seed start from."""
     arguments = {"place": place_of(task, config), "task": task, **trained_how(task, config)}
-    after = tuple(trial.name for trial in preparing(task, config))
-    return Trial(
-        f"{task}-start-seed{seed}", f"{TRIALS}:start", {**arguments, "steps": config.steps, "seed": seed}, after
-    )
+    after = tuple(preparing(task, config))
+    return Trial(f"{task}-start-seed{seed}", jobs.start, {**arguments, "steps": config.steps, "seed": seed}, after)
 
 
 def every_of(task: str, seed: int, config: Arena) -> Trial:
     """The trial with all labels, of as many steps as all rounds together."""
     start = start_of(task, seed, config)
     arguments = {**start.arguments, "start": start.name, "steps": config.steps_per_round * len(config.budget)}
-    return Trial(f"{task}-all-seed{seed}", f"{TRIALS}:every_label", arguments, (start.name,))
+    return Trial(f"{task}-all-seed{seed}", jobs.every_label, arguments, (start,))
 
 
 def trial_of(task: str, strategy: str, seed: int, config: Arena) -> Trial:
@@ -218,7 +188,7 @@ def trial_of(task: str, strategy: str, seed: int, config: Arena) -> Trial:
     arguments |= {"steps_per_round": config.steps_per_round}
     views = viewing(task, config) if "patch_probs" in required_fields(strategy) else []
     name = f"{task}-{dotted(strategy)}-seed{seed}"
-    return Trial(name, f"{TRIALS}:ask", arguments, (start.name, *(trial.name for trial in views)))
+    return Trial(name, jobs.ask, arguments, (start, *views))
 
 
 def parts_of(config: Arena) -> list[list[Trial]]:
@@ -308,7 +278,7 @@ def run_arena(config: Arena) -> int:
 
 def check(config: Arena) -> None:
     """The mistakes that would otherwise show only after minutes of training."""
-    from active.loop import budget_schedule, check_rounds
+    from active.budgets import budget_schedule, check_rounds
     from dan.data.batches import num_samples
     from experiments.jobs.arena import Place, sides_of, unmet
 
@@ -337,9 +307,10 @@ def check(config: Arena) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.pages.arena import write_page
+    from experiments.pages.arena import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(Arena, run_arena, "fifteen transfers, nineteen strategies: which way to ask buys most?")

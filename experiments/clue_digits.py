@@ -9,43 +9,38 @@ Embeddings", ICCV 2021, on MNIST <-> USPS in place of SVHN -> MNIST.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/clue_digits.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
+from experiments.digits import column_of
+from experiments.framework.experiment import Cell, Experiment, Results, evaluation_records, grid
+from experiments.framework.measurements import Key, measurements
+from experiments.framework.options import Options, check_names, check_runs, check_samples, check_strategies
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import against_random, plots
+from experiments.framework.reporting.against_random import BySeed, gains, iter_batches, seconds_of_runs
+from experiments.framework.reporting.tables import Table, each, points, told
+from experiments.framework.trials import Trial, dotted
+from experiments.jobs import clue_digits as jobs
 from experiments.jobs.digits import SET
-from experiments.records import Record, read
-from experiments.running import (
-    check_names,
-    check_runs,
-    check_samples,
-    check_strategies,
-    command_of,
-    reduced,
-    run_experiment,
-)
 from experiments.transfers import folders_of
-from experiments.trials import Trial, dotted
 
-NAME = "clue_digits"
-TRIALS = "experiments.jobs.clue_digits"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NETWORK = "lenet"
 TASKS = ("mnist2usps", "usps2mnist")
 STRATEGIES = ("random", "margin", "entropy", "k_center", "badge", "clue", "aada", "mmd_reduction", "hybrid")
 
 
 @dataclass(frozen=True)
-class ClueDigits:
+class ClueDigits(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "clue_digits"
     QUICK: ClassVar[dict[str, Any]] = {
         "tasks": ("mnist2usps",),
         "strategies": ("random", "margin"),
@@ -56,10 +51,6 @@ class ClueDigits:
         "samples": 500,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     tasks: tuple[str, ...] = TASKS
     """these transfers only"""
     strategies: tuple[str, ...] = STRATEGIES
@@ -82,16 +73,24 @@ class ClueDigits:
     """its weight; 0: labels alone"""
     samples: int = 10_000
     """at most so many images of each split, evenly spaced (0: all)"""
-    quick: bool = False
-    """see whether it works: mnist2usps, seed 0, 2 rounds, 500 images, random and margin, into runs/clue_digits_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
+
+    def check(self) -> None:
+        from active.budgets import budget_count, check_rounds
+        from dan.data.batches import num_samples
+        from dan.losses import METHODS
+        from experiments.jobs.digits import Place
+
+        check_names("tasks", self.tasks, TASKS)
+        check_names("method", (self.method,), list(METHODS))
+        check_runs(self.seeds, self.steps)
+        check_strategies(self.tasks, self.strategies)
+        if self.steps_per_round < 1 or self.epochs < 0 or self.trade_off < 0:
+            raise UserError("--steps-per-round must be 1 or more, --epochs and --trade-off 0 or more")
+        check_samples(self, "samples", least=200)
+        budget_count(self.budget, 1)  # before the data are read
+        for task in self.tasks:
+            pool = num_samples(Place(**place_of(self)).task(task).target)
+            check_rounds(budget_count(self.budget, pool), self.rounds, pool)
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -105,98 +104,150 @@ def place_of(config: ClueDigits) -> dict[str, Any]:
 def start_of(task: str, seed: int, config: ClueDigits) -> Trial:
     """The trial of the source model that all strategies of the seed start from."""
     arguments = {"place": place_of(config), "task": task, "steps": config.steps, "seed": seed}
-    return Trial(f"{task}-start-seed{seed}", f"{TRIALS}:start", arguments)
+    return Trial(f"{task}-start-seed{seed}", jobs.start, arguments)
 
 
 def trial_of(task: str, strategy: str, seed: int, config: ClueDigits) -> Trial:
     """The trial of one strategy and seed."""
-    start = start_of(task, seed, config).name
-    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start, "strategy": strategy}
+    start = start_of(task, seed, config)
+    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start.name, "strategy": strategy}
     for name in ("method", "trade_off", "budget", "rounds", "steps_per_round", "epochs"):
         arguments[name] = getattr(config, name)
     name = f"{task}-{dotted(strategy)}-seed{seed}"
-    return Trial(name, f"{TRIALS}:ask", {**arguments, "seed": seed}, (start,))
+    return Trial(name, jobs.ask, {**arguments, "seed": seed}, (start,))
 
 
-def parts_of(config: ClueDigits) -> list[list[Trial]]:
-    """A part a seed and transfer: if time runs out, the seeds that are done have all their strategies."""
-    parts = []
-    for seed in config.seeds:
-        for task in config.tasks:
-            asked = [trial_of(task, strategy, seed, config) for strategy in config.strategies]
-            parts.append([start_of(task, seed, config), *asked])
-    return parts
+def cells(config: ClueDigits) -> list[Cell]:
+    """One cell a transfer and strategy."""
+    kept = {"steps": config.steps, "trade_off": config.trade_off, "adapts": config.method, "samples": config.samples}
+    return [
+        Cell(
+            about={"task": SET + task, "network": NETWORK, "method": strategy, **kept},
+            only=only,
+            trials=[trial_of(task, strategy, seed, config) for seed in config.seeds],
+        )
+        for only, (task, strategy) in grid(config, "tasks", "strategies")
+    ]
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """One record a round: the model after its last step."""
+    made = evaluation_records(cell, trial, results)
+    for record in made:
+        record |= {"labels": record.pop("labelled"), "selection": "last"}
+    return made
 
 
-def cell_records(config: ClueDigits, results: Mapping[str, Any]) -> list[Record]:
-    """One record a round of every finished trial: the model after its last step."""
-    records = []
-    for task in config.tasks:
-        for strategy in config.strategies:
-            for seed in config.seeds:
-                trial = trial_of(task, strategy, seed, config)
-                if trial.name not in results:
-                    continue
-                result = results[trial.name]
-                for evaluation in result["evaluations"]:
-                    record: Record = {"experiment": NAME, "task": SET + task, "network": NETWORK, "method": strategy}
-                    record |= {"labels": evaluation["labelled"], "seed": seed, "selection": "last"}
-                    record |= {"paper": None, "provenance": "", "command_of_all": command_of(config)}
-                    record |= {"command": command_of(config, tasks=task, strategies=strategy)}
-                    record |= {
-                        "steps": config.steps,
-                        "steps_per_round": result["steps_per_round"],
-                        "pool": result["pool"],
-                    }
-                    record |= {"trade_off": config.trade_off, "adapts": config.method, "samples": config.samples}
-                    record |= {k: v for k, v in evaluation.items() if k not in ("event", "labelled")}
-                    records.append(record | result["measured_on"])
-    return records
+# --- the report -------------------------------------------------------------------------------------------------------
+
+SPLITS = {"target": "all of the target", "unqueried": "the target images never asked for", "test": "the test split"}
 
 
-def run_clue_digits(config: ClueDigits) -> int:
-    """Run what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
-    config = reduced(config)
-    _check(config)
-    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
+def of_task(records: Sequence[Record], task: str) -> dict[Key, dict[int, float]]:
+    """The measurements of one transfer, strategies in the order of the experiment."""
+    return measurements(iter_batches(of_transfer(records, task), STRATEGIES))
 
 
-def _check(config: ClueDigits) -> None:
-    """The mistakes that would otherwise show only after minutes of training; the data are decoded here, once."""
-    from active.loop import budget_count, check_rounds
-    from dan.data.batches import num_samples
-    from dan.losses import METHODS
-    from experiments.jobs.digits import Place
-
-    check_names("tasks", config.tasks, TASKS)
-    check_names("method", (config.method,), list(METHODS))
-    check_runs(config.seeds, config.steps)
-    check_strategies(config.tasks, config.strategies)
-    if config.steps_per_round < 1 or config.epochs < 0 or config.trade_off < 0:
-        raise UserError("--steps-per-round must be 1 or more, --epochs and --trade-off 0 or more")
-    check_samples(config, "samples", least=200)
-    budget_count(config.budget, 1)  # before the data are read
-    for task in config.tasks:
-        pool = num_samples(Place(**place_of(config)).task(task).target)
-        check_rounds(budget_count(config.budget, pool), config.rounds, pool)
+def of_transfer(records: Sequence[Record], task: str) -> list[Record]:
+    """The records of one transfer."""
+    return [record for record in records if record["task"] == SET + task]
 
 
-def report(folder: Path) -> Path:
-    """Make the tables, the figures and the page again from the folder's records; the path of the page."""
-    from experiments.pages.clue_digits import write_page
+def tasks_in(records: Sequence[Record]) -> list[str]:
+    """The transfers that have records, in order."""
+    there = {record["task"].removeprefix(SET) for record in records}
+    return [task for task in TASKS if task in there]
 
-    return write_page(folder, read(folder / "records.jsonl"))
+
+def at_last(records: Sequence[Record], task: str, split: str, metric: str = "accuracy") -> dict[str, BySeed]:
+    """strategy -> {seed: percent} at the most labels."""
+    return {method: values for method, (_, values) in plots.final(of_task(records, task), split, metric).items()}
 
 
-COMMAND = Command(
-    ClueDigits, run_clue_digits, "MNIST <-> USPS in rounds of labels from a source model: nine strategies"
+def table_of(records: Sequence[Record], task: str) -> Table:
+    """One row a strategy at its most labels, and what it gains over random on the images never asked for."""
+    measured = of_task(records, task)
+    columns = [at_last(records, task, split) for split in SPLITS]
+    gained = gains(columns[1])
+    areas, seconds = at_last(records, task, "unqueried", "alc"), seconds_of_runs(of_transfer(records, task))
+    lines = []
+    for method, (key, values) in plots.final(measured, "target").items():
+        cells = [told(column.get(method)) for column in columns]
+        gain = gained.get(method)
+        lines.append([method, str(key.labels), *cells, points(gain), told(areas.get(method))])
+        lines[-1] += [
+            f"{min(columns[1].get(method, values).values()):.1f}",
+            told(seconds.get(method), 0),
+            str(len(values)),
+        ]
+    headers = ["strategy", "labels", *SPLITS, "over random", "ALC unqueried", "worst", "s a run", "n"]
+    return headers, lines
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """Sentences that the records decide, on the images never asked for, seed by seed against random."""
+    said = []
+    for task in tasks_in(records):
+        labels = max(record["labels"] for record in of_transfer(records, task))
+        sentence = against_random.finding(at_last(records, task, "unqueried"), "images never asked for", points)
+        said += [f"{column_of(task)}, {labels} labels: {sentence}"] if sentence else []
+    return said
+
+
+def curve(records: Sequence[Record], task: str, split: str) -> Figure | None:
+    """Accuracy against labels with bands of one standard deviation; random is grey."""
+    figure = against_random.curves(of_task(records, task), split)
+    if figure is not None:
+        figure.axes[0].set_title(column_of(task), fontsize=9)
+    return figure
+
+
+def captions(records: Sequence[Record]) -> list[str]:
+    """How the numbers were made."""
+    steps, more, pools = (each(records, name) for name in ("steps", "steps_per_round", "pool"))
+    adapted = {record["adapts"] for record in records if record["trade_off"]}
+    weight = each(records, "trade_off")
+    besides = f"beside them {', '.join(sorted(adapted))} at the trade-off {weight}" if adapted else "no alignment"
+    most = max(record["samples"] for record in records)
+    pool = f"at most {most:,} images of each split, evenly spaced" if most else "all images of each split"
+    return [
+        "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step. target: all "
+        "images of the pool, asked for or not; unqueried: those never asked for; test: the target's own test split; "
+        "over random: the difference on unqueried, seed by seed; ALC: area under the accuracy-labels curve on "
+        "unqueried; worst: unqueried of the worst seed; s a run: seconds of all rounds of one seed, asking and "
+        "evaluation included.",
+        f"Start: {steps} steps on the source alone, the same for all strategies of a seed. Each round: "
+        f"{more} steps on, from the last round's weights with a new Adam (rate 0.0002, weight decay "
+        "0.00001, batches of 128 source and 128 bought target images, which weigh the same); "
+        f"{besides}. The published form has 60 epochs a round (--epochs 60). Pool: {pools} images; {pool}, for "
+        "the time that it takes to look at them in every round. aada is shown P(source) by a linear classifier of the "
+        "features, not by DANN.",
+    ]
+
+
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
+    figures = []
+    for task in tasks_in(records):
+        for split, name in SPLITS.items():
+            if (figure := curve(records, task, split)) is not None:
+                text = (
+                    f"{column_of(task)}: accuracy on {name} against labels, mean and one standard deviation over seeds."
+                )
+                figures.append(Drawn(f"{task}_{split}.png", figure, text))
+    return Report(
+        title="Active adaptation on MNIST and USPS, in rounds from a source model",
+        findings=findings(records),
+        tables=[(f"{column_of(task)}, LeNet", table_of(records, task)) for task in tasks_in(records)],
+        figures=figures,
+        captions=captions(records),
+    )
+
+
+EXPERIMENT = Experiment(
+    options=ClueDigits,
+    summary="MNIST <-> USPS: nine strategies in rounds, from a source model",
+    cells=cells,
+    report=report_of,
+    records=records_of,
 )
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.clue_digits import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "Active adaptation on digits.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

@@ -25,14 +25,16 @@ from dan.data.paths import data_folder
 from dan.errors import UserError
 from dan.training.config import get_recipe
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments.framework.options import Options, check_names, check_runs, command_of, reduced
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, slug
+from experiments.jobs import dan_table1 as jobs
 from experiments.jobs.dan_table1 import DOMAINS, SET
-from experiments.records import Record, read
-from experiments.running import check_names, check_runs, command_of, reduced, run_experiment
 from experiments.transfers import folders_of, last_and_oracle, paper_number, paper_table, weights_file
-from experiments.trials import Trial, slug
 
 NAME = "dan_table1"
-TRIALS = "experiments.jobs.dan_table1"
 TRANSFERS = ("a2w", "d2w", "w2d", "a2d", "d2a", "w2a")  # in the paper's order
 UNIFORM = "DAN, uniform weights"
 
@@ -108,7 +110,7 @@ ROWS = tuple(rows_of("alexnet"))
 
 
 @dataclass(frozen=True)
-class DanTable1:
+class DanTable1(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -120,10 +122,6 @@ class DanTable1:
         "steps": 20,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets, with office31/<amazon|dslr|webcam>/<class>/<image> (also: ACTIVE_DAN_DATA)"""
     alexnet_weights: str = "DEFAULT"
     """ImageNet weights of AlexNet: a name, or a state-dict file, looked for in the folder of data sets too"""
     resnet50_weights: str = "DEFAULT"
@@ -142,18 +140,10 @@ class DanTable1:
     """lambda of every row but source-only"""
     image_size: int = 224
     """pixels a side"""
-    quick: bool = False
-    """see whether it works: w2d, seed 0, 20 steps, source-only and DAN on AlexNet, into runs/dan_table1_quick"""
     device: str = "auto"
     """cpu, cuda, mps or auto"""
     workers: int = 1
     """trials at a time, one thread each: as many as the device has room for"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images; outputs of frozen stages, 1 GB, go beside it (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -180,7 +170,7 @@ def preparing(network: str, config: DanTable1) -> list[Trial]:
     if not NETWORKS[network].frozen:
         return []
     sides = sorted({side for transfer in config.transfers for side in transfer.split("2")})
-    return [Trial(f"trunk-{network}", f"{TRIALS}:prepare", {"place": place_of(network, config), "sides": sides})]
+    return [Trial(f"trunk-{network}", jobs.prepare, {"place": place_of(network, config), "sides": sides})]
 
 
 def trial_of(network: str, transfer: str, row: str, seed: int, config: DanTable1) -> Trial:
@@ -189,7 +179,7 @@ def trial_of(network: str, transfer: str, row: str, seed: int, config: DanTable1
     arguments |= {"how": rows_of(network)[row], "trade_off": 0.0 if row == SOURCE_ONLY else config.trade_off}
     arguments |= {"steps": config.steps or get_recipe(NETWORKS[network].recipe).steps, "seed": seed}
     name = f"{network}-{transfer}-{slug(row)}-seed{seed}"
-    return Trial(name, f"{TRIALS}:adapt", arguments, tuple(trial.name for trial in preparing(network, config)))
+    return Trial(name, jobs.adapt, arguments, tuple(preparing(network, config)))
 
 
 def parts_of(config: DanTable1) -> list[list[Trial]]:
@@ -260,9 +250,10 @@ def _check(config: DanTable1) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.pages.dan_table1 import write_page
+    from experiments.pages.dan_table1 import report_of
 
-    return write_page(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(DanTable1, run_table, "Office-31, six transfers: DAN's Table 1 on AlexNet and ResNet-50")

@@ -23,18 +23,20 @@ if __package__ in (None, ""):  # python experiments/dan_table2.py puts this fold
 from dan.cli.command_line import Command, run
 from dan.data.paths import data_folder
 from dan.errors import UserError
+from experiments.framework.options import Options, check_names, check_runs, one_line, reduced, words_of
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, slug
+from experiments.jobs import dan_table2 as jobs
 from experiments.jobs.dan_table2 import SET
 from experiments.label_free_search import (
     SEARCH_SEED as SEARCH_SEED,  # others take it from here
 )
 from experiments.label_free_search import Point, Searched, check_reported, choose, earlier, records_of, search
-from experiments.records import Record, read
-from experiments.running import check_names, check_runs, one_line, reduced, run_experiment, words_of
 from experiments.transfers import folders_of, last_and_oracle, paper_number, paper_table, weights_file
-from experiments.trials import Trial, slug
 
 NAME = "dan_table2"
-TRIALS = "experiments.jobs.dan_table2"
 PAPER = "dan2015_table2_office_caltech10"
 PAPER_SIX = ("a2c", "w2c", "d2c", "c2a", "c2w", "c2d")  # in the paper's order
 OTHER_SIX = ("a2w", "d2w", "w2d", "a2d", "d2a", "w2a")
@@ -103,7 +105,7 @@ HELD_OUT = 0.2  # share of the source that is not trained on, but judged on
 
 
 @dataclass(frozen=True)
-class DanTable2:
+class DanTable2(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -115,10 +117,6 @@ class DanTable2:
         "steps": 30,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     squeezenet_weights: str = "DEFAULT"
     """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
     mobilenet_weights: str = "DEFAULT"
@@ -136,17 +134,7 @@ class DanTable2:
     image_size: int = 224
     """pixels a side"""
     search: Path | None = None
-    """records.jsonl of an earlier run, whose search is taken instead of making one"""
-    quick: bool = False
-    """see whether it works: c2w, seed 0, 30 steps, source-only and DAN on SqueezeNet, into runs/dan_table2_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images; outputs of frozen trunks go beside it (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
+    """folder of an earlier run, whose search is taken instead of making one"""
 
 
 def command_of(config: DanTable2, **only: str) -> str:
@@ -199,7 +187,7 @@ def preparing(network: str, config: DanTable2, held_out: float = 0.0) -> Trial:
     """The trial that runs the frozen stages on every domain, so that no two workers do it at the same time."""
     sides = sorted({side for transfer in transfers_of(network, config) for side in transfer.split("2")})
     arguments = {"place": place_of(network, config), "sides": sides, "held_out": held_out}
-    return Trial(f"trunk-{network}" + ("-held-out" if held_out else ""), f"{TRIALS}:prepare", arguments)
+    return Trial(f"trunk-{network}" + ("-held-out" if held_out else ""), jobs.prepare, arguments)
 
 
 def searched_networks(config: DanTable2) -> list[str]:
@@ -224,9 +212,9 @@ def searching(
             arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
             arguments |= {"how": rows()[row].how | {"lr": rate}, "trade_off": trade_off, "steps": config.steps}
             arguments |= {"seed": SEARCH_SEED, "held_out": HELD_OUT}
-            after = tuple(trial.name for trial in _prepared_search(network, config))
+            after = tuple(_prepared_search(network, config))
             name = f"search-{network}-{transfer}-{slug(row)}-{trade_off:g}-{rate:g}"
-            trials[trade_off, rate, transfer] = Trial(name, f"{TRIALS}:score", arguments, after)
+            trials[trade_off, rate, transfer] = Trial(name, jobs.score, arguments, after)
     return trials
 
 
@@ -259,29 +247,26 @@ def groups(config: DanTable2, choice: dict[str, Any]) -> dict[str, list[Trial]]:
                     for trial in cell(network, transfer, row, config, choice)
                     if trial.arguments["seed"] == seed
                 ]
-    for trials in named.values():
-        needed = {name for trial in trials for name in trial.after}
-        trials[:0] = [made for network in NETWORKS if (made := preparing(network, config)).name in needed]
     return {title: trials for title, trials in named.items() if trials}
 
 
 def cell(network: str, transfer: str, row: str, config: DanTable2, choice: dict[str, Any]) -> list[Trial]:
     """The trials of one cell of the table: one a seed; one in all for logistic regression, which draws nothing."""
     arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": transfer}
-    name, after = f"{network}-{transfer}-{slug(row)}", (preparing(network, config).name,)
+    name, after = f"{network}-{transfer}-{slug(row)}", (preparing(network, config),)
     if row == FLOOR:
-        return [Trial(name, f"{TRIALS}:floor", arguments, after)]
+        return [Trial(name, jobs.floor, arguments, after)]
     chosen = choice[NETWORKS[network].searched_on][rows()[row].searched]
     arguments |= {"how": rows()[row].how | {"lr": chosen["lr"]}, "trade_off": chosen["trade_off"]}
     arguments |= {"steps": config.steps}
-    return [Trial(f"{name}-seed{seed}", f"{TRIALS}:adapt", {**arguments, "seed": seed}, after) for seed in config.seeds]
+    return [Trial(f"{name}-seed{seed}", jobs.adapt, {**arguments, "seed": seed}, after) for seed in config.seeds]
 
 
 def _comparing_cache(network: str, config: DanTable2, chosen: dict[str, Any]) -> Trial:
     first = transfers_of(network, config)[0]
     arguments: dict[str, Any] = {"place": place_of(network, config), "transfer": first, "seed": 0}
     arguments |= {"how": rows()[DAN].how | {"lr": chosen["lr"]}, "trade_off": chosen["trade_off"]}
-    return Trial(f"cache-{network}", f"{TRIALS}:compare_cache", arguments, (preparing(network, config).name,))
+    return Trial(f"cache-{network}", jobs.compare_cache, arguments, (preparing(network, config),))
 
 
 # --- the search -------------------------------------------------------------------------------------------------------
@@ -323,6 +308,7 @@ def cell_records(config: DanTable2, choice: dict[str, Any], results: Mapping[str
             about: Record = {"experiment": NAME, "task": SET + transfer, "network": network, "method": row, "labels": 0}
             about |= paper_number(paper, PAPER_ROWS.get(row, ""), column_of(transfer))
             about |= {"command": command_of(config, networks=network, transfers=transfer, methods=row)}
+            about["command_of_all"] = command_of(config)
             for trial in cell(network, transfer, row, config, choice):
                 if trial.name not in results:
                     continue
@@ -340,7 +326,11 @@ def cache_records(config: DanTable2, results: Mapping[str, Any]) -> list[Record]
         if f"cache-{network}" in results:
             record: Record = {"experiment": NAME, "phase": "cache", "network": network, "method": DAN, "labels": 0}
             record |= {"task": SET + transfers_of(network, config)[0], "seed": 0, "selection": ""}
-            record |= {"command": command_of(config), "filling": results[f"trunk-{network}"]["domains"]}
+            record |= {
+                "command": command_of(config),
+                "command_of_all": command_of(config),
+                "filling": results[f"trunk-{network}"]["domains"],
+            }
             measured = {k: v for k, v in results[f"cache-{network}"].items() if k != "measured_on"}
             records.append(record | measured | results[f"cache-{network}"]["measured_on"])
     return records
@@ -374,9 +364,10 @@ def _check(config: DanTable2) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.pages.dan_table2 import write_report
+    from experiments.pages.dan_table2 import report_of
 
-    return write_report(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(DanTable2, run_table, "Office-10 + Caltech-10, 12 transfers: source-only, DAN and the other methods")

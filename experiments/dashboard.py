@@ -20,8 +20,9 @@ import streamlit as st
 
 from dan.errors import UserError
 from experiments.asked_pictures import asked_pictures
-from experiments.records import Record, aggregate, measurements, read
-from experiments.reporting.plots import SPLIT_NAMES, bars, curves
+from experiments.framework.measurements import aggregate, measurements
+from experiments.framework.records import NAMES, Record, located, read, text_of
+from experiments.framework.reporting.plots import SPLIT_NAMES, bars, curves
 from experiments.transfers import HOME
 
 EVERY = 5  # seconds between looks at a run
@@ -39,17 +40,22 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 def folders(runs: Path) -> dict[str, Path]:
     """What can be looked at: the published results, then each run that has records."""
-    published = {path.parent.name: path for path in sorted((HOME / "results").glob("*/records.jsonl"))}
-    own = {str(path.parent): path for path in sorted(runs.glob("*/records.jsonl"))}
+    published = {path.parent.name: path for path in records_in(HOME / "results")}
+    own = {str(path.parent): path for path in records_in(runs)}
     return {name: path for name, path in (published | own).items() if _of_experiment(path)}
+
+
+def records_in(home: Path) -> list[Path]:
+    """The records file of each folder in `home` that has one."""
+    folders = sorted({path.parent for name in NAMES for path in home.glob(f"*/{name}")})
+    return [located(folder) for folder in folders]
 
 
 def _of_experiment(path: Path) -> bool:
     """Benchmarks and single trainings keep records of another kind."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return '"selection"' in file.readline()
-    except OSError:
+        return '"selection"' in text_of(path).partition("\n{}")[0][:20_000]
+    except (OSError, UserError):
         return False
 
 

@@ -1,106 +1,83 @@
-"""The first thing to run: source-only, DAN, and DAN with a few target labels chosen in four ways, on embedded digits.
+"""The first experiment to run: source-only, DAN, and DAN with a few target labels by four strategies, on digits.
 
 for each seed:  source-only (lambda = 0)    DAN (lambda > 0)    and from that DAN, for each strategy:
-                ask for `budget` labels, train on, `rounds` times
+                query `budget` labels, train on, `rounds` times
+
+The target's labels are used in two places only: to measure accuracy, and by the simulated oracle.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from dataclasses import dataclass, fields
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/demo.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.records import Record, read, to_lines, write_text
-from experiments.running import check_runs
-from experiments.transfers import versions
-from experiments.trials import Outcome, Trial, run_trials
+from experiments.framework.experiment import Cell, Experiment, Results, evaluation_records
+from experiments.framework.measurements import measurements
+from experiments.framework.options import Options, check_least, check_runs
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import plots
+from experiments.framework.reporting.summary import LEGEND, summary
+from experiments.framework.trials import Trial, dotted
+from experiments.transfers import machine
 
 if TYPE_CHECKING:
     from dan.data.tasks import DomainPair
 
-TASK = "rendered2digits"
-TRADE_OFF = 3.0  # of 1, 3 and 5: the highest dan.evaluation.validators.information on a seed that the demo does not use
-STEPS = 800
-SEEDS = (0, 1, 2)
-STRATEGIES = ("random", "margin", "k_center", "mmd_reduction")
-BUDGET = 15
-ROUNDS = 4
-ROUND_STEPS = 80
+TASK, NETWORK = "rendered2digits", "lenet"
+SOURCE_ONLY, DAN = "source-only", "DAN"
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo trains; a folder keeps one choice of these."""
+class Demo(Options):
+    """What is trained."""
 
-    out: Path = Path("runs/demo")
-    """folder of the runs, records and report"""
-    steps: int = STEPS
+    NAME: ClassVar[str] = "demo"
+    QUICK: ClassVar[dict[str, Any]] = {
+        "steps": 20,
+        "seeds": (0,),
+        "strategies": ("random", "margin"),
+        "budget": 5,
+        "rounds": 1,
+        "steps_per_round": 10,
+    }
+
+    steps: int = 800
     """training steps of source-only and of DAN"""
-    trade_off: float = TRADE_OFF
-    """lambda of DAN: the weight of the MK-MMD terms"""
-    seeds: tuple[int, ...] = SEEDS
+    trade_off: float = 3.0
+    """lambda of DAN (of 1, 3 and 5 the one with the most label-free information on a seed that is not reported)"""
+    seeds: tuple[int, ...] = (0, 1, 2)
     """one run of everything for each"""
-    strategies: tuple[str, ...] = STRATEGIES
-    """ways to choose the target images to label (python -m active strategies)"""
-    budget: int = BUDGET
-    """labels asked for in a round"""
-    rounds: int = ROUNDS
-    """rounds of asking and training on"""
-    steps_per_round: int = ROUND_STEPS
-    """training steps after each round's answers"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    quiet: bool = False
-    """no progress bar"""
+    strategies: tuple[str, ...] = ("random", "margin", "k_center", "mmd_reduction")
+    """acquisition strategies (python -m active strategies)"""
+    budget: int = 15
+    """labels of a round"""
+    rounds: int = 4
+    """rounds of querying and training on"""
+    steps_per_round: int = 80
+    """training steps after each query"""
+
+    def check(self) -> None:
+        from active.strategies import get_strategy
+
+        check_runs(self.seeds, self.steps)
+        check_least(self, "budget", "steps_per_round")
+        if self.rounds < 0:
+            raise UserError(f"--rounds must be 0 or more, not {self.rounds}")
+        for strategy in self.strategies:
+            get_strategy(strategy)
 
 
-def command_of(config: Demo) -> str:
-    """The command that makes these records again: where they are kept and how many work at it change nothing."""
-    words = ["python -m experiments run demo"]
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name not in ("out", "workers", "cluster", "quiet") and value != field.default:
-            flag = "--" + field.name.replace("_", "-")
-            words.append(" ".join([flag, *map(str, value if isinstance(value, tuple) else [value])]))
-    return " ".join(words)
-
-
-def trials_of(config: Demo) -> list[Trial]:
-    """Every trial of the demo, those with labels after the DAN they start from."""
-    trials = []
-    for seed in config.seeds:
-        common = {"task": TASK, "seed": seed}
-        for method, trade_off in (("source-only", 0.0), ("dan", config.trade_off)):
-            settings = {**common, "trade_off": trade_off, "steps": config.steps}
-            trials.append(Trial(f"{method}-seed{seed}", "experiments.demo:adapt", settings))
-        for strategy in config.strategies if config.rounds else ():
-            start = f"dan-seed{seed}"
-            settings = {
-                **common,
-                "strategy": strategy,
-                "start": start,
-                "budget": config.budget,
-                "num_rounds": config.rounds,
-                "steps_per_round": config.steps_per_round,
-                "trade_off": config.trade_off,
-            }
-            trials.append(Trial(f"{strategy}-seed{seed}", "experiments.demo:ask", settings, after=(start,)))
-    return trials
+# --- trials -----------------------------------------------------------------------------------------------------------
 
 
 @cache
-def transfer_named(task: str) -> DomainPair:
+def load(task: str) -> DomainPair:
     """The task's data, made once in a process: its trials only read it."""
     from dan.data.tasks import load_pair
 
@@ -108,107 +85,131 @@ def transfer_named(task: str) -> DomainPair:
 
 
 def adapt(folder: Path, *, task: str, trade_off: float, steps: int, seed: int) -> dict[str, Any]:
-    """A trial: train a fresh network from the source to the target, as `python -m dan train` would."""
+    """A trial: train a fresh network from the source to the target, as `python -m dan train` does."""
     import torch
 
-    from dan.models.dan import DAN
+    from dan.models.dan import DAN as Network
     from dan.training.trainer import fit
 
-    transfer = transfer_named(task)
+    pair = load(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DAN(transfer.backbone, len(transfer.classes))
-    records = fit(
-        model,
-        transfer.source,
-        transfer.target,
-        trade_off=trade_off,
-        steps=steps,
-        seed=seed,
-        tests=transfer.splits,
-        run=folder,
-        metadata={"task": task},
+        model = Network(pair.backbone, len(pair.classes))
+    settings: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": seed}
+    evaluations = fit(
+        model, pair.source, pair.target, tests=pair.splits, run=folder, metadata={"task": task}, **settings
     )
-    return {"network": transfer.backbone, "evaluations": records, "measured_on": versions()}
+    return {"evaluations": evaluations, "measured_on": machine()}
 
 
-def ask(folder: Path, *, task: str, start: str, **settings: Any) -> dict[str, Any]:
-    """A trial: rounds of asking for target labels, from the network of the trial `start` beside this one."""
+def query(folder: Path, *, task: str, start: str, strategy: str, **settings: Any) -> dict[str, Any]:
+    """A trial: rounds of querying target labels, from the network of the trial `start`."""
     from active.learners.dan import run_rounds
+    from active.learners.rounds_config import RoundsConfig
 
-    transfer = transfer_named(task)
-    rounds = run_rounds(transfer, settings.pop("strategy"), start=folder.parent / start, run=folder, **settings)
-    return {"network": transfer.backbone, "evaluations": list(rounds), "measured_on": versions()}
-
-
-def records_of(config: Demo, outcome: Outcome) -> list[Record]:
-    """The evaluations of all finished trials, one record each. The last model of a run, or of a round, is selected."""
-    names = {"source-only": "source-only", "dan": "DAN"} | {strategy: strategy for strategy in config.strategies}
-    records = []
-    for prefix, method in names.items():
-        for seed in config.seeds:
-            result = outcome.results.get(f"{prefix}-seed{seed}", {"evaluations": []})
-            evaluations = result["evaluations"]
-            for place, evaluation in enumerate(evaluations):
-                chosen = "round" in evaluation or place == len(evaluations) - 1
-                record = {"experiment": "demo", "task": TASK, "network": result["network"], "method": method}
-                record |= {"labels": evaluation.get("labelled", 0), "seed": seed, "selection": "last" if chosen else ""}
-                record |= {"paper": None, "provenance": "", "command": command_of(config)}
-                record |= {key: value for key, value in evaluation.items() if key not in ("event", "labelled")}
-                records.append(record | result["measured_on"])
-    return records
+    seed = settings.pop("seed")
+    schedule = RoundsConfig(**settings)
+    rounds = run_rounds(load(task), strategy, schedule, start=folder.parent / start, seed=seed, run=folder)
+    return {"evaluations": list(rounds), "measured_on": machine()}
 
 
-def run_demo(config: Demo) -> int:
-    """Train what is missing, report all; exit code 1 if a trial failed."""
-    _check(config)
-    began = time.perf_counter()
-    trials = trials_of(config)
-    from_nothing = not any((config.out / trial.name).exists() for trial in trials)
-    outcome = run_trials(trials, folder=config.out, workers=config.workers, cluster=config.cluster, quiet=config.quiet)
-    for line in outcome.failed.values():
-        print(f"failed: {line}", file=sys.stderr)
-    records = records_of(config, outcome)
-    if not any(record["selection"] for record in records):
-        return 1
-    path, lines = config.out / "records.jsonl", to_lines(records)
-    page = config.out / "report.html"
-    if from_nothing and not outcome.failed:  # the time of a run that was resumed, or found finished, says nothing
-        took = {"seconds": round(time.perf_counter() - began), "workers": config.workers, **versions()}
-        write_text(config.out / "took.json", json.dumps(took) + "\n")
-    if not page.is_file() or not path.is_file() or path.read_text(encoding="utf-8") != lines:
-        page.unlink(missing_ok=True)  # if the report fails, the next run must not take the old one for it
-        write_text(path, lines)
-        report(config.out)
-    from experiments.report import LEGEND, show
-
-    show(records, title=f"{TASK}: rendered fonts to handwritten scans")
-    print(f"{LEGEND}\n\ntook: {time.perf_counter() - began:.0f} s\nreport: {page}")
-    print(f"watch the training: {Path(sys.executable).parent / 'tensorboard'} --logdir {config.out}")
-    return 1 if outcome.failed else 0
+def trial_of(method: str, seed: int, config: Demo) -> Trial:
+    """The trial of a row: a training, or rounds that start from DAN's."""
+    settings: dict[str, Any] = {"task": TASK, "seed": seed, "trade_off": config.trade_off}
+    if method in (SOURCE_ONLY, DAN):
+        settings |= {"steps": config.steps} | ({"trade_off": 0.0} if method == SOURCE_ONLY else {})
+        return Trial(f"{method.lower()}-seed{seed}", adapt, settings)
+    start = trial_of(DAN, seed, config)
+    settings |= {"strategy": method, "start": start.name, "budget": config.budget, "num_rounds": config.rounds}
+    settings |= {"steps_per_round": config.steps_per_round}
+    return Trial(f"{dotted(method)}-seed{seed}", query, settings, (start,))
 
 
-def _check(config: Demo) -> None:
-    """The mistakes that would otherwise show only after minutes of training."""
-    check_runs(config.seeds, config.steps)
-    if config.budget < 1 or config.steps_per_round < 1 or config.rounds < 0:
-        raise UserError("--budget and --steps-per-round must be 1 or more, --rounds 0 or more")
-    if config.strategies != STRATEGIES:  # the default ones are known to be there without waiting for PyTorch
-        from active.strategies import get_strategy
-
-        for strategy in config.strategies:
-            get_strategy(strategy)
+def cells(config: Demo) -> list[Cell]:
+    """One cell a row: source-only, DAN, and each strategy."""
+    rows = [SOURCE_ONLY, DAN, *(config.strategies if config.rounds else ())]
+    about = {"task": TASK, "network": NETWORK, "labels": 0}
+    return [
+        Cell(about={**about, "method": row}, only={}, trials=[trial_of(row, s, config) for s in config.seeds])
+        for row in rows
+    ]
 
 
-def report(folder: Path) -> Path:
-    """Make the tables and the page again from the folder's records and networks; the path of the page."""
-    from experiments.pages.demo import demo_page
-    from experiments.report import write
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """The evaluations; the last model of a training, and that of every round, is selected."""
+    made = evaluation_records(cell, trial, results)
+    for record in made:
+        if "round" in record:
+            record |= {"labels": record.pop("labelled"), "selection": "last"}
+    return made
 
-    return write(folder, demo_page(folder, read(folder / "records.jsonl")))
+
+# --- the report -------------------------------------------------------------------------------------------------------
 
 
-COMMAND = Command(Demo, run_demo, "source-only, DAN and four ways to ask for labels, on rendered -> scanned digits")
+def findings(records: Sequence[Record]) -> list[str]:
+    """What DAN gains over source-only, and what the labels add, on the target's test split."""
+    from statistics import fmean
 
-if __name__ == "__main__":
-    sys.exit(run("experiments/demo.py", "The demo.", {"demo": COMMAND}, ["demo", *sys.argv[1:]]))
+    found = {m: fmean(by_seed.values()) for m, (_, by_seed) in plots.final(measurements(records), "test").items()}
+    said = []
+    if SOURCE_ONLY in found and DAN in found:
+        said.append(f"Target test accuracy: source-only {found[SOURCE_ONLY]:.1f} %, DAN {found[DAN]:.1f} %.")
+    bought = {method: value for method, value in found.items() if method not in (SOURCE_ONLY, DAN)}
+    if bought:
+        labels = max(record["labels"] for record in records)
+        listed = ", ".join(f"{method} {value:.1f} %" for method, value in bought.items())
+        said.append(f"With {labels} target labels: {listed}.")
+    return said
+
+
+def queried_figures(records: Sequence[Record]) -> list[Drawn]:
+    """The images that each strategy queried first, of the first seed."""
+    import torch
+
+    from dan.data.batches import fetch
+    from dan.figures import pictures_figure
+
+    pair, drawn = load(TASK), []
+    first = min(record["seed"] for record in records)
+    for record in records:
+        # Round 0 is the network before any label, and its query is the first round's.
+        if record.get("round") == 0 and record["seed"] == first and record.get("queried"):
+            images, labels = fetch(pair.target, torch.tensor(record["queried"]))
+            names = [pair.classes[int(label)] for label in labels]
+            counts = ", ".join(f"{name} ×{count}" for name, count in sorted(Counter(names).items()))
+            caption = f"{record['method']}, first query, seed {first}: {len(set(names))} classes ({counts})."
+            file = f"queried_{dotted(record['method'])}.png"
+            drawn.append(Drawn(file, pictures_figure(images, names, columns=5), caption, of_images=True))
+    return drawn
+
+
+def report(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
+    measured = measurements(records)
+    figures = [Drawn("accuracy.png", plots.bars(measured), "Accuracy on all of the target: mean, deviation, seeds.")]
+    for split, name in plots.SPLIT_NAMES.items():
+        if (figure := plots.curves(measured, split)) is not None:
+            figures.append(Drawn(f"labels_{split}.png", figure, f"Accuracy on {name} against the target labels."))
+    return Report(
+        title=f"{TASK}: from rendered fonts to handwritten scans",
+        findings=findings(records),
+        tables=[("At the most labels", summary(records))],
+        figures=[*figures, *queried_figures(records)],
+        captions=[
+            LEGEND,
+            "LeNet and one hidden layer, from random weights. Source-only and DAN start from the same weights and "
+            "train for as many steps; strategies start from the DAN of the same seed and keep its alignment.",
+            "Strategies differ in which images stay unqueried: compare them on the test split. A few seeds on small "
+            "images show what the parts do, not which strategy is best.",
+        ],
+    )
+
+
+EXPERIMENT = Experiment(
+    options=Demo,
+    summary="source-only, DAN and four acquisition strategies, on rendered -> scanned digits",
+    cells=cells,
+    report=report,
+    records=records_of,
+)

@@ -23,6 +23,20 @@ from dan.cli.command_line import Command, run
 from dan.data.digit_sets import COUNTS, Split, digit_set
 from dan.data.paths import cache_folder, data_folder
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, Row
+from experiments.framework.options import (
+    Options,
+    check_least,
+    check_names,
+    check_runs,
+    check_samples,
+    reduced,
+    words_of,
+)
+from experiments.framework.records import Record, read
+from experiments.framework.report import write_report
+from experiments.framework.runner import run_experiment
+from experiments.framework.trials import Trial, slug
+from experiments.jobs import digits as jobs
 from experiments.jobs.digits import ALIGN, SET
 from experiments.label_free_search import (
     SEARCH_SEED,
@@ -34,21 +48,9 @@ from experiments.label_free_search import (
     records_of,
     search,
 )
-from experiments.records import Record, read
-from experiments.running import (
-    check_least,
-    check_names,
-    check_runs,
-    check_samples,
-    reduced,
-    run_experiment,
-    words_of,
-)
 from experiments.transfers import folders_of, paper_table, provenance
-from experiments.trials import Trial, slug
 
 NAME = "digits"
-TRIALS = "experiments.jobs.digits"
 NETWORK = "lenet"
 
 BOTH_WAYS = ("mnist2usps", "usps2mnist")  # searched on, whatever else is trained
@@ -92,7 +94,7 @@ RATES = (0.01, 0.03, 0.1)
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = NAME
@@ -105,10 +107,6 @@ class Digits:
         "samples": 500,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
-    data: Path | None = None
-    """folder of data sets (also: ACTIVE_DAN_DATA)"""
     tasks: tuple[str, ...] = ()
     """these transfers only, such as usps2mnist (default: all whose sets are in the folder)"""
     methods: tuple[str, ...] = ()
@@ -122,17 +120,7 @@ class Digits:
     samples: int = 0
     """at most so many images of each split, evenly spaced (0: all)"""
     search: Path | None = None
-    """records.jsonl of an earlier run, whose search is taken instead of making one"""
-    quick: bool = False
-    """see whether it works: usps2mnist, seed 0, 20 steps on 500 images, source-only and DAN, into runs/digits_quick"""
-    workers: int = 2
-    """trials at a time, one thread each"""
-    cluster: str | None = None
-    """run the trials on a cluster's workers: dask://HOST:PORT"""
-    image_cache: Path | None = None
-    """folder for decoded images (default: in the user's cache folder)"""
-    quiet: bool = False
-    """no progress bar"""
+    """folder of an earlier run, whose search is taken instead of making one"""
 
 
 def command_of(config: Digits, **only: str) -> str:
@@ -194,7 +182,7 @@ def searching(row: str, trade_off: float, rate: float, task: str, config: Digits
     """The trial of one point of the search."""
     arguments: dict[str, Any] = {"place": place_of(config), "task": task, "how": rows()[row].how | {"lr": rate}}
     arguments |= {"trade_off": trade_off, "steps": config.search_steps, "seed": SEARCH_SEED}
-    return Trial(f"search-{task}-{slug(row)}-{trade_off:g}-{rate:g}", f"{TRIALS}:score", arguments)
+    return Trial(f"search-{task}-{slug(row)}-{trade_off:g}-{rate:g}", jobs.score, arguments)
 
 
 def cell(task: str, row: str, config: Digits, choice: dict[str, Any]) -> list[Trial]:
@@ -202,11 +190,11 @@ def cell(task: str, row: str, config: Digits, choice: dict[str, Any]) -> list[Tr
     arguments: dict[str, Any] = {"place": place_of(config), "task": task}
     name = f"{task}-{slug(row)}"
     if row == FLOOR:
-        return [Trial(name, f"{TRIALS}:floor", arguments)]
+        return [Trial(name, jobs.floor, arguments)]
     chosen = choice[rows()[row].searched]
     arguments |= {"how": rows()[row].how | {"lr": chosen["lr"]}, "trade_off": chosen["trade_off"]}
     arguments |= {"steps": config.steps}
-    return [Trial(f"{name}-seed{seed}", f"{TRIALS}:adapt", {**arguments, "seed": seed}) for seed in config.seeds]
+    return [Trial(f"{name}-seed{seed}", jobs.adapt, {**arguments, "seed": seed}) for seed in config.seeds]
 
 
 def group(task: str, config: Digits, choice: dict[str, Any]) -> list[Trial]:
@@ -266,6 +254,7 @@ def cell_records(config: Digits, choice: dict[str, Any], results: Mapping[str, A
             network = "pixels" if row == FLOOR else NETWORK
             about: Record = {"experiment": NAME, "task": SET + task, "network": network, "method": row, "labels": 0}
             about |= {"paper": told, "provenance": where, "command": command_of(config, tasks=task, methods=row)}
+            about["command_of_all"] = command_of(config)
             for trial in cell(task, row, config, choice):
                 if trial.name in results:
                     made, result = trial.arguments, results[trial.name]
@@ -308,9 +297,10 @@ def _check(config: Digits) -> None:
 
 def report(folder: Path) -> Path:
     """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.pages.digits import write_report
+    from experiments.pages.digits import report_of
 
-    return write_report(folder, read(folder / "records.jsonl"))
+    records = read(folder)
+    return write_report(folder, records, report_of(records))
 
 
 COMMAND = Command(Digits, run_digits, "MNIST <-> USPS and rendered -> MNIST: source-only, DAN and the other methods")

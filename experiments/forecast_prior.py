@@ -21,6 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from active.forecast import FILE, Forecast, Measure, fit_curve
 from active.learning_curves import Points, Prior, fit_prior
 
@@ -140,13 +142,11 @@ def write_prior(path: Path = FILE) -> None:
 
 def labels_to(labels: Sequence[float], accuracies: Sequence[float], goal: float) -> float | None:
     """Where the measured curve first reaches the goal, linear between its points; None if it never does."""
-    for i, value in enumerate(accuracies):
-        if value >= goal:
-            if i == 0:
-                return float(labels[0])
-            share = (goal - accuracies[i - 1]) / (value - accuracies[i - 1])
-            return labels[i - 1] + share * (labels[i] - labels[i - 1])
-    return None
+    first = next((i for i, value in enumerate(accuracies) if value >= goal), None)
+    if not first:
+        return None if first is None else float(labels[0])
+    ends = slice(first - 1, first + 1)
+    return float(np.interp(goal, accuracies[ends], labels[ends]))
 
 
 def replay(measure: Measure, tested: Sequence[Run], learned_from: Sequence[Run], parts: int = PARTS) -> list[Case]:

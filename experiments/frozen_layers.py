@@ -9,43 +9,40 @@ both as source-only and as DAN. All stages frozen is the trunk without any fine-
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-if __package__ in (None, ""):  # python experiments/frozen_layers.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
-from experiments.records import Record, read
-from experiments.reporting.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
-from experiments.running import check_names, reduced
-from experiments.ten_class import (
+from experiments.framework.experiment import Cell, Experiment
+from experiments.framework.options import check_names
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import Table, legend_above, mean_of, tidy, told
+from experiments.framework.trials import Trial, slug
+from experiments.jobs.dan_table2 import BOTTLENECK, DOMAINS, DROPOUT, Place, load_train_config, start_new_layers
+from experiments.office_caltech10 import (
     EVERYTHING,
     NOTHING,
-    TRIALS,
     TenClass,
-    check,
+    about,
+    adapt,
     measured,
     place_of,
-    preparing,
-    record_of,
-    resolved,
-    run_cells,
+    provenance_of,
     shared_captions,
+    sides_of,
     title_of,
     training,
 )
-from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-NAME = "frozen_layers"
 STAGES = ("conv1", *(f"fire{i}" for i in range(2, 10)))  # those with weights; "pool", after them, has none
 FROZEN = (NOTHING, *STAGES[:-1], EVERYTHING)  # up to fire9 is up to the pool: everything
 METHODS = {SOURCE_ONLY: "#888888", DAN: "#222222"}
@@ -55,7 +52,7 @@ METHODS = {SOURCE_ONLY: "#888888", DAN: "#222222"}
 class FrozenLayers(TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "frozen_layers"
     QUICK: ClassVar[dict[str, Any]] = {
         **TenClass.QUICK,
         "steps": 10,
@@ -64,8 +61,6 @@ class FrozenLayers(TenClass):
         "image_size": 64,
     }
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     steps: int = 100
     """training steps of every run: the fewer stages are frozen, the longer one takes, up to seconds"""
     methods: tuple[str, ...] = tuple(METHODS)
@@ -76,6 +71,14 @@ class FrozenLayers(TenClass):
     """frozen up to and with this stage, the rest left out: conv1, fire2, ..., fire9"""
     trade_off: float | None = None
     """lambda of DAN (default: what the search chose)"""
+
+    def check(self) -> None:
+        super().check()
+        check_names("methods", self.methods, list(METHODS))
+        check_names("frozen", self.frozen, FROZEN)
+        check_names("cut", self.cut, STAGES)
+        if not self.methods or not (self.frozen or self.cut):
+            raise UserError("nothing is left to train: --methods, and --frozen or --cut, need at least one")
 
 
 class Cut(NamedTuple):
@@ -102,64 +105,116 @@ def cuts_of(config: FrozenLayers) -> list[Cut]:
     return [*(Cut(stage, True) for stage in config.cut), *fine_tuned]
 
 
-def features_trial(config: FrozenLayers) -> Trial:
-    """The trial that computes every stage's averaged output."""
-    sides = sorted({side for transfer in config.transfers for side in transfer.split("2")})
-    return Trial("stages", f"{TRIALS}:stage_features", {"place": place_of(config), "sides": sides})
+def stage_features(folder: Path, *, place: dict[str, Any], sides: list[str]) -> dict[str, Any]:
+    """A trial: the output of each stage of the frozen trunk on all images of the domains, averaged over positions.
+
+    Kept in features.pt: domain -> {stage: (N, F)} and its classes, under "y".
+    """
+    import torch
+
+    from dan.data.batches import iter_batches
+
+    where, kept = Place(**place), {}
+    for side in sides:
+        task = where.task(f"{side}2{next(other for other in DOMAINS if other != side)}")
+        backbone = where.network(task, seed=0).backbone.eval()
+        found: dict[str, list[Tensor]] = {}
+        for x, y in iter_batches(task.source, 64):
+            with torch.no_grad():
+                for name, stage in backbone.stages.items():
+                    x = stage(x)
+                    found.setdefault(name, []).append(backbone.pooled(x))
+            found.setdefault("y", []).append(y)
+        kept[side] = {name: torch.cat(parts) for name, parts in found.items()}
+    torch.save(kept, folder / "features.pt")
+    return {"samples": {side: len(parts["y"]) for side, parts in kept.items()}}
 
 
-def cell(transfer: str, cut: Cut, method: str, config: FrozenLayers) -> list[Trial]:
-    """One trial a seed."""
+def scaled(source: Tensor, target: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """(x - m) size / r for both, m (F,) the source's mean and r its root mean squared distance from it, so that one
+    rate suits all stages, whose outputs differ tenfold in size. source (N, F), target (M, F)."""
+    centre = source.mean(0)
+    factor = size / spread_of(source)
+    return (source - centre) * factor, (target - centre) * factor
+
+
+def spread_of(x: Tensor) -> float:
+    """The root mean squared distance of (N, F) from their mean."""
+    return float((x - x.mean(0)).pow(2).sum(1).mean().sqrt())
+
+
+def probe(
+    folder: Path,
+    *,
+    place: dict[str, Any],
+    features: str,
+    stage: str,
+    transfer: str,
+    how: dict[str, Any],
+    trade_off: float,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A trial: bottleneck and logits right on one stage's averaged output, the later stages left out.
+
+    features: the trial of `stage_features`. Outputs are scaled like those of the whole trunk: see `scaled`.
+    """
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    from dan.models.backbone import Backbone
+    from dan.models.dan import DAN
+    from dan.training.trainer import fit
+
+    kept = torch.load(folder.parent / features / "features.pt", weights_only=True)
+    source, target = (kept[side] for side in transfer.split("2"))
+    size = spread_of(source[EVERYTHING])
+    x_source, x_target = scaled(source[stage], target[stage], size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = Backbone({"stage": nn.Identity()}, out_features=x_source.shape[1])
+        model = DAN(backbone, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
+    start_new_layers(model, seed)
+    evaluations = fit(
+        model,
+        TensorDataset(x_source, source["y"]),
+        TensorDataset(x_target, target["y"]),
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        tests={"target": TensorDataset(x_target, target["y"])},
+        config=load_train_config(how, steps),
+    )
+    return {"evaluations": evaluations, **provenance_of(Place(**place))}
+
+
+def trial_of(transfer: str, cut: Cut, method: str, seed: int, config: FrozenLayers) -> Trial:
+    """The trial of one cell and seed."""
     name = f"{cut.network}-{slug(method)}"
     if not cut.left_out:
-        place = place_of(config, cut.stage)
-        return [training(name, "adapt", transfer, method, config, seed, place=place) for seed in config.seeds]
-    whole = features_trial(config).name
-    more = {"features": whole, "stage": cut.stage}
-    made = [training(name, "probe", transfer, method, config, seed, **more) for seed in config.seeds]
-    return [Trial(trial.name, trial.function, trial.arguments, (whole,)) for trial in made]
+        return training(name, adapt, transfer, method, config, seed, place=place_of(config, cut.stage))
+    whole = Trial("stages", stage_features, {"place": place_of(config), "sides": sides_of(config)})
+    made = training(name, probe, transfer, method, config, seed, features=whole.name, stage=cut.stage)
+    return replace(made, after=(whole,))
 
 
-def parts_of(config: FrozenLayers) -> list[list[Trial]]:
-    """The trials seed by seed, each part with what it starts from: if time runs out, what is done is whole."""
-    once = [features_trial(config), *(preparing(config, stage) for stage in FROZEN if stage != NOTHING)]
-    parts = []
-    for seed in range(len(config.seeds)):
-        cells = [
-            cell(transfer, cut, method, config)[seed]
-            for cut in cuts_of(config)
-            for transfer in config.transfers
-            for method in config.methods
-        ]
-        needed = {name for trial in cells for name in trial.after}
-        parts.append([*(trial for trial in once if trial.name in needed), *cells])
-    return parts
-
-
-def run_frozen(config: FrozenLayers) -> int:
-    """Train what is missing and make the report; exit code 1 if a trial failed."""
-    config, chosen_by = resolved(reduced(config))
-    check(config)
-    check_names("methods", config.methods, list(METHODS))
-    check_names("frozen", config.frozen, FROZEN)
-    check_names("cut", config.cut, STAGES)
-    if not config.methods or not (config.frozen or config.cut):
-        raise UserError("nothing is left to train: --methods, and --frozen or --cut, need at least one")
-    cells = [
-        (about_cell(transfer, cut, method, config, chosen_by), cell(transfer, cut, method, config))
-        for transfer in config.transfers
-        for cut in cuts_of(config)
-        for method in config.methods
-    ]
-    return run_cells(config, cells, report, parts_of(config))
-
-
-def about_cell(transfer: str, cut: Cut, method: str, config: FrozenLayers, chosen_by: str) -> Record:
-    """What every record of a cell says."""
-    only = {"frozen": () if cut.left_out else cut.stage, "cut": cut.stage if cut.left_out else ()}
-    about = record_of(config, transfer, method, chosen_by, methods=method, **only)
-    about |= {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out}
-    return about | {"frozen_stages": cut.depth}
+def cells(config: FrozenLayers) -> list[Cell]:
+    """One cell a transfer, treatment of the backbone, and method."""
+    made = []
+    for transfer, cut, method in product(config.transfers, cuts_of(config), config.methods):
+        stages = {"frozen": (), "cut": cut.stage} if cut.left_out else {"frozen": cut.stage, "cut": ()}
+        trials = [trial_of(transfer, cut, method, seed, config) for seed in config.seeds]
+        told = {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out, "frozen_stages": cut.depth}
+        told |= {"trade_off": trials[0].arguments["trade_off"]}
+        made.append(
+            Cell(
+                about=about(transfer, method) | told,
+                only={"transfers": transfer, "methods": method, **stages},
+                trials=trials,
+            )
+        )
+    return made
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -246,9 +301,8 @@ def figure_of(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def report(folder: Path) -> Path:
-    """Make the table, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     caption = (
         "Accuracy on all target images against frozen stages, 10-class: mean and one dot a seed. Full: the rest of the "
         "trunk fine-tuned; dashed: left out, the new layers right on the last frozen stage's averaged output."
@@ -259,9 +313,7 @@ def report(folder: Path) -> Path:
     cut_short = f"Cut to what two CPU cores carry: {steps} steps a run (dan_table2 has 300)"
     if missing:
         cut_short += f"; not fine-tuned from: {', '.join(missing)}"
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Office-10 + Caltech-10: how many stages to freeze",
         findings=findings(records),
         tables=[("Accuracy on all target images, 10-class", accuracy_table(records))],
@@ -279,10 +331,9 @@ def report(folder: Path) -> Path:
     )
 
 
-COMMAND = Command(FrozenLayers, run_frozen, "10-class: accuracy against frozen stages, the rest fine-tuned or left out")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.frozen_layers import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "General to specific.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=FrozenLayers,
+    summary="10-class: accuracy against the number of frozen stages",
+    cells=cells,
+    report=report_of,
+)

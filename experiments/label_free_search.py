@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dan.errors import UserError
-from experiments.records import Record, read
-from experiments.running import Settings, run_part
-from experiments.trials import Trial
+from experiments.framework.options import Options
+from experiments.framework.records import Record, read
+from experiments.framework.runner import run_part
+from experiments.framework.trials import Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ def search(
 
 
 def records_of(
-    config: Settings,
+    config: Options,
     trials: Mapping[tuple[Searched, Point, str], Trial],
     *,
     prepared: Sequence[Trial] = (),
@@ -83,7 +84,7 @@ def records_of(
         result = outcome.results[trial.name]
         record: Record = {"experiment": config.NAME, "phase": "search", "task": task, "network": network, "method": row}
         record |= {"labels": 0, "seed": SEARCH_SEED, "selection": "", "trade_off": trade_off, "lr": rate}
-        record |= {**about, "command": command, **result}
+        record |= {**about, "command": command, "command_of_all": command, **result}
         records.append(record | {"judged_by": result["score" if trade_off else "source_loss"]})
     return records
 

@@ -5,38 +5,21 @@ L = CE(source) + lambda * sum over the bottleneck and the class probabilities of
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/lambda_sensitivity.py puts this folder on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
-from experiments.records import Record, read
-from experiments.reporting.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
-from experiments.running import reduced
-from experiments.ten_class import (
-    TenClass,
-    check,
-    measured,
-    record_of,
-    resolved,
-    run_cells,
-    shared_captions,
-    title_of,
-    training,
-)
-from experiments.trials import Trial
+from experiments.framework.experiment import Cell, Experiment, grid
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import Table, legend_above, mean_of, tidy, told
+from experiments.office_caltech10 import TenClass, about, adapt, measured, shared_captions, title_of, training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "lambda_sensitivity"
 TRADE_OFFS = (0.1, 0.4, 0.7, 1.0, 1.4, 1.7, 2.0)  # the paper's
 
 
@@ -44,13 +27,16 @@ TRADE_OFFS = (0.1, 0.4, 0.7, 1.0, 1.4, 1.7, 2.0)  # the paper's
 class LambdaSensitivity(TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "lambda_sensitivity"
     QUICK: ClassVar[dict[str, Any]] = {**TenClass.QUICK, "trade_offs": (0.0, 1.0, 2.0)}
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     trade_offs: tuple[float, ...] = (0.0, *TRADE_OFFS)
     """values of lambda; 0 is source-only"""
+
+    def check(self) -> None:
+        super().check()
+        if not self.trade_offs or len(set(self.trade_offs)) < len(self.trade_offs) or min(self.trade_offs) < 0:
+            raise UserError(f"--trade-offs needs one or more different numbers of 0 or more, not {self.trade_offs}")
 
 
 def method_of(trade_off: float) -> str:
@@ -58,27 +44,14 @@ def method_of(trade_off: float) -> str:
     return f"{DAN}, lambda {trade_off:g}" if trade_off else SOURCE_ONLY
 
 
-def cell(transfer: str, trade_off: float, config: LambdaSensitivity) -> list[Trial]:
-    """One trial a seed. All lambdas, 0 too, differ in the trade-off alone."""
-    name = f"lambda{trade_off:g}"
-    return [training(name, "adapt", transfer, DAN, config, seed, trade_off=trade_off) for seed in config.seeds]
-
-
-def run_lambdas(config: LambdaSensitivity) -> int:
-    """Train what is missing and make the report; exit code 1 if a trial failed."""
-    config, chosen_by = resolved(reduced(config))
-    check(config)
-    if not config.trade_offs or len(set(config.trade_offs)) < len(config.trade_offs) or min(config.trade_offs) < 0:
-        raise UserError(f"--trade-offs needs one or more different numbers of 0 or more, not {list(config.trade_offs)}")
-    cells = [
-        (
-            record_of(config, transfer, method_of(value), chosen_by, trade_offs=f"{value:g}"),
-            cell(transfer, value, config),
-        )
-        for transfer in config.transfers
-        for value in config.trade_offs
-    ]
-    return run_cells(config, cells, report)
+def cells(config: LambdaSensitivity) -> list[Cell]:
+    """All lambdas, 0 too, differ in the trade-off alone."""
+    made = []
+    for only, (transfer, value) in grid(config, "transfers", "trade_offs"):
+        more = {"trade_off": value}
+        trials = [training(f"lambda{value:g}", adapt, transfer, DAN, config, seed, **more) for seed in config.seeds]
+        made.append(Cell(about=about(transfer, method_of(value), **more), only=only, trials=trials))
+    return made
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -152,16 +125,13 @@ def figure_of(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def report(folder: Path) -> Path:
-    """Make the table, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     caption = (
         "Accuracy on all target images against lambda, 10-class: mean and one dot a seed; grey: source-only, mean and "
         "range over seeds."
     )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Office-10 + Caltech-10: how much the trade-off lambda matters",
         findings=findings(records),
         tables=[("Accuracy on all target images, 10-class", accuracy_table(records))],
@@ -176,10 +146,9 @@ def report(folder: Path) -> Path:
     )
 
 
-COMMAND = Command(LambdaSensitivity, run_lambdas, "Figure 3b, 10-class: accuracy against lambda, C->W and A->W")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.lambda_sensitivity import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "DAN's Figure 3b.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=LambdaSensitivity,
+    summary="Figure 3b, 10-class: accuracy against lambda",
+    cells=cells,
+    report=report_of,
+)

@@ -8,42 +8,38 @@ on a fixed sample of both domains, beside what relabelling that sample gives: th
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/mmd_during_training.py puts this folder on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY
-from experiments.jobs.dan_table2 import SET
-from experiments.records import Record, aggregate, read
-from experiments.reporting.tables import Drawn, Table, legend_above, tidy, told, write_report
-from experiments.running import check_names, reduced
-from experiments.ten_class import (
+from experiments.framework.experiment import Cell, Experiment, grid
+from experiments.framework.measurements import aggregate
+from experiments.framework.options import check_names
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import Table, legend_above, tidy, told
+from experiments.framework.trials import slug
+from experiments.jobs.dan_table2 import SET, Place, load_train_config
+from experiments.office_caltech10 import (
     NETWORK,
     TenClass,
-    check,
+    about,
     how_of,
     measured,
     metric_rows,
-    record_of,
-    resolved,
-    run_cells,
+    provenance_of,
     shared_captions,
     title_of,
     training,
 )
-from experiments.trials import Trial, slug
+from experiments.transfers import weights_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME = "mmd_during_training"
 METHODS = {SOURCE_ONLY: "#888888", DAN: "#222222"}
 LAYERS = {"hidden1": "bottleneck", "output": "class probabilities"}
 # What a curve is called in records: under the bandwidth of each look, and under that of the first one.
@@ -54,11 +50,9 @@ CURRENT, FROZEN = "mmd2_current", "mmd2"
 class MmdDuringTraining(TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "mmd_during_training"
     QUICK: ClassVar[dict[str, Any]] = {**TenClass.QUICK, "every": 5}
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     methods: tuple[str, ...] = tuple(METHODS)
     """these rows only"""
     every: int = 10
@@ -66,26 +60,59 @@ class MmdDuringTraining(TenClass):
     trade_off: float | None = None
     """lambda of DAN (default: what the search chose)"""
 
+    def check(self) -> None:
+        super().check()
+        check_names("methods", self.methods, list(METHODS), some=True)
+        if not 1 <= self.every <= self.steps:
+            raise UserError(f"--every must be from 1 to the {self.steps} steps, not {self.every}")
 
-def cell(transfer: str, method: str, config: MmdDuringTraining) -> list[Trial]:
-    """One trial a seed."""
-    how = how_of(method, config) | {"evaluate_every": config.every}
-    return [training(slug(method), "watched", transfer, method, config, seed, how=how) for seed in config.seeds]
+
+def watched(
+    folder: Path, *, place: dict[str, Any], transfer: str, how: dict[str, Any], trade_off: float, steps: int, seed: int
+) -> dict[str, Any]:
+    """A trial: train, and look at MMD^2 of the aligned layers every how["evaluate_every"] steps.
+
+    `fit` records MMD^2 under the bandwidth of the first look; what it draws for TensorBoard besides, under that of each
+    look, is read back from there and put beside it.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from dan.training.trainer import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = where.network(task, seed)
+    evaluations = fit(
+        model,
+        task.source,
+        task.target,
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        tests=task.splits,
+        config=load_train_config(how, steps),
+        run=folder,
+        metadata={"task": task.name, "weights": weights_label(where.weights)},
+        cache=where.backbones,
+    )
+    by_step = {evaluation["step"]: dict(evaluation) for evaluation in evaluations}
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    for name in events.Tags()["scalars"]:
+        if name.startswith(("mmd2_current", "p_value_current", "gamma_ratio")):
+            for event in events.Scalars(name):
+                by_step[event.step][name] = event.value
+    return {"evaluations": list(by_step.values()), **provenance_of(where)}
 
 
-def run_watched(config: MmdDuringTraining) -> int:
-    """Train what is missing and make the report; exit code 1 if a trial failed."""
-    config, chosen_by = resolved(reduced(config))
-    check(config)
-    check_names("methods", config.methods, list(METHODS), some=True)
-    if not 1 <= config.every <= config.steps:
-        raise UserError(f"--every must be from 1 to the {config.steps} steps, not {config.every}")
-    cells = [
-        (record_of(config, transfer, method, chosen_by, methods=method), cell(transfer, method, config))
-        for transfer in config.transfers
-        for method in config.methods
-    ]
-    return run_cells(config, cells, report)
+def cells(config: MmdDuringTraining) -> list[Cell]:
+    """One trial a seed, which looks at MMD^2 every few steps."""
+    made = []
+    for only, (transfer, method) in grid(config, "transfers", "methods"):
+        how = how_of(method, config) | {"evaluate_every": config.every}
+        trials = [training(slug(method), watched, transfer, method, config, seed, how=how) for seed in config.seeds]
+        trade_off = trials[0].arguments["trade_off"]
+        made.append(Cell(about=about(transfer, method, trade_off=trade_off), only=only, trials=trials))
+    return made
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -169,9 +196,8 @@ def figure_of(records: Sequence[Record], name: str) -> Figure:
     return figure
 
 
-def report(folder: Path) -> Path:
-    """Make the table, the figures and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     dotted = "Mean and range over seeds; dotted: 97.5 % quantile of the same under relabellings."
     shown = [
         Drawn(
@@ -187,9 +213,7 @@ def report(folder: Path) -> Path:
     ]
     names = {f"{FROZEN}/{layer}": f"mmd2_{layer}" for layer in LAYERS}
     names |= {f"{CURRENT}/{layer}": f"mmd2_current_{layer}" for layer in LAYERS}
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Office-10 + Caltech-10: MMD^2 during training",
         findings=findings(records),
         tables=[("After the last step, 10-class", last_table(records))],
@@ -208,10 +232,9 @@ def report(folder: Path) -> Path:
     )
 
 
-COMMAND = Command(MmdDuringTraining, run_watched, "10-class: MMD^2 of each layer against steps, source-only and DAN")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.mmd_during_training import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "MMD^2 against steps.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=MmdDuringTraining,
+    summary="10-class: MMD^2 of each layer against steps",
+    cells=cells,
+    report=report_of,
+)

@@ -151,7 +151,7 @@ class Planar:
 
 def draw(config: Planar) -> None:
     """Write the picture."""
-    from experiments.reporting import plots
+    from experiments.framework.reporting import plots
 
     if config.out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out must end in .png, .pdf or .svg, not {config.out}")

@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # python experiments/release.py puts this folder 
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.records import read, write_text
+from experiments.framework.records import read, write_text
 
 MARK = "<!-- released -->"  # twice in the README of the checkpoints: their list stands between
 LIMIT = 3_000_000  # bytes of model.pt that may go into the repository

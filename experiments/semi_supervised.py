@@ -6,40 +6,36 @@ L = CE(source) + CE(labelled target, if any) + lambda * alignment
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-if __package__ in (None, ""):  # python experiments/semi_supervised.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
-from experiments.jobs.dan_table2 import SET
-from experiments.records import Record, Row, aggregate, read
-from experiments.reporting.tables import Drawn, Table, legend_above, mean_of, tidy, told, write_report
-from experiments.running import check_names, reduced
-from experiments.ten_class import (
+from experiments.framework.experiment import Cell, Experiment, grid
+from experiments.framework.measurements import Row, aggregate
+from experiments.framework.options import check_names
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import Table, legend_above, mean_of, tidy, told
+from experiments.framework.trials import slug
+from experiments.jobs.dan_table2 import SET, Place, load_train_config
+from experiments.office_caltech10 import (
     NETWORK,
     TenClass,
-    check,
+    about,
     measured,
-    record_of,
-    resolved,
-    run_cells,
+    provenance_of,
     shared_captions,
     training,
 )
 from experiments.transfers import paper_table, provenance
-from experiments.trials import Trial, slug
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-NAME = "semi_supervised"
 PAPER = "dan2015_table3_office31_classic"
 COLUMNS = ("a2w", "d2w", "w2d")  # in the paper's order
 CLASSES = 10
@@ -69,10 +65,9 @@ METHODS = {
 class SemiSupervised(TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "semi_supervised"
+    KNOWN: ClassVar[tuple[str, ...]] = COLUMNS
 
-    out: Path = Path(f"runs/{NAME}")
-    """folder of the trials, records and report"""
     transfers: tuple[str, ...] = COLUMNS
     """these columns only"""
     methods: tuple[str, ...] = tuple(METHODS)
@@ -82,40 +77,101 @@ class SemiSupervised(TenClass):
     trade_off: float | None = None
     """lambda of DDC and of DAN (default: what the search chose for DAN)"""
 
-
-def cell(transfer: str, method: str, config: SemiSupervised) -> list[Trial]:
-    """One trial a seed, which also draws the source's part and the labelled target images."""
-    row, labelled = METHODS[method]
-    draws = {"source_per_class": SOURCE_PER_CLASS[transfer[0]], "labels_per_class": config.labels_per_class}
-    more = {**draws, "labelled": labelled}
-    return [training(slug(method), "few_labels", transfer, row, config, seed, **more) for seed in config.seeds]
+    def check(self) -> None:
+        super().check()
+        check_names("methods", self.methods, list(METHODS), some=True)
+        if not 1 <= self.labels_per_class <= 7:
+            raise UserError(f"--labels-per-class must be from 1 to 7 (dslr has 8 mugs), not {self.labels_per_class}")
 
 
-def run_semi_supervised(config: SemiSupervised) -> int:
-    """Train what is missing and make the report; exit code 1 if a trial failed."""
-    config, chosen_by = resolved(reduced(config))
-    check(config, known_transfers=COLUMNS)
-    check_names("methods", config.methods, list(METHODS), some=True)
-    if not 1 <= config.labels_per_class <= 7:
-        raise UserError(f"--labels-per-class must be from 1 to 7 (dslr has 8 mugs), not {config.labels_per_class}")
-    cells = [
-        (about_cell(transfer, method, config, chosen_by), cell(transfer, method, config))
-        for transfer in config.transfers
-        for method in config.methods
-    ]
-    return run_cells(config, cells, report)
+def drawn(labels: Tensor, per_class: int, seed: int) -> Tensor:
+    """`per_class` positions of each class, in rising order: labels (N,) -> (classes * per_class,).
+
+    A function of its arguments alone. Raises UserError where a class has fewer samples.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().flatten()
+        if len(rows) < per_class:
+            raise UserError(f"{per_class} samples of each class were asked for: class {label} has {len(rows)}")
+        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
+    return torch.cat(chosen).sort().values
 
 
-def about_cell(transfer: str, method: str, config: SemiSupervised, chosen_by: str) -> Record:
-    """What every record of a cell says, the paper's number beside it where it has one."""
-    about = record_of(config, transfer, method, chosen_by, methods=method)
-    about |= {"labels": CLASSES * config.labels_per_class * METHODS[method].labelled}
+def few_labels(
+    _folder: Path,
+    *,
+    place: dict[str, Any],
+    transfer: str,
+    how: dict[str, Any],
+    trade_off: float,
+    steps: int,
+    seed: int,
+    source_per_class: int,
+    labels_per_class: int,
+    labelled: bool,
+) -> dict[str, Any]:
+    """A trial: train on a part of the source and, if `labelled`, on the labels of a few target images a class.
+
+    Both are drawn by the seed. Scored on all target images and on those that are not drawn ("unqueried"), which are the
+    same for all trials of a seed, whether they use the labels or not.
+    """
+    import torch
+    from torch.utils.data import Subset
+
+    from dan.data.batches import derived_seed
+    from dan.evaluation.metrics import predict
+    from dan.training.trainer import fit
+
+    where = Place(**place)
+    task = where.task(transfer)
+    model = where.network(task, seed)
+    of_source = drawn(task.source.targets, source_per_class, derived_seed(seed, 10))
+    of_target = drawn(task.target.targets, labels_per_class, derived_seed(seed, 11))
+    (evaluation,) = fit(
+        model,
+        Subset(task.source, of_source.tolist()),
+        task.target,
+        labelled_target=Subset(task.target, of_target.tolist()) if labelled else None,
+        trade_off=trade_off,
+        steps=steps,
+        seed=seed,
+        config=load_train_config(how, steps),
+        cache=where.backbones,
+    )
+    output, y = predict(model, where.outputs(task.target, model), start=model.cached_stages)
+    right = (output.logits.argmax(1) == y).double()
+    rest = torch.ones(len(y), dtype=torch.bool)
+    rest[of_target] = False
+    evaluation |= {"accuracy/target": float(right.mean()), "accuracy/unqueried": float(right[rest].mean())}
+    evaluation |= {"source_samples": len(of_source), "unqueried_samples": int(rest.sum())}
+    return {"evaluations": [evaluation], **provenance_of(where)}
+
+
+def cells(config: SemiSupervised) -> list[Cell]:
+    """A seed also draws the source's part and the labelled target images."""
+    made = []
+    for only, (transfer, method) in grid(config, "transfers", "methods"):
+        row, labelled = METHODS[method]
+        more = {"source_per_class": SOURCE_PER_CLASS[transfer[0]], "labels_per_class": config.labels_per_class}
+        more |= {"labelled": labelled}
+        trials = [training(slug(method), few_labels, transfer, row, config, seed, **more) for seed in config.seeds]
+        told = {"labels": CLASSES * config.labels_per_class * labelled, **paper_of(method, transfer)}
+        told |= {"trade_off": trials[0].arguments["trade_off"]}
+        made.append(Cell(about=about(transfer, method) | told, only=only, trials=trials))
+    return made
+
+
+def paper_of(method: str, transfer: str) -> Record:
+    """What a record says of the paper's number, where there is one."""
     paper = paper_table(PAPER)
     number = paper.values.get(method, {}).get(column_of(transfer))
     if number is None:
-        return about
-    told_of_paper = f"{provenance(paper, method)}; AlexNet and 31 classes there, 10-class here"
-    return about | {"paper": number, "provenance": told_of_paper}
+        return {"paper": None, "provenance": ""}
+    return {"paper": number, "provenance": f"{provenance(paper, method)}; AlexNet and 31 classes there, 10-class here"}
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -221,9 +277,8 @@ def figure_of(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def report(folder: Path) -> Path:
-    """Make the tables, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     per_class = sorted({record["labels"] // CLASSES for record in records} - {0})
     few = " or ".join(map(str, per_class)) or "a few"
     caption = (
@@ -231,9 +286,7 @@ def report(folder: Path) -> Path:
         "Hollow: unsupervised; full: semi-supervised."
     )
     paper = paper_table(PAPER)
-    return write_report(
-        folder,
-        with_means(records),
+    return Report(
         title="Office-10 + Caltech-10: a few labelled target samples",
         findings=findings(records),
         tables=[
@@ -255,10 +308,9 @@ def report(folder: Path) -> Path:
     )
 
 
-COMMAND = Command(SemiSupervised, run_semi_supervised, "Table 3's layout, 10-class: a few target labels a class")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.semi_supervised import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "DAN's Table 3.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=SemiSupervised,
+    summary="Table 3's layout, 10-class: a few target labels a class",
+    cells=cells,
+    report=report_of,
+)

@@ -22,7 +22,7 @@ else:
 
 from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
-from experiments.records import Record
+from experiments.framework.records import Record
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset

@@ -10,14 +10,10 @@ Shapes: N distributions.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-if __package__ in (None, ""):  # python experiments/uncertainty_maps.py puts this folder on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -30,13 +26,15 @@ from active.strategies.uncertainty import (
     margin_of_confidence,
     ratio_of_confidence,
 )
-from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.records import Record, Row, read, to_lines, write_text
-from experiments.reporting.tables import Drawn, write_report
+from experiments.framework.experiment import Cell, Experiment, Results
+from experiments.framework.measurements import Row
+from experiments.framework.options import Options
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.trials import Trial
 from experiments.transfers import machine
 
-NAME = "uncertainty_maps"
 SCORES = {
     "least_confidence": ("least confidence", least_confidence),
     "margin": ("margin of confidence", margin_of_confidence),
@@ -60,17 +58,22 @@ CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=
 
 
 @dataclass(frozen=True)
-class UncertaintyMaps:
+class UncertaintyMaps(Options):
     """Draws formulas: no data, no training, no randomness."""
 
-    out: Path = Path("runs/uncertainty_maps")
-    """folder of the records, the report and figures/maps.png"""
+    NAME: ClassVar[str] = "uncertainty_maps"
+    QUICK: ClassVar[dict[str, Any]] = {"resolution": 12}
+
     resolution: int = 120
     """distributions along a side of the triangle"""
     temperatures: tuple[float, ...] = (1.0, 3.0)
     """one row of maps for each: what the scores say of the same logits at that temperature"""
-    quiet: bool = False
-    """print nothing"""
+
+    def check(self) -> None:
+        if self.resolution < 3:
+            raise UserError(f"--resolution must be at least 3, not {self.resolution}")
+        if not self.temperatures or not all(0 < value < math.inf for value in self.temperatures):
+            raise UserError("--temperatures must be positive, and at least one: 1 is the scores as they are")
 
 
 def distributions(resolution: int) -> Tensor:
@@ -113,23 +116,29 @@ def maps(resolution: int, temperatures: Sequence[float]) -> Figure:
     return figure
 
 
-def records_of(config: UncertaintyMaps) -> list[Record]:
-    """A record a score, temperature and distribution of POINTS."""
-    given = [f"--resolution {config.resolution}"] * (config.resolution != UncertaintyMaps.resolution)
-    if config.temperatures != UncertaintyMaps.temperatures:
-        given.append("--temperatures " + " ".join(f"{value:g}" for value in config.temperatures))
-    command = " ".join([f"python -m experiments run {NAME}", *given])
-    shared: Record = {"experiment": NAME, "task": "three labels", "network": "", "seed": 0, "labels": 0}
-    shared |= {"selection": "", "paper": None, "provenance": "", "command": command, "command_of_all": command}
-    shared |= {"resolution": config.resolution, **machine()}
-    records = []
-    for temperature in config.temperatures:
+def score_points(_folder: Path, *, temperatures: list[float]) -> dict[str, Any]:
+    """A trial: every score of POINTS at each temperature."""
+    found = []
+    for temperature in temperatures:
         probs = at_temperature(torch.tensor(list(POINTS.values()), dtype=torch.float64), temperature)  # (P, 3)
         for name, (_, score) in SCORES.items():
             for point, value in zip(POINTS, score(probs).tolist(), strict=True):
-                about = {"method": name, "temperature": temperature, "at": point, "probs": POINTS[point]}
-                records.append(shared | about | {"score": value})
-    return records
+                about = {"method": name, "temperature": temperature, "at": point, "probs": list(POINTS[point])}
+                found.append(about | {"score": value})
+    return {"scores": found, "measured_on": machine()}
+
+
+def cells(config: UncertaintyMaps) -> list[Cell]:
+    """All of it is one cell."""
+    trial = Trial("scores", score_points, {"temperatures": list(config.temperatures)})
+    about = {"task": "three labels", "network": "", "labels": 0, "resolution": config.resolution}
+    return [Cell(about=about, only={}, trials=[trial])]
+
+
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """A record a score, temperature and distribution of POINTS: formulas, and no model that was selected."""
+    result = results[trial.name]
+    return [{**cell.about, "seed": 0, "selection": "", **result["measured_on"], **each} for each in result["scores"]]
 
 
 def discordant(first: Tensor, second: Tensor) -> float:
@@ -154,9 +163,8 @@ def findings(temperatures: Sequence[float]) -> list[str]:
     return said
 
 
-def report(folder: Path) -> Path:
-    """Make the map, the tables and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     temperatures = list(dict.fromkeys(record["temperature"] for record in records))
     found = {(r["method"], r["temperature"], r["at"]): r["score"] for r in records}
     lines = [
@@ -165,9 +173,7 @@ def report(folder: Path) -> Path:
         for name in SCORES
     ]
     headers = ["score", *(f"{name} ({', '.join(f'{p:.3g}' for p in probs)})" for name, probs in POINTS.items())]
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Four uncertainty scores over three labels",
         findings=findings(temperatures),
         tables=[("The scores of some distributions", (headers, lines))],
@@ -196,23 +202,10 @@ def row_of(record: Record) -> Row:
     )
 
 
-def start(config: UncertaintyMaps) -> None:
-    """Write the records and the report.
-
-    Raises UserError for fewer than 3 distributions a side, and for a temperature that is not above 0.
-    """
-    if config.resolution < 3:
-        raise UserError(f"a map needs a resolution of at least 3, not {config.resolution}")
-    if not config.temperatures or not all(0 < value < math.inf for value in config.temperatures):
-        raise UserError("temperatures must be positive, and at least one: 1 is the scores as they are")
-    write_text(config.out / "records.jsonl", to_lines(records_of(config)))
-    page = report(config.out)
-    if not config.quiet:
-        print(f"report: {page}")
-
-
-COMMAND = Command(UncertaintyMaps, start, "Heat maps of the four uncertainty scores over three labels.")
-
-
-if __name__ == "__main__":
-    sys.exit(run(f"experiments/{NAME}.py", "Uncertainty maps.", {NAME: COMMAND}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=UncertaintyMaps,
+    summary="heat maps of the four uncertainty scores over three labels",
+    cells=cells,
+    report=report_of,
+    records=records_of,
+)

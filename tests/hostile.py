@@ -27,7 +27,7 @@ import torch
 from active.annotation.label_log import LabelLog
 from active.annotation.request_log import RequestLog
 from active.annotation.tasks import read_answers
-from active.loop import budget_count
+from active.budgets import budget_count
 from active.round_files import path_of, read_round
 from dan.data.candidates import read_candidates
 from dan.data.cifar10 import cifar10

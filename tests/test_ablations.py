@@ -13,13 +13,14 @@ import torch
 from test_hybrid import query
 
 from active.strategies import get_strategy
-from experiments import arena_ablations, report
+from experiments import arena_ablations
 from experiments.__main__ import main
 from experiments.ablations import PREFIX, REFERENCES, STRATEGIES
 from experiments.arena_ablations import VARIANTS
 from experiments.arena_field import GROUPS, chosen_on, half_of
+from experiments.framework import publish
+from experiments.framework.records import read
 from experiments.pages.ablations import across, areas, choices, compared, findings, table_of
-from experiments.records import read
 
 DEVELOPMENT = GROUPS["development"]
 
@@ -135,10 +136,10 @@ def test_the_command_on_a_few_images_and_its_report_under_another_name(
 
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results:ablations_tiny -->\n<!-- /results:ablations_tiny -->\n")
-    monkeypatch.setattr(report, "publish", partial(report.publish, home=tmp_path, readme=readme))
+    monkeypatch.setattr(publish, "publish", partial(publish.publish, home=tmp_path, readme=readme))
     again = ["report", "ablations", "--out", str(tmp_path / "out")]
     assert main([*again, "--publish", "--publish-name", "ablations_tiny"]) == 0
-    assert (tmp_path / "results" / "ablations_tiny" / "records.jsonl").is_file() and "| ones |" in readme.read_text()
+    assert (tmp_path / "results" / "ablations_tiny" / "records.jsonl.xz").is_file() and "| ones |" in readme.read_text()
     capsys.readouterr()
     for flags in (["--publish-name", "x"], ["--publish", "--publish-name", "../x"]):
         assert main([*again, *flags]) == 2

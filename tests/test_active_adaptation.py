@@ -11,14 +11,16 @@ import pytest
 import tyro
 
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from dan.cli.command_line import run
 from dan.models.model_file import save_model
-from experiments import active_adaptation, running
+from experiments import active_adaptation
 from experiments.active_adaptation import ActiveAdaptation, counts_of, told
+from experiments.framework import options as running
+from experiments.framework.records import to_lines, write_text
 from experiments.jobs.active_adaptation import NO_LABELS, ask_at, begin, ends_of
 from experiments.jobs.arena import Place, load_train_config, network, sides_of
 from experiments.pages.active_adaptation import findings, one_training, over, values_of
-from experiments.records import to_lines, write_text
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
@@ -57,11 +59,8 @@ def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
     theirs = run_rounds(
         sides.transfer,
         "margin",
+        RoundsConfig(budget="3%", query_epochs=(1, 2), epochs=4, trade_off=1.0),
         start=start,
-        budget="3%",
-        query_epochs=(1, 2),
-        epochs=4,
-        trade_off=1.0,
         seed=2,
         run=tmp_path / "run",
         config=load_train_config(TASK, HOW, 100),

@@ -10,6 +10,7 @@ import torch
 from active.__main__ import COMMANDS
 from active.cli.run import defaults
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from dan import DAN, fit
 from dan.cli.command_line import run
 from dan.data.tasks import load_pair
@@ -138,9 +139,11 @@ def test_rounds_on_a_cached_backbone_are_the_rounds_without(tmp_path: Path) -> N
     start = start_of(tmp_path / "start", ("conv1", "conv2"))
 
     def rounds(folder: str, **options: Any) -> list[dict[str, Any]]:
-        plan: dict[str, Any] = {"budget": 4, "num_rounds": 2, "steps_per_round": 5, "trade_off": 1.0, "seed": 0}
-        task = load_pair("rendered2digits")
-        return list(run_rounds(task, "margin", start=start, run=tmp_path / folder, **plan, **options))
+        plan, task = (
+            RoundsConfig(budget=4, num_rounds=2, steps_per_round=5, trade_off=1.0),
+            load_pair("rendered2digits"),
+        )
+        return list(run_rounds(task, "margin", plan, start=start, seed=0, run=tmp_path / folder, **options))
 
     plain, kept = rounds("plain"), rounds("kept", cache=tmp_path / "backbones")
     assert [r["queried"] for r in kept] == [r["queried"] for r in plain]
@@ -163,11 +166,8 @@ def test_a_start_brings_its_network_and_a_backbone_that_trains_has_no_cache(
             run_rounds(
                 load_pair("rendered2digits"),
                 "margin",
+                RoundsConfig(budget=1, num_rounds=1, steps_per_round=1, trade_off=0.0),
                 start=start,
-                budget=1,
-                num_rounds=1,
-                steps_per_round=1,
-                trade_off=0.0,
                 seed=0,
                 run=tmp_path / "run",
                 config=recipe,

@@ -16,16 +16,17 @@ import tyro
 from active.strategies.aift import CODES
 from dan.cli.command_line import run
 from dan.data.colon import ARCHIVE
-from experiments import aift, running
+from experiments import aift
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
+from experiments.framework import options as running
+from experiments.framework.options import command_of
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.reporting.comparison_report import caption_of_tests
+from experiments.framework.trials import _work
 from experiments.jobs.aift import Place, Sizes, made, network, roc_auc
 from experiments.pages import aift as aift_page
 from experiments.pages.aift import area, best_of_random, curves_of, findings, labels_to, mean_curve, share, swing
-from experiments.records import read, to_lines, write_text
-from experiments.reporting.comparison_report import caption_of_tests
-from experiments.running import command_of
 from experiments.transfers import paper_table
-from experiments.trials import _work
 
 # --- measures ---------------------------------------------------------------------------------------------------------
 

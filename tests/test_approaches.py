@@ -18,7 +18,7 @@ from dan.data.tasks import SOURCE_COUNT
 from dan.models.model_file import load_model
 from dan.run_dir import read_records
 from dan.source_free import read_kept
-from experiments import approaches, running
+from experiments import approaches
 from experiments.approaches import (
     APPROACHES,
     COUNTS,
@@ -32,9 +32,11 @@ from experiments.approaches import (
     Approaches,
     kept_row,
 )
-from experiments.records import read, to_lines, write_text
-from experiments.reporting.tables import machines, markdown, mean_of, signed, told
-from experiments.trials import _work
+from experiments.framework import options as running
+from experiments.framework.experiment import parts_of
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.reporting.tables import machines, markdown, mean_of, signed, told
+from experiments.framework.trials import _work, with_prerequisites
 
 
 def record(method: str, seed: int, value: float, **more: Any) -> dict[str, Any]:
@@ -79,16 +81,18 @@ def test_every_row_is_a_command_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_starts_from_a_run_waits_for_it_in_its_own_part() -> None:
-    parts = approaches.parts_of(Approaches())
+    parts = [with_prerequisites(part) for part in parts_of(approaches.cells(Approaches()), (0, 1, 2))]
     assert [len(part) for part in parts] == [len(APPROACHES)] * 3
     for seed, part in enumerate(parts):
         names = {trial.name for trial in part}
         assert len(names) == len(part) and {trial.arguments["seed"] for trial in part} == {seed}
         for trial in part:
             after = (f"source_only-seed{seed}",) if APPROACHES[_row(trial.name)].starts else ()
-            assert trial.after == after and set(after) <= names
+            assert tuple(before.name for before in trial.after) == after and set(after) <= names
     # A row alone brings the run that it starts from, and DAN alone brings nothing.
-    alone = [approaches.parts_of(Approaches(methods=(row,), seeds=(4,)))[0] for row in (FROZEN, DAN)]
+    alone = [
+        with_prerequisites(approaches.cells(Approaches(methods=(row,), seeds=(4,)))[0].trials) for row in (FROZEN, DAN)
+    ]
     assert [[trial.name for trial in part] for part in alone] == [
         ["source_only-seed4", "frozen_trunk-seed4"],
         ["dan-seed4"],
@@ -106,7 +110,7 @@ def test_the_command_of_a_cell_reads_back_as_that_cell(row: str) -> None:
     assert words[:5] == ["python", "-m", "experiments", "run", "approaches"]
     assert tyro.cli(Approaches, args=words[5:]) == replace(config, methods=(row,))
     quick = running.reduced(Approaches(quick=True, steps=9))
-    assert (quick.seeds, quick.steps, quick.out) == ((0,), 9, Path("runs/approaches_quick"))
+    assert (quick.seeds, quick.steps, quick.folder) == ((0,), 9, Path("runs/approaches_quick"))
     assert running.command_of(quick) == "python -m experiments run approaches --quick --steps 9"
 
 
@@ -123,7 +127,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["approaches", *flags, "--out", str(tmp_path / "run")]
-    assert run("experiments", "", {"approaches": approaches.COMMAND}, words) == 2
+    assert run("experiments", "", {"approaches": approaches.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -146,7 +150,7 @@ def fabricated(frozen: float, kept: float) -> list[dict[str, Any]]:
 
 def test_the_report_has_rows_in_order_and_the_options_of_each(tmp_path: Path) -> None:
     write_text(tmp_path / "records.jsonl", to_lines(fabricated(0.70, 0.68)[::-1]))
-    assert approaches.report(tmp_path) == tmp_path / "report.html"
+    assert approaches.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     headers, lines = approaches.accuracy_table(read(tmp_path / "records.jsonl"))
     table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
     assert list(table) == [row for row in APPROACHES if row in table]
@@ -195,12 +199,13 @@ def test_half_a_run_says_only_what_it_has() -> None:
 def test_a_tiny_run_is_the_command_and_is_not_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, rows = tmp_path / "run", (FROZEN, kept_row("conv2", 50), "1 label a class")
     flags = ["--seeds", "3", "--steps", "2", "--out", str(out), "--quiet", "--methods", *rows]
-    for trial in approaches.parts_of(tyro.cli(Approaches, args=flags))[0]:  # as a worker would, without its start
+    planned = approaches.cells(tyro.cli(Approaches, args=flags))
+    for trial in with_prerequisites([trial for cell in planned for trial in cell.trials]):  # as a worker would
         finished, result = _work(trial, out)
         assert finished, result
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
     assert len(before) == 4
-    assert run("experiments", "", {"approaches": approaches.COMMAND}, ["approaches", *flags]) == 0
+    assert run("experiments", "", {"approaches": approaches.EXPERIMENT.command}, ["approaches", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "| frozen trunk |" in capsys.readouterr().out
 

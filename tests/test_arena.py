@@ -16,16 +16,21 @@ import tyro
 from torch.utils.data import TensorDataset
 
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from active.strategies import STRATEGIES as KNOWN
 from dan.cli.command_line import run
 from dan.data.tasks import load_pair
 from dan.data.views import Views
 from dan.evaluation.metrics import view_probabilities
 from dan.models.model_file import load_model
-from experiments import arena, arena_field, running
+from experiments import arena, arena_field
 from experiments.arena import BUDGET, EVERY, Arena, labels_to
 from experiments.arena_field import GROUPS, HALVES, STRATEGIES, half_of, target_of
 from experiments.asked_pictures import asked_pictures
+from experiments.framework import options as running
+from experiments.framework.measurements import alc
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
 from experiments.jobs import arena as arena_trials
 from experiments.jobs.arena import (
     VIEW_SEED,
@@ -42,8 +47,6 @@ from experiments.jobs.arena import (
 from experiments.pages.arena import findings, table_of
 from experiments.pages.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
 from experiments.pages.arena_verdict import standing, verdict
-from experiments.records import alc, read, to_lines, write_text
-from experiments.trials import _work
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
@@ -322,15 +325,15 @@ def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], 
     folder, shared = begun
     mine = ask(folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], steps_per_round=4)
     sides = sides_of(Place(**shared["place"]), TASK, 3)
-    settings = {"trade_off": 1.0, "seed": 3, "steps_per_round": 4, "budget": ("3%", "3%", "6%")}
     theirs = run_rounds(
         sides.transfer,
         strategy,
+        RoundsConfig(budget=("3%", "3%", "6%"), steps_per_round=4, trade_off=1.0),
         start=folder / "start",
+        seed=3,
         run=tmp_path / "run",
         config=load_train_config(TASK, HOW, 4),
         cache=True,
-        **settings,  # type: ignore[arg-type]
     )
     names = ("round", "labelled", "queried", "accuracy/target", "accuracy/unqueried", "accuracy/target_test")
     told = [{name: record[name] for name in names} for record in theirs]

@@ -54,6 +54,17 @@ def test_three_lines_give_the_exact_interval_of_the_whole_pool():
     assert str(found) == text
 
 
+def test_the_deviation_is_the_spread_of_the_estimate():
+    probs, targets = network()
+    pool = labelled_pool(targets)
+    generator = torch.Generator().manual_seed(0)
+    draws = [draw_audits(pool.unlabelled_ids, 100, generator) for _ in range(60)]
+    found = [assess(pool, probs, audits, pool.oracle(audits).tolist()) for audits in draws]
+    spread = np.std([each.accuracy for each in found])
+    assert np.mean([each.deviation for each in found]) == pytest.approx(spread, rel=0.25)
+    assert assess(pool, probs, draws[0], [None] * 100).deviation == pytest.approx(0.5 * 270 / 300 * (270 / 269) ** 0.5)
+
+
 def test_all_samples_as_audits_leave_nothing_open():
     probs, targets = network(count=40)
     pool = labelled_pool(targets, labelled=5)

@@ -18,7 +18,7 @@ from dan.errors import UserError
 from experiments.benchmarks import crossovers, dan_step, floor, measure, mmd, mmd_report
 from experiments.benchmarks.methods import METHODS, Method, Unavailable
 from experiments.benchmarks.scout import Task, scout, send_out, too_much
-from experiments.records import Record, read, to_lines
+from experiments.framework.records import Record, read, to_lines
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from active import Query
-from active.learners.candidates import candidate_query_fields, candidate_rounds
+from active.learners.candidates import CandidateLearner, candidate_query_fields, candidate_rounds
 from active.strategies import get_strategy
 from dan import MultiKernel, median_bandwidth, mmd2
 from dan.data.batches import fetch
@@ -281,9 +281,15 @@ def small_network(seed: int = 0) -> DAN:
 SMALL = TrainConfig(batch_size=16, checkpoint_every=2)
 
 
+def begun(training: str, strategy: str, folder: Path | None = None, candidates: Candidates | None = None, **how):
+    made = {"start": small_network(), "steps_per_round": 4, "seed": 1, "config": SMALL, "run": folder} | how
+    budget, num_rounds = made.pop("budget", 4), made.pop("num_rounds", 3)
+    learner = CandidateLearner(candidates or blobs(), training, **made)
+    return candidate_rounds(learner, strategy, budget=budget, num_rounds=num_rounds)
+
+
 def run(training: str, strategy: str, folder: Path | None = None, **how):
-    made = {"start": small_network(), "budget": 4, "num_rounds": 3, "steps_per_round": 4, "seed": 1, "config": SMALL}
-    return list(candidate_rounds(blobs(), strategy, training, run=folder, **(made | how)))
+    return list(begun(training, strategy, folder, **how))
 
 
 def test_a_candidate_is_predicted_by_the_mean_over_its_patches() -> None:
@@ -342,8 +348,7 @@ def test_what_each_training_learns_is_in_its_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_is_cut_off_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     whole = run("ACFT(HQ)", "aift:E+M+R", tmp_path / "whole")
-    made = {"start": small_network(), "budget": 4, "num_rounds": 3, "steps_per_round": 4, "seed": 1, "config": SMALL}
-    partly = candidate_rounds(blobs(), "aift:E+M+R", "ACFT(HQ)", run=tmp_path / "cut", **made)
+    partly = begun("ACFT(HQ)", "aift:E+M+R", tmp_path / "cut")
     for _ in range(3):
         next(partly)
     partly.close()
@@ -392,8 +397,8 @@ def test_the_pool_of_patches_may_be_the_outputs_of_a_frozen_backbone() -> None:
     assert held.data(torch.tensor([1])).after_stages == 1
     direct, through = (candidate_query_fields(model, each)["probs"] for each in (candidates, held))
     torch.testing.assert_close(direct, through, atol=1e-6, rtol=0)
-    how = {"start": model, "budget": 4, "num_rounds": 1, "steps_per_round": 3, "seed": 0, "config": SMALL}
-    ends = [list(candidate_rounds(each, "random", "RFT", **how))[-1] for each in (candidates, held)]
+    how = {"start": model, "num_rounds": 1, "steps_per_round": 3, "seed": 0}
+    ends = [run("RFT", "random", candidates=each, **how)[-1] for each in (candidates, held)]
     assert ends[0]["accuracy/target"] == ends[1]["accuracy/target"]
 
 
@@ -416,6 +421,5 @@ def test_mistakes_are_told_before_anything_is_trained(training: str, strategy: s
 def test_candidates_without_labels_cannot_be_simulated() -> None:
     candidates = blobs()
     candidates.targets[3] = -1
-    made = {"start": small_network(), "budget": 1, "num_rounds": 1, "steps_per_round": 1, "seed": 0}
     with pytest.raises(UserError, match="have no label"):
-        next(candidate_rounds(candidates, "random", "RFT", **made))
+        next(begun("RFT", "random", candidates=candidates))

@@ -14,15 +14,16 @@ import tyro
 from active.round_files import read_rounds
 from dan.cli.command_line import run
 from dan.run_dir import read_records
-from experiments import clue_digits, running
+from experiments import clue_digits
 from experiments.__main__ import EXPERIMENTS
-from experiments.clue_digits import STRATEGIES, TASKS, ClueDigits
+from experiments.clue_digits import STRATEGIES, TASKS, ClueDigits, at_last, captions, curve, findings, table_of
+from experiments.framework import options as running
+from experiments.framework.experiment import parts_of
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.reporting.against_random import gains
+from experiments.framework.reporting.plots import COLOURS
+from experiments.framework.trials import _work, with_prerequisites
 from experiments.jobs.clue_digits import BATCH, load_train_config
-from experiments.pages.clue_digits import at_last, captions, curve, findings, table_of
-from experiments.records import read, to_lines, write_text
-from experiments.reporting.against_random import gains
-from experiments.reporting.plots import COLOURS
-from experiments.trials import _work
 
 
 def record(strategy: str, seed: int, labels: int, value: float, task: str = "mnist2usps") -> dict[str, Any]:
@@ -46,12 +47,12 @@ def fabricated(others: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def test_every_strategy_of_a_seed_starts_from_the_same_source_model() -> None:
-    parts = clue_digits.parts_of(ClueDigits())
-    assert len(parts) == 3 * len(TASKS) and [len(part) for part in parts] == [1 + len(STRATEGIES)] * 6
+    parts = [with_prerequisites(part) for part in parts_of(clue_digits.cells(ClueDigits()), (0, 1, 2))]
+    assert [len(part) for part in parts] == [len(TASKS) * (1 + len(STRATEGIES))] * 3
     names = [trial.name for part in parts for trial in part]
     assert len(set(names)) == len(names) == 60
-    for first, *asked in parts:
-        assert {trial.after for trial in asked} == {(first.name,)} and first.after == ()
+    for first, *asked in (part[i : i + 10] for part in parts for i in (0, 10)):
+        assert all(trial.after == (first,) for trial in asked) and first.after == ()
         assert {trial.arguments["start"] for trial in asked} == {first.name}
         assert {trial.arguments["seed"] for trial in asked} == {first.arguments["seed"]}
         assert [trial.arguments["strategy"] for trial in asked] == list(STRATEGIES)
@@ -93,7 +94,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["clue_digits", *flags, "--out", str(tmp_path / "run")]
-    assert run("experiments", "", {"clue_digits": clue_digits.COMMAND}, words) == 2
+    assert run("experiments", "", {"clue_digits": clue_digits.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -145,7 +146,7 @@ def test_nine_curves_are_told_apart(tmp_path: Path) -> None:
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
     records = fabricated({"clue": 0.05})
     write_text(tmp_path / "records.jsonl", to_lines(records[::-1]))
-    assert clue_digits.report(tmp_path) == tmp_path / "report.html"
+    assert clue_digits.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text.startswith("- MNIST->USPS, 30 labels: random has 61.0") and "`all`" in text
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
@@ -166,12 +167,13 @@ def test_a_tiny_run_and_a_share_of_epochs(tmp_path: Path, data_folder: Path) -> 
     flags = ["--tasks", "usps2mnist", "--strategies", "margin", "--seeds", "3", "--steps", "2", "--samples", "200"]
     flags += ["--rounds", "1", "--epochs", "1", "--budget", "2%", "--method", "mme", "--trade-off", "0.1"]
     flags += ["--data", str(data_folder), "--out", str(out), "--image-cache", str(tmp_path / "images"), "--quiet"]
-    for trial in clue_digits.parts_of(tyro.cli(ClueDigits, args=flags))[0]:  # as a worker would
+    planned = clue_digits.cells(tyro.cli(ClueDigits, args=flags))
+    for trial in with_prerequisites([trial for cell in planned for trial in cell.trials]):  # as a worker would
         finished, result = _work(trial, out)
         assert finished, result
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
     assert len(before) == 2
-    assert run("experiments", "", {"clue_digits": clue_digits.COMMAND}, ["clue_digits", *flags]) == 0
+    assert run("experiments", "", {"clue_digits": clue_digits.EXPERIMENT.command}, ["clue_digits", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     records = read(out / "records.jsonl")

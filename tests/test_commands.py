@@ -4,12 +4,14 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from dan.cli.train import low_information_warning, preset
+from dan.cli.train_options import recipe_summary
 from dan.run_dir import read_records
 from dan.training.config import RECIPES
 
@@ -130,3 +132,28 @@ def test_a_network_that_learned_nothing_is_told_of() -> None:
     assert low_information_warning({}, 10, 0.01) == ""
     told = low_information_warning({"label_free/information": -1e-9, "accuracy/target": 0.9}, 10, 0.01)
     assert "information 0.00 of 2.30" in told and "lower --lr than 0.01" in told and "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "recipe small: lr 0.01, trade-off 3, 1000 steps"),
+        (["--weights", "DEFAULT"], "recipe pretrained: lr 0.0003, trade-off 1, 500 steps"),
+        (["--recipe", "dan-resnet"], "recipe dan-resnet: lr 0.0003, trade-off 1, 10000 steps"),
+    ],
+)
+def test_the_recipe_in_a_line(words: list[str], line: str) -> None:
+    assert recipe_summary(preset(words)) == line
+
+
+def test_what_overrides_the_recipe_is_in_its_line() -> None:
+    config = replace(preset([]), lr=0.1, steps=7, feature_map=False, align=("hidden1", "output"))
+    overridden = "--lr 0.1 --align hidden1 output --no-feature-map --steps 7"
+    assert recipe_summary(config) == f"recipe small with {overridden}: lr 0.1, trade-off 3, 7 steps"
+
+
+def test_the_run_prints_its_recipe_and_a_command_that_a_shell_reads_back(tmp_path: Path) -> None:
+    done = call("dan", "train", "--steps", "2", "--device", "cpu", "--run", "my run", "--no-feature-map", cwd=tmp_path)
+    first, *_, last = done.stdout.splitlines()
+    assert first == "recipe small with --no-feature-map --steps 2: lr 0.01, trade-off 3, 2 steps"
+    assert last == "run: my run  (tensorboard --logdir 'my run')"

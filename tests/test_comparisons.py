@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.records import measurements, to_lines, write_text
-from experiments.reporting import comparison_report, plots, report_html
-from experiments.reporting.comparison_report import (
+from experiments.framework.measurements import measurements
+from experiments.framework.records import to_lines, write_text
+from experiments.framework.report import Drawn, Report, write_report
+from experiments.framework.reporting import comparison_report, plots, report_html
+from experiments.framework.reporting.comparison_report import (
     FILES,
     caption_of_ranks,
     caption_of_tests,
@@ -21,9 +23,9 @@ from experiments.reporting.comparison_report import (
     missing,
     write_comparisons,
 )
-from experiments.reporting.comparisons import Cell, Family, compare, compare_all, families_of
-from experiments.reporting.paired_tests import holm, signed_rank_p
-from experiments.reporting.tables import Drawn, origins, write_report
+from experiments.framework.reporting.comparisons import Cell, Family, compare, compare_all, families_of
+from experiments.framework.reporting.paired_tests import holm, signed_rank_p
+from experiments.framework.reporting.tables import origins
 
 
 def record(method: str, task: str, seed: int, accuracy: float, labels: int = 0, **more: Any) -> dict[str, Any]:
@@ -310,12 +312,14 @@ def test_one_call_makes_every_file(tmp_path: Path) -> None:
     made = write_report(
         tmp_path,
         records,
-        title="Made",
-        findings=["One finding."],
-        tables=[("Accuracy, 50 %", (["method", "a_b"], [["k_center", "50.0 ± 1.0"]]))],
-        figures=[Drawn("empty.png", Figure(figsize=(1, 1)), "Nothing.")],
-        captions=["How it was measured."],
-        compared=compare_all(records, families),
+        Report(
+            title="Made",
+            findings=["One finding."],
+            tables=[("Accuracy, 50 %", (["method", "a_b"], [["k_center", "50.0 ± 1.0"]]))],
+            figures=[Drawn("empty.png", Figure(figsize=(1, 1)), "Nothing.")],
+            captions=["How it was measured."],
+            compared=compare_all(records, families),
+        ),
     )
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert names == {
@@ -336,6 +340,6 @@ def test_one_call_makes_every_file(tmp_path: Path) -> None:
     more = [records[0] | {"paper": 1.0, "provenance": f"Table 9, row {row}; read"} for row in "YZ"]
     assert origins(more).endswith("Published numbers: Table 9, rows Y, Z; read.")
     # Nothing to compare: no such files, and no word of them.
-    write_report(tmp_path, grid({"a": 0.4}, 7), title="", findings=[], tables=[], figures=[], captions=[])
+    write_report(tmp_path, grid({"a": 0.4}, 7), Report(title="", findings=[], tables=[]))
     assert not any((tmp_path / file).exists() for file in FILES)
     assert "tests.md" not in (tmp_path / "table.md").read_text(encoding="utf-8")

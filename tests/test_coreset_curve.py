@@ -17,13 +17,24 @@ from active.pool import Query
 from active.round_files import read_rounds
 from dan.cli.command_line import run
 from experiments import coreset_curve
-from experiments.coreset_curve import STRATEGIES, CoresetCurve, parts_of, trial_of
+from experiments.coreset_curve import (
+    STRATEGIES,
+    CoresetCurve,
+    captions,
+    cells,
+    columns_of,
+    curve,
+    findings,
+    table_of,
+    trial_of,
+)
+from experiments.framework.experiment import parts_of
+from experiments.framework.options import command_of, reduced
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
 from experiments.jobs import cifar10 as cifar10_trials
-from experiments.jobs.cifar10 import HE_2016, NETWORKS, command, network, rate_factor, settled
+from experiments.jobs.cifar10 import HE_2016, NETWORKS, network, rate_factor
 from experiments.jobs.cifar10_resnet import Block, resnet20
-from experiments.pages.coreset_curve import captions, columns_of, curve, findings, table_of
-from experiments.records import read, to_lines, write_text
-from experiments.trials import _work
 
 
 def record(strategy: str, seed: int, labels: int, value: float, name: str = "narrow_cnn") -> dict[str, Any]:
@@ -94,7 +105,7 @@ def test_the_recipe_is_that_of_the_paper() -> None:
 
 
 def test_every_strategy_of_a_seed_has_the_same_settings() -> None:
-    parts = parts_of(CoresetCurve(networks=("narrow_cnn", "resnet20")))
+    parts = parts_of(cells(CoresetCurve(networks=("narrow_cnn", "resnet20"))), (0, 1, 2))
     assert [len(part) for part in parts] == [len(STRATEGIES)] * 6
     for part in parts:
         assert [trial.arguments["strategy"] for trial in part] == list(STRATEGIES)
@@ -104,13 +115,13 @@ def test_every_strategy_of_a_seed_has_the_same_settings() -> None:
 
 
 def test_the_full_form_is_one_flag() -> None:
-    full = settled(CoresetCurve(full=True))
+    full = reduced(CoresetCurve(full=True))
     assert full.start + full.rounds * full.budget == 25_000 and full.networks == ("small_cnn", "resnet20")
     assert trial_of("resnet20", "badge", 0, full).arguments["how"]["epochs"] == 182
     assert trial_of("resnet20", "badge", 0, CoresetCurve()).arguments["how"]["epochs"] == 20
     assert trial_of("resnet20", "badge", 0, replace(full, epochs=3)).arguments["how"]["epochs"] == 3
-    assert command(full) == "python -m experiments run coreset_curve --full"
-    words = shlex.split(command(CoresetCurve(rounds=7), networks="resnet20", strategies="hybrid"))
+    assert command_of(full) == "python -m experiments run coreset_curve --full"
+    words = shlex.split(command_of(CoresetCurve(rounds=7), networks="resnet20", strategies="hybrid"))
     read_back = tyro.cli(CoresetCurve, args=words[5:])
     assert read_back == CoresetCurve(rounds=7, networks=("resnet20",), strategies=("hybrid",))
 
@@ -132,7 +143,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["coreset_curve", *flags, "--out", str(tmp_path / "run")]
-    assert run("experiments", "", {"coreset_curve": coreset_curve.COMMAND}, words) == 2
+    assert run("experiments", "", {"coreset_curve": coreset_curve.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -180,7 +191,7 @@ def test_published_rows_stand_where_the_labels_are_theirs() -> None:
 
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
     write_text(tmp_path / "records.jsonl", to_lines(fabricated({"badge": 0.05})[::-1]))
-    assert coreset_curve.report(tmp_path) == tmp_path / "report.html"
+    assert coreset_curve.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text.startswith("- a narrow small CNN, 2,500 labels: random has 61.0") and "`all`" in text
     assert {"narrow_cnn_test.png", "narrow_cnn_unqueried.png"} <= {p.name for p in (tmp_path / "figures").iterdir()}
@@ -204,7 +215,8 @@ def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, m
     flags = ["--strategies", "badge", "mmd_reduction", "--seeds", "3", "--epochs", "1", "--networks", "narrow_cnn"]
     flags += ["--start", "40", "--budget", "60", "--rounds", "2", "--pool", "200", "--test", "100"]
     flags += ["--data", str(made), "--out", str(out), "--image-cache", str(tmp_path / "images"), "--quiet"]
-    (part,) = parts_of(tyro.cli(CoresetCurve, args=flags))
+    config = tyro.cli(CoresetCurve, args=flags)
+    (part,) = parts_of(cells(config), config.seeds)
     for trial in part:
         if trial.arguments["strategy"] == "mmd_reduction":
             monkeypatch.setattr(cifar10_trials, "get_strategy", lambda name: watched)
@@ -217,7 +229,7 @@ def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, m
     monkeypatch.undo()
     write_made(tmp_path / "data", monkeypatch)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
-    assert run("experiments", "", {"coreset_curve": coreset_curve.COMMAND}, ["coreset_curve", *flags]) == 0
+    assert run("experiments", "", {"coreset_curve": coreset_curve.EXPERIMENT.command}, ["coreset_curve", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     records = read(out / "records.jsonl")
     assert [r["labels"] for r in records] == [40, 100, 160] * 2
@@ -230,7 +242,7 @@ def test_resnet20_trains_by_its_recipe(tmp_path: Path, monkeypatch: pytest.Monke
     made = write_made(tmp_path / "data", monkeypatch)
     config = CoresetCurve(data=made, image_cache=tmp_path / "images", networks=("resnet20",), strategies=("margin",))
     config = replace(config, seeds=(0,), pool=100, test=100, start=20, budget=20, rounds=1, epochs=2)
-    ((trial,),) = parts_of(config)
+    ((trial,),) = parts_of(cells(config), config.seeds)
     assert trial.arguments["how"]["schedule"] == "steps" and trial.arguments["how"]["crop"]
     finished, result = _work(trial, tmp_path / "run")
     assert finished, result

@@ -18,7 +18,7 @@ from dan.cli.command_line import run
 from dan.data.benchmarks import BENCHMARKS
 from dan.run_dir import read_records
 from dan.training.config import RECIPES
-from experiments import dan_table1, running
+from experiments import dan_table1
 from experiments.dan_table1 import (
     DAN,
     NETWORKS,
@@ -31,13 +31,14 @@ from experiments.dan_table1 import (
     rows_of,
     trial_of,
 )
+from experiments.framework import options as running
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
 from experiments.jobs.dan_table1 import Place, load_train_config
 from experiments.jobs.dan_table2 import start_new_layers
 from experiments.pages.dan_table1 import beside, captions, findings, with_means
 from experiments.pages.dan_table2 import accuracy_table
-from experiments.records import read, to_lines, write_text
 from experiments.transfers import paper_table
-from experiments.trials import _work
 
 COUNTS = {"a": 2, "d": 1, "w": 1}  # images a class of the made tree; the real counts are 2,817, 498 and 795 in all
 

@@ -25,6 +25,7 @@ from active.strategies.coreset import k_center_greedy
 from active.strategies.distributed import sharded_k_center, sharded_mmd_reduction
 from active.strategies.mmd_reduction import greedy_mmd_reduction
 from dan import DAN, fit
+from dan.data.batched import BatchedDataset
 from dan.distributed import SINGLE_PROCESS, DistContext, joined
 from dan.errors import UserError
 from dan.evaluation.metrics import evaluate, predict
@@ -392,19 +393,19 @@ def test_shares_are_all_of_it_once(size: int, total: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-class Deadly(TensorDataset):
+class Deadly(BatchedDataset, TensorDataset):
     """Its nth batch kills the process."""
 
     def __init__(self, data: TensorDataset, nth: int) -> None:
         super().__init__(*data.tensors)
         self.left = nth
 
-    def batch(self, rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         if generator is not None:
             self.left -= 1
             if not self.left:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return self.tensors[0][rows], self.tensors[1][rows]
+        return self.tensors[0][indices], self.tensors[1][indices]
 
 
 def mortal(run: Path, dies: int, after: int, dropout: float, world: DistContext) -> list[dict[str, Any]]:

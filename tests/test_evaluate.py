@@ -20,6 +20,7 @@ from dan.evaluation.calibration import expected_calibration_error, reliability
 from dan.evaluation.metrics import class_accuracies, confusion_matrix, evaluate, predict
 from dan.figures import confusion_figure, pixels
 from dan.mmd import a_distance
+from dan.models.model_file import load_model
 from dan.run_metadata import labels_of, load_run_config, run_metadata
 from dan.safe_csv import plain_text, write_csv
 from dan.training.config import TrainConfig
@@ -181,8 +182,6 @@ def measured(run: Path, **options: object) -> dict[str, dict]:
 
 
 def test_evaluate_measures_what_it_says(images: tuple[Path, DomainPair], capsys: pytest.CaptureFixture[str]) -> None:
-    from dan.models.model_file import load_model
-
     run, task = images
     metrics = measured(run)
     said = capsys.readouterr().out
@@ -209,8 +208,6 @@ def test_evaluate_measures_what_it_says(images: tuple[Path, DomainPair], capsys:
 
 
 def test_evaluate_measures_the_distance_of_the_aligned_layers(images: tuple[Path, DomainPair]) -> None:
-    from dan.models.model_file import load_model
-
     run, task = images
     layers = measured(run)["layers"]
     assert list(layers) == ["hidden1", "output"]
@@ -235,7 +232,16 @@ def test_evaluate_a_target_without_labels(tmp_path: Path, capsys: pytest.Capture
     metrics = measured(run, out=tmp_path / "elsewhere")
     assert metrics["splits"] == {} and list(metrics["layers"]) == ["hidden1"]
     said = capsys.readouterr().out
-    assert "target       has no labels" in said and str(tmp_path / "elsewhere") in said
+    assert str(tmp_path / "elsewhere") in said
+    probs = predict(load_model(run), task.target)[0].logits.double().softmax(1)
+    confidence, predicted = probs.max(1)
+    found = metrics["unlabelled"]["target"]
+    assert found["samples"] == len(probs) and found["mean_confidence"] == pytest.approx(float(confidence.mean()))
+    shares = {name: float((predicted == c).double().mean()) for c, name in enumerate(task.classes)}
+    assert found["predicted_shares"] == pytest.approx(shares)
+    assert f"target       has no labels: its accuracy needs labels  {float(confidence.mean()):.4f} mean" in said
+    assert all(f"{name} {100 * share:.1f} %" in said for name, share in shares.items())
+    assert "MMD^2" in said and "A-distance" in said and "% accuracy" not in said
     assert not (run / "evaluation").exists() and not list((tmp_path / "elsewhere").glob("*.png"))
     with open(tmp_path / "elsewhere" / "predictions-target.csv", newline="") as file:
         assert {row["true"] for row in csv.DictReader(file)} == {""}

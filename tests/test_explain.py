@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from active.__main__ import COMMANDS
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from active.replay import replay, replay_page
 from dan import DAN, fit
 from dan.cli.command_line import run as run_door
@@ -33,8 +34,8 @@ def active(*argv: str) -> int:
 def simulated(folder: Path, strategy: str, rounds: int = 2) -> Path:
     task = load_pair("folders", source=folder / "source", target=folder / "target", image_size=16)
     run = folder / strategy.replace("@", "-")
-    plan: dict = {"budget": 4, "num_rounds": rounds, "steps_per_round": 3, "trade_off": 1.0, "seed": 7}
-    list(run_rounds(task, strategy, start=folder / "begin", run=run, **plan))
+    plan = RoundsConfig(budget=4, num_rounds=rounds, steps_per_round=3, trade_off=1.0)
+    list(run_rounds(task, strategy, plan, start=folder / "begin", run=run, seed=7))
     return run
 
 
@@ -53,7 +54,7 @@ def test_rounds_pick_again_what_they_picked(strategy: str, base: Path) -> None:
     records = [record for record in read_records(run / "records.jsonl") if record["event"] == "round"]
     for number in (0, 1):
         shown = replay(run, number)
-        assert shown.again == shown.asked == records[number]["queried"] and shown.difference == ""
+        assert shown.replayed == shown.recorded == records[number]["queried"] and shown.difference == ""
         assert shown.learned == 4 * number and shown.network == (run / "round_01" if number else base / "begin")
 
 
@@ -66,7 +67,7 @@ def test_figures_are_the_networks_and_answers_the_oracles(base: Path) -> None:
     shown = replay(run, 1)
     first = [r["queried"] for r in read_records(run / "records.jsonl") if r["event"] == "round"][0]
     labelled = torch.cat([source, output.features[first]])
-    for pick, sample, answer in zip(shown.picks, shown.asked, shown.answers, strict=True):
+    for pick, sample, answer in zip(shown.picks, shown.recorded, shown.labels, strict=True):
         assert pick.id == sample and answer == int(labels[sample])
         assert pick.guess == int(probs[sample].argmax())
         assert pick.probability == pytest.approx(float(probs[sample].max()), abs=1e-6)
@@ -83,16 +84,17 @@ def test_the_door_prints_a_table_and_writes_a_page(base: Path, capsys: pytest.Ca
     heads = ["order", "sample", "guess", "probability", "margin", "entropy", "distance", "nearest", "answer"]
     assert lines[0].split() == heads
     shown = replay(run, 1)
-    for line, pick, answer in zip(lines[1:5], shown.picks, shown.answers, strict=True):
+    for line, pick, answer in zip(lines[1:5], shown.picks, shown.labels, strict=True):
         cells = line.split()
         assert cells[:3] == [str(pick.order), str(pick.id), CLASSES[pick.guess]]
         assert cells[3] == f"{pick.probability:.3f}"
         assert cells[-1] == ("*" if pick.guess != answer else CLASSES[answer])
-    assert lines[5:] == [f"wrote {page}", "replayed: the same 4 picks as recorded, in the same order"]
+    assert lines[5] == f"network: {shown.network}"
+    assert lines[6:] == [f"wrote {page}", "replayed: the same 4 picks as recorded, in the same order"]
     assert said.err == "" and "\x1b" not in said.out
     images = [attributes for tag, attributes in Page(page.read_text()).tags if tag == "img"]
     assert len(images) == 4 and all(str(image["src"]).startswith("data:image/png") for image in images)
-    assert f"sample {shown.asked[0]}: " in page.read_text()
+    assert f"sample {shown.recorded[0]}: " in page.read_text()
     assert active(*argv, "--quiet") == 0 and capsys.readouterr().out == ""
 
 
@@ -108,13 +110,13 @@ def changed(base: Path, place: Path, change: dict) -> Path:
 
 
 def test_a_difference_is_told(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = replay(base / "margin", 1).asked
+    asked = replay(base / "margin", 1).recorded
     run = changed(base, tmp_path, {"queried": [asked[1], asked[0], *asked[2:]]})
     page = tmp_path / "page.html"
     argv = ["explain", str(run), "1", "--start", str(base / "begin"), "--image-cache", str(tmp_path / "cache")]
     assert active(*argv, "--out", str(page)) == 1
     line = (
-        f"the replay differs from the record: pick 1 was sample {asked[1]}, and is {asked[0]} now (2 of 4 places, 0 "
+        f"the replay differs from the record: pick 1 was sample {asked[1]}, and is {asked[0]} now (2 of 4 picks, 0 "
         "other samples)"
     )
     assert capsys.readouterr().err == line + "\n" and line in page.read_text()
@@ -124,8 +126,8 @@ def test_a_difference_is_told(base: Path, tmp_path: Path, capsys: pytest.Capture
     shutil.copytree(base / "margin", run)
     shutil.copy(base / "begin" / "model.pt", run / "round_01" / "model.pt")
     shown = replay(run, 1, start=base / "begin")
-    assert (shown.difference == "") == (shown.again == asked)
-    assert shown.asked == asked
+    assert (shown.difference == "") == (shown.replayed == asked)
+    assert shown.recorded == asked
 
 
 def test_a_frozen_backbones_outputs_pick_the_same(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,20 +142,14 @@ def test_a_frozen_backbones_outputs_pick_the_same(base: Path, capsys: pytest.Cap
     fit(
         model, task.source, task.target, trade_off=1.0, steps=3, seed=0, config=recipe, run=base / "ice", metadata=about
     )
-    plan: dict = {
-        "budget": 4,
-        "num_rounds": 1,
-        "steps_per_round": 2,
-        "trade_off": 1.0,
-        "seed": 0,
-        "cache": base / "backbones",
-    }
-    list(run_rounds(task, "k_center", start=base / "ice", run=base / "frozen", **plan))
+    plan = RoundsConfig(budget=4, num_rounds=1, steps_per_round=2, trade_off=1.0)
+    where: dict = {"start": base / "ice", "run": base / "frozen", "cache": base / "backbones"}
+    list(run_rounds(task, "k_center", plan, seed=0, **where))
     argv = ["explain", str(base / "frozen"), "0", "--image-cache", str(base / "images"), "--quiet"]
     # Beside --image-cache, under the same names as the run's: they are the same outputs.
     assert active(*argv, "--device", "cpu") == 0
     kept = {path.name for path in (base / "backbones").glob("*.npy")}
-    assert kept and set(replay(base / "frozen", 0, cache_backbone=base / "backbones").again) <= set(range(24))
+    assert kept and set(replay(base / "frozen", 0, cache_backbone=base / "backbones").replayed) <= set(range(24))
     assert {path.name for path in (base / "backbones").glob("*.npy")} == kept
     elsewhere = base / "elsewhere" / "images"
     assert active(
@@ -211,8 +207,8 @@ def test_tensors_have_pictures_too(channels: int, normalisation: str, base: Path
     task = replace(shown.task, target=data, normalisation=normalisation)
     page = Page(replay_page(replace(shown, task=task)))
     pictures = [str(attributes["src"]) for tag, attributes in page.tags if tag == "img"]
-    for uri, sample in zip(pictures, shown.asked, strict=True):
+    for uri, sample in zip(pictures, shown.recorded, strict=True):
         found = np.asarray(opened(uri)).reshape(156, 156, channels)[::13, ::13]
         assert (found == pixels[sample]).all()
-    assert ("div", f"sample {shown.asked[0]}") in page.text
+    assert ("div", f"sample {shown.recorded[0]}") in page.text
     assert "<img" not in replay_page(replace(shown, task=replace(task, kind="vector")))

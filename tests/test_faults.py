@@ -294,10 +294,12 @@ def work(place, *, seed):
 SWEEP = """
 import sys
 from pathlib import Path
-from experiments.trials import Trial, run_trials
+from sweep_work import work
+
+from experiments.framework.trials import Trial, run_trials
 
 if __name__ == "__main__":
-    made = [Trial(f"t{i}", "sweep_work:work", {"seed": i}) for i in range(8)]
+    made = [Trial(f"t{i}", work, {"seed": i}) for i in range(8)]
     outcome = run_trials(made, folder=Path(sys.argv[1]), workers=2, quiet=True)
     assert outcome.results == {f"t{i}": {"seed": i, "square": i * i} for i in range(8)}, outcome
 """

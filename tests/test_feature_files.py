@@ -215,3 +215,105 @@ def test_wrong_names_and_kinds_are_one_clear_line(tmp_path: Path) -> None:
 def test_a_tensor_that_requires_a_gradient_is_read_without(tmp_path: Path) -> None:
     torch.save(torch.ones(2, 3, requires_grad=True), tmp_path / "a.pt")
     assert not read_features(tmp_path / "a.pt").x.requires_grad
+
+
+# Values that stand for none, labels that stand for none, and types that NumPy does not have
+
+
+LOW = [torch.bfloat16, *(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))]
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_low_precision_is_read_as_single(dtype: torch.dtype, tmp_path: Path) -> None:
+    from active.annotation.pool_files import row_hashes
+    from dan.data.tensor_datasets import Vectors
+
+    x = torch.from_numpy(X).to(dtype)
+    torch.save({"x": x, "y": torch.from_numpy(Y)}, tmp_path / "a.pt")
+    features = read_features(tmp_path / "a.pt")
+    assert features.x.dtype == torch.float32 and torch.equal(features.x, x.float())
+    assert len(set(row_hashes(features.x))) == 4
+    assert features.y is not None and len(Vectors(features.x, features.y, "abc").fingerprint) == 32
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1e20, r"1 of 4 samples hold values beyond 1e15 \(first: row 2, 1e\+20\): a fill value"),
+        (-9.96921e36, "values beyond 1e15"),
+        (float("nan"), r"NaN or infinite features \(first: row 2, nan\): missing"),
+        (float("-inf"), "NaN or infinite features"),
+    ],
+)
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_values_that_stand_for_missing_ones_are_refused_with_their_row(
+    value: float, words: str, domain: str, tmp_path: Path
+) -> None:
+    from dan.data.tasks import load_pair
+
+    for name in ("source", "target"):
+        x = X.copy()
+        if name == domain:
+            x[2, 1] = value
+        np.savez(tmp_path / f"{name}.npz", x=x, y=Y)
+    with pytest.raises(UserError, match=f"{domain}.npz: .*{words}") as error:
+        load_pair("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_large_values_that_are_features_are_taken(tmp_path: Path) -> None:
+    from dan.data.tasks import load_pair
+
+    for name in ("source", "target"):
+        np.savez(tmp_path / f"{name}.npz", x=1e14 * X, y=Y)
+    assert len(load_pair("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz").target) == 4
+
+
+@pytest.mark.parametrize(
+    ("of_source", "of_target", "targets", "warned"),
+    [
+        ([0, 1, 2, 2], [-1, -1, -1, -1], [-1, -1, -1, -1], False),
+        ([0, 1, 2, 2], [-1, 0, 1, -1], [-1, -1, -1, -1], True),
+        ([-1, 1, 1, -1], [1, -1, -1, 1], [1, 0, 0, 1], False),  # classes of their own
+    ],
+)
+def test_minus_one_is_unknown_where_it_is_no_class_of_the_source(
+    of_source: list[int],
+    of_target: list[int],
+    targets: list[int],
+    warned: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from dan.data.tasks import load_pair
+
+    for name, y in (("source", of_source), ("target", of_target)):
+        np.savez(tmp_path / f"{name}.npz", x=X, y=np.array(y))
+    task = load_pair("folders", source=tmp_path / "source.npz", target=tmp_path / "target.npz")
+    assert task.target.targets.tolist() == targets and task.target_labelled == (-1 not in targets)
+    assert task.source.targets.min() >= 0
+    error = capsys.readouterr().err
+    assert error == "" or (warned and "2 of 4 samples have the label -1, unknown" in error)
+    assert bool(error) == warned
+
+
+def test_fill_values_in_tensors_are_no_matter_of_the_rate() -> None:
+    from torch.utils.data import TensorDataset
+
+    from dan import DAN, fit
+    from dan.training.config import TrainConfig
+
+    x, y = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    bad = x.clone()
+    bad[::2, 1] = 1e20
+    with pytest.raises(UserError, match="at step 0, before anything was trained: look for fill values") as error:
+        fit(
+            DAN("features", 2, layers=(4,)),
+            TensorDataset(x, y),
+            TensorDataset(bad, y),
+            trade_off=1.0,
+            steps=2,
+            seed=0,
+            config=TrainConfig(batch_size=8),
+        )
+    assert "rate" not in str(error.value)

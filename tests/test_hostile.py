@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from active.annotation.tasks import Task, read_answers, write_tasks
 from active.gallery import Card, gallery
 from dan.safe_csv import FORMULA, as_written, plain_text, write_csv
-from experiments.reporting import report_html
+from experiments.framework.reporting import html as report_html
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
 

@@ -4,6 +4,7 @@ import os
 import random
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dan.data import decoding, image_cache
+from dan.data import decoded_listing, decoding, image_cache
 from dan.data.decoding import decode, square
 from dan.data.image_cache import kept_arrays, pixels_of
 from dan.data.manifests import Listing, read_tree
@@ -245,7 +246,7 @@ def test_the_cache_is_the_direct_decode_bit_for_bit_and_used_the_second_time(tmp
 def test_chunks_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     images = listing(tmp_path, 7)
     whole, digest = pixels_of(images, 8)
-    monkeypatch.setattr(image_cache, "_CHUNK", 3)
+    monkeypatch.setattr(decoded_listing, "CHUNK", 3)
     for cache in (None, tmp_path / "cache"):
         parts, digest_of_parts = pixels_of(images, 8, cache=cache)
         np.testing.assert_array_equal(parts, whole)
@@ -468,3 +469,111 @@ def test_groups_are_held_out_whole():
     assert not of_train & of_held and of_train | of_held == set(groups)
     assert 15 <= len(held) <= 30
     assert data.subset(held).groups == tuple(groups[i] for i in held)
+
+
+# What files hold beyond the pixels that are kept
+
+
+def deep(folder: Path, name: str, largest: int, kind: str = "I;16", **options: object) -> Path:
+    """An image of 16 bits a channel whose values go from 0 to `largest`."""
+    values = np.linspace(0, largest, 24 * 24).reshape(24, 24).astype(np.uint16)
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "RGB":
+        rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in values)
+        path.write_bytes(png_of(24, 24, 16, 2, rows))
+    else:
+        Image.fromarray(values).save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def png_of(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def whole(folder: Path, *names: str) -> Listing:
+    return Listing(place=folder, root=folder, names=names, targets=(0,) * len(names), classes=("a", "b"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "I;16"), ("a.tif", "I;16"), ("a.png", "RGB")])
+@pytest.mark.parametrize(("largest", "bits"), [(1023, 10), (4095, 12), (16383, 14)])
+def test_few_bits_in_sixteen_are_warned_of_with_and_without_a_cache(
+    name: str, kind: str, largest: int, bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep(tmp_path, name, largest, kind)
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        pixels_of(whole(tmp_path, name), 8, cache=cache)
+        error = capsys.readouterr().err
+        assert error.startswith("warning: ") and error.count("\n") == 1
+        assert f"1 of 1 images with 16 bits a channel use {bits} of these only" in error
+
+
+def test_sixteen_bits_that_are_used_are_not_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep(tmp_path, "a.png", 65535)
+    deep(tmp_path, "b.png", 40000, "RGB")
+    deep(tmp_path, "dark.png", 4000)  # one dark image among bright ones
+    Image.new("L", (9, 9), 3).save(tmp_path / "c.png")
+    pixels, _ = pixels_of(whole(tmp_path, "a.png", "b.png", "dark.png", "c.png"), 8)
+    assert capsys.readouterr().err == "" and pixels[0].max() > 240 and pixels[1].max() > 145
+
+
+def test_grey_that_counts_from_white_is_inverted_in_16_bits_as_in_8(tmp_path: Path) -> None:
+    bright = np.linspace(0, 65535, 24 * 24).reshape(24, 24).astype(np.uint16)
+    Image.fromarray(65535 - bright).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    Image.fromarray(bright).save(tmp_path / "b.tif")
+    pixels, _ = pixels_of(whole(tmp_path, "a.tif", "b.tif"), 24)
+    assert abs(pixels[0].astype(int) - pixels[1]).max() <= 1 and pixels[1].max() == 255
+
+
+def test_pages_beyond_the_first_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [Image.new("L", (9, 9), grey) for grey in (10, 200, 90)]
+    for name in ("stack.tif", "moving.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    Image.new("RGB", (9, 9)).save(tmp_path / "plain.png")
+    pixels, _ = pixels_of(whole(tmp_path, "stack.tif", "moving.gif", "plain.png"), 8)
+    assert "2 images have several pages or frames, of which the first counts" in capsys.readouterr().err
+    assert int(pixels[0].max()) == 10
+
+
+def test_a_phones_second_picture_in_a_jpeg_is_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [Image.new("RGB", (9, 9), (grey, 0, 0)) for grey in (200, 10)]
+    pages[0].save(tmp_path / "a.mpo", save_all=True, append_images=pages[1:])
+    (tmp_path / "a.mpo").rename(tmp_path / "a.jpg")
+    pixels, _ = pixels_of(whole(tmp_path, "a.jpg"), 8)
+    assert capsys.readouterr().err == "" and pixels[..., 0].min() > 190
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_phones_turn_their_pictures_by_a_number(orientation: int, tmp_path: Path) -> None:
+    """The same picture, stored in each of EXIF's eight ways, is the same array."""
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8, :, 0] = 255
+    upright[:, 8:, 1] = 255
+    stored = {  # what has to be done to it, undone
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    pixels, _ = pixels_of(whole(tmp_path, "a.png"), 16)
+    np.testing.assert_array_equal(pixels[0], upright)
+
+
+def test_scanners_colours_for_print_are_read(tmp_path: Path) -> None:
+    Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    pixels, _ = pixels_of(whole(tmp_path, "a.jpg", "a.tif"), 8)
+    assert (pixels[..., 0] > 240).all() and (pixels[..., 1:] < 15).all()
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_a_phones_format_under_another_name_says_what_to_do(brand: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(40))
+    with pytest.raises(UserError, match=f"it is {brand.decode().upper()}: save it as JPEG or PNG"):
+        pixels_of(whole(tmp_path, "a.jpg"), 8)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from test_evaluate import CLASSES, trained, trees
 
-from active.annotation.imports import Refused, finetune, import_labels
+from active.annotation.imports import ImportRefused, finetune, import_labels
 from active.annotation.label_log import LabelLog
 from active.annotation.requests import create_tasks
 from dan.data.tasks import load_pair
@@ -129,7 +129,7 @@ def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path:
     url = f"/api/projects/{project}/export?exportType=JSON&download_all_tasks=true"
     export.write_text(json.dumps(studio("GET", url)))
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ImportRefused) as refused:
         import_labels(run, export, annotator="me")
     two, empty = refused.value.problems
     assert "2 classes are chosen" in two and empty.startswith("export.json: 1 row not filled in (task ")
@@ -139,8 +139,8 @@ def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path:
     }
     assert all(label.when.startswith("20") for label in taken.labels)
     assert [note.split(" row ")[1].split(" (")[0] for note in taken.notes] == [
-        "skipped by whoever was asked",
-        "said before, and counted once",
+        "skipped by the annotator",
+        "given before, and counted once",
     ]
     assert finetune(run, steps=2).labels == 3
 

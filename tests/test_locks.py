@@ -19,7 +19,7 @@ from dan.__main__ import main
 from dan.errors import UserError
 from dan.locks import NAME, lock_dir
 from dan.run_dir import Run
-from experiments.trials import Trial, run_trials
+from experiments.framework.trials import Trial, run_trials
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -185,7 +185,7 @@ def test_doors_rounds_and_experiments_are_refused_before_they_begin(
                 )
             )
         with pytest.raises(UserError, match="in use by another"):
-            run_trials([Trial("a", "nowhere:nothing", {})], folder=tmp_path, quiet=True)
+            run_trials([Trial("a", print, {})], folder=tmp_path, quiet=True)
         assert sorted(path.name for path in tmp_path.iterdir()) == [NAME, "features"]
     finally:
         end(process)

@@ -21,11 +21,26 @@ from active.strategies import get_strategy
 from dan.cli.command_line import run
 from dan.data.cifar10 import Splits
 from experiments import margin_sweep
-from experiments.jobs.cifar10 import NETWORKS, Place, Training, command, network, settled, shifted, started, train
-from experiments.margin_sweep import FOREST, METHODS, SHARES, MarginSweep, cells_of, parts_of, strategy_of
-from experiments.pages.margin_sweep import findings, labels_to, needed, rows_of, sweep, table_of, trend
-from experiments.records import read, to_lines, write_text
-from experiments.trials import _work
+from experiments.framework.experiment import parts_of
+from experiments.framework.options import command_of, reduced
+from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.trials import _work
+from experiments.jobs.cifar10 import NETWORKS, Place, Training, network, shifted, started, train
+from experiments.labels_needed import labels_to
+from experiments.margin_sweep import (
+    FOREST,
+    METHODS,
+    SHARES,
+    MarginSweep,
+    cells,
+    findings,
+    needed,
+    rows_of,
+    strategy_of,
+    sweep,
+    table_of,
+    trend,
+)
 
 COUNTS = (1000, 2000, 3000)
 HOW = {"epochs": 10, "optimizer": "adam", "lr": 1e-3, "batch_size": 64}
@@ -147,32 +162,31 @@ def test_a_share_of_none_is_random_and_of_all_is_margin() -> None:
 
 
 def test_the_plan_has_every_arm_on_every_seed_and_the_forest_once() -> None:
-    cells = cells_of(MarginSweep())
-    assert len(cells) == 12 * 3 + 2 and len(set(cells)) == len(cells)
-    assert {seed for method, seed in cells if method.startswith(FOREST)} == {0}
-    parts = parts_of(MarginSweep())
+    forests = [cell for cell in cells(MarginSweep()) if cell.about["method"].startswith(FOREST)]
+    assert {trial.arguments["seed"] for cell in forests for trial in cell.trials} == {0}
+    parts = parts_of(cells(MarginSweep()), (0, 1, 2))
     assert [len(part) for part in parts] == [14, 12, 12]
     names = [trial.name for part in parts for trial in part]
     assert len(set(names)) == len(names)
     for part in parts:
         for trial in part:
             get_strategy(trial.arguments["strategy"])
-            assert ("how" in trial.arguments) == trial.function.endswith(":curve")
+            assert ("how" in trial.arguments) == (trial.function.__name__ == "curve")
     assert [strategy_of(method) for method in METHODS[-2:]] == ["random", "margin"]
 
 
 def test_the_full_form_is_one_flag_and_takes_in_every_image() -> None:
-    full = settled(MarginSweep(full=True))
+    full = reduced(MarginSweep(full=True))
     assert full.start + full.rounds * full.budget == 49_000 and (full.pool, full.test) == (0, 0)
-    assert full.network == "small_cnn" and full.out == Path("runs/margin_sweep_full")
-    assert len(cells_of(full)) * 49 - 2 * 49 == 12 * 3 * 49  # trainings
-    assert command(full) == "python -m experiments run margin_sweep --full"
-    assert command(full, methods="margin").endswith("--full --methods margin")
+    assert full.network == "small_cnn" and full.folder == Path("runs/margin_sweep_full")
+    assert sum(len(cell.trials) for cell in cells(full)) * 49 - 2 * 49 == 12 * 3 * 49  # trainings
+    assert command_of(full) == "python -m experiments run margin_sweep --full"
+    assert command_of(full, methods="margin").endswith("--full --methods margin")
     config = MarginSweep(epochs=3, target=60.0)
-    words = shlex.split(command(config, methods=f"{FOREST}margin"))
+    words = shlex.split(command_of(config, methods=f"{FOREST}margin"))
     assert tyro.cli(MarginSweep, args=words[5:]) == replace(config, methods=(f"{FOREST}margin",))
-    words = shlex.split(command(settled(MarginSweep(full=True, rounds=7)), methods="k_center"))
-    assert settled(tyro.cli(MarginSweep, args=words[5:])).rounds == 7
+    words = shlex.split(command_of(reduced(MarginSweep(full=True, rounds=7)), methods="k_center"))
+    assert reduced(tyro.cli(MarginSweep, args=words[5:])).rounds == 7
 
 
 @pytest.mark.parametrize(
@@ -194,7 +208,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["margin_sweep", *flags, "--out", str(tmp_path / "run")]
-    assert run("experiments", "", {"margin_sweep": margin_sweep.COMMAND}, words) == 2
+    assert run("experiments", "", {"margin_sweep": margin_sweep.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -253,7 +267,7 @@ def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
         del record["how"]
     records = fabricated() + forest
     write_text(tmp_path / "records.jsonl", to_lines(records[::-1]))
-    assert margin_sweep.report(tmp_path) == tmp_path / "report.html"
+    assert margin_sweep.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text.startswith("- 50 % test accuracy takes fewest labels by margin") and "`all`" in text
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -273,13 +287,14 @@ def test_a_tiny_run(tmp_path: Path, made: Path) -> None:
     flags = ["--methods", "random", "margin@0.5", "k_center", f"{FOREST}margin", "--seeds", "3", "--epochs", "1"]
     flags += ["--start", "40", "--budget", "80", "--rounds", "2", "--pool", "200", "--test", "100"]
     flags += ["--data", str(made), "--out", str(out), "--image-cache", str(tmp_path / "images"), "--quiet"]
-    (part,) = parts_of(tyro.cli(MarginSweep, args=flags))
+    config = tyro.cli(MarginSweep, args=flags)
+    (part,) = parts_of(cells(config), config.seeds)
     assert len(part) == 4
     for trial in part:
         finished, result = _work(trial, out)
         assert finished, result
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
-    assert run("experiments", "", {"margin_sweep": margin_sweep.COMMAND}, ["margin_sweep", *flags]) == 0
+    assert run("experiments", "", {"margin_sweep": margin_sweep.EXPERIMENT.command}, ["margin_sweep", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     records = read(out / "records.jsonl")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from experiments.reporting.mean_ranks import critical_difference, friedman, groups, ranks
+from experiments.framework.reporting.mean_ranks import critical_difference, friedman, groups, ranks
 
 # Ranks of 4 methods on 14 data sets: Demsar, JMLR 2006, table 6.
 DEMSAR = np.array(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from experiments.reporting.paired_tests import holm, signed_rank_p, t_interval
+from experiments.framework.reporting.paired_tests import holm, signed_rank_p, t_interval
 
 
 def by_all_signs(differences: list[float]) -> float:

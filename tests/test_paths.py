@@ -13,7 +13,7 @@ import pytest
 
 from dan.errors import UserError
 from experiments.__main__ import main
-from experiments.trials import Trial, run_trials
+from experiments.framework.trials import Trial, run_trials
 
 pytest.importorskip("distributed", reason='no Dask: pip install "active-dan[cluster]"')
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,18 +79,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_two_workers_share_the_trials_and_nothing_is_done_twice(cluster: Cluster, tmp_path: Path) -> None:
-    function = f"{__name__}:where"
-    trials = [
-        Trial("last", function, {}, ("left", "right")),
-        Trial("left", function, {"meet": "right"}),  # each waits for the other: they are done at the same time
-        Trial("right", function, {"meet": "left"}),
-        Trial("bad", function, {"fail": True}),
-        Trial("orphan", function, {}, ("bad",)),
-    ]
+    left = Trial("left", where, {"meet": "right"})  # each waits for the other: they are done at the same time
+    right, bad = Trial("right", where, {"meet": "left"}), Trial("bad", where, {"fail": True})
+    trials = [Trial("last", where, {}, (left, right)), left, right, bad, Trial("orphan", where, {}, (bad,))]
     folder = tmp_path / "run"
     outcome = run_trials(trials, folder=folder, cluster=cluster.address, quiet=True)
     results = outcome.results
-    assert list(results) == ["last", "left", "right"]
+    assert set(results) == {"last", "left", "right"}
     assert {results["left"]["pid"], results["right"]["pid"]} == {worker.pid for worker in cluster.workers}
     assert {result["threads"] for result in results.values()} == {1}
     assert results["last"]["folder"] == str(folder / "last")
@@ -106,7 +101,7 @@ def test_two_workers_share_the_trials_and_nothing_is_done_twice(cluster: Cluster
 
 
 def test_a_cluster_that_cannot_work_is_one_line(tmp_path: Path, cluster: Cluster) -> None:
-    trials = [Trial("one", f"{__name__}:where", {})]
+    trials = [Trial("one", where, {})]
     for address in ("localhost:8786", "dask://", "dask://localhost", "dask://:8786", "tcp://localhost:8786"):
         with pytest.raises(UserError, match="dask://HOST:PORT"):
             run_trials(trials, folder=tmp_path, cluster=address, quiet=True)
@@ -124,7 +119,7 @@ def test_a_cluster_that_cannot_work_is_one_line(tmp_path: Path, cluster: Cluster
 
 @pytest.mark.long
 def test_an_experiment_on_a_cluster_makes_the_records_of_one_machine(cluster: Cluster, tmp_path: Path) -> None:
-    from experiments.records import read
+    from experiments.framework.records import read
 
     tiny = ["--steps", "20", "--seeds", "0", "--methods", "DAN", "frozen backbone", "--quiet"]
     assert main(["run", "approaches", *tiny, "--out", str(tmp_path / "there"), "--cluster", cluster.address]) == 0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dan import DAN, fit
+from dan.data.batched import BatchedDataset
 from dan.errors import UserError
 from dan.models.dan import Output
 from dan.run_dir import read_records
@@ -79,14 +80,14 @@ def test_resumed_in_half_precision_with_the_same_bits(tmp_path: Path, precision:
     class Killed(Exception):
         pass
 
-    class Deadly(TensorDataset):
+    class Deadly(BatchedDataset, TensorDataset):
         left = 5
 
-        def batch(self, rows: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
             self.left -= generator is not None
             if not self.left:
                 raise Killed
-            return self.tensors[0][rows], self.tensors[1][rows]
+            return self.tensors[0][indices], self.tensors[1][indices]
 
     with pytest.raises(Killed):
         train(precision, steps=6, run=tmp_path / "b", source=Deadly(*blobs(40, 0.0).tensors))

@@ -7,9 +7,10 @@ import pytest
 
 from dan.errors import UserError
 from experiments import __main__ as door
-from experiments import repeated as module
-from experiments.records import Row, to_csv, write_text
-from experiments.repeated import repeated
+from experiments.framework import reproducibility as module
+from experiments.framework.measurements import Row, to_csv
+from experiments.framework.records import write_text
+from experiments.framework.reproducibility import repeated
 
 WHERE = {"experiment": "digits", "task": "a2b", "network": "lenet", "method": "DAN", "labels": 0, "split": "target"}
 MORE = {"metric": "accuracy", "selection": "last", "paper": None, "provenance": "", "command": "command"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reporting.report_latex import ACCENTS, SPECIAL, escape, name_of, table, tables
+from experiments.framework.reporting.latex import ACCENTS, SPECIAL, escape, name_of, table, tables
 
 EVERY = " ".join(map(chr, range(33, 127))) + " " + " ".join(SPECIAL)
 # What the made text may hold: TeX's own signs only in these forms, each with its braces closed.

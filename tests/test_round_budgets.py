@@ -16,8 +16,8 @@ from torch import Tensor
 
 from active import STRATEGIES, Pool, rounds
 from active.__main__ import COMMANDS
-from active.learners.dan import check_plan
-from active.loop import budget_count, budget_schedule, check_rounds
+from active.budgets import budget_count, budget_schedule, check_rounds
+from active.learners.rounds_config import RoundsConfig, check_rounds_config
 from active.round_files import read_rounds
 from dan.cli.command_line import run
 from dan.data.tasks import load_pair
@@ -123,9 +123,9 @@ def test_the_settings_of_a_single_budget_are_those_of_earlier_runs(tmp_path: Pat
 
 def test_a_plan_counts_all_its_labels() -> None:
     task = load_pair("rendered2digits")  # 1,197 in the pool
-    common: dict[str, Any] = {"trade_off": 1.0, "config": TrainConfig(batch_size=32)}
-    check_plan(task, budget=("50%", "50%"), steps_per_round=1, **common)
-    check_plan(task, budget=("1%", 3), query_epochs=(1, 2), epochs=3, **common)
+    config = TrainConfig(batch_size=32)
+    check_rounds_config(task, RoundsConfig(budget=("50%", "50%"), steps_per_round=1, trade_off=1.0), config)
+    check_rounds_config(task, RoundsConfig(budget=("1%", 3), query_epochs=(1, 2), epochs=3, trade_off=1.0), config)
     for options, words in (
         ({"budget": ("50%", "51%"), "steps_per_round": 1}, "lower the budget"),
         ({"budget": ("1%", "2%"), "num_rounds": 3, "steps_per_round": 1}, "2 budgets are not those of 3 rounds"),
@@ -134,7 +134,7 @@ def test_a_plan_counts_all_its_labels() -> None:
         ({"budget": ("1%", "2%")}, "steps_per_round must be at least 1"),
     ):
         with pytest.raises(UserError, match=words):
-            check_plan(task, **options, **common)  # type: ignore[arg-type]
+            check_rounds_config(task, RoundsConfig(**options, trade_off=1.0), config)  # type: ignore[arg-type]
 
 
 def test_the_command_takes_a_budget_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

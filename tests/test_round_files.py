@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from active import STRATEGIES, Pool, rounds
-from active.loop import budget_count, generator_of, query_of
+from active.budgets import budget_count
+from active.loop import generator_of, query_of
 from active.round_files import agree, path_of, pool_at, read_round, read_rounds, state_of
 from dan.errors import UserError
 from dan.run_dir import read_records
@@ -173,11 +174,8 @@ def test_files_that_cannot_be_are_one_line(tmp_path: Path) -> None:
     )
     # The same ids, and labels from the files: whoever changes the answers of a finished run is not asked again.
     assert without_clock(list(other)) == told(tmp_path)[0][1:]
-    fewer = rounds(
-        Pool(IDS[20:], Y[20:]), STRATEGIES["badge"], fit=fit_means, predict=predict_means, budget=4, num_rounds=3,
-        seed=5,
-        run=tmp_path,
-    )  # fmt: skip
+    how: dict[str, Any] = {"fit": fit_means, "predict": predict_means, "budget": 4, "num_rounds": 3, "seed": 5}
+    fewer = rounds(Pool(IDS[20:], Y[20:]), STRATEGIES["badge"], run=tmp_path, **how)
     with pytest.raises(UserError, match="is a run on another pool"):
         list(fewer)
 

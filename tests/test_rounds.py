@@ -11,6 +11,7 @@ from torch import Tensor
 
 from active import STRATEGIES, Pool, Query, rounds
 from active.learners.dan import run_rounds
+from active.learners.rounds_config import RoundsConfig
 from dan import DAN, fit
 from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
@@ -165,11 +166,8 @@ def test_rounds_with_a_dan_resume_to_the_same_records(tmp_path: Path, task: Doma
         return run_rounds(
             task,
             "mmd_reduction",
+            RoundsConfig(budget=3, num_rounds=2, steps_per_round=6, trade_off=1.0),
             start=start,
-            budget=3,
-            num_rounds=2,
-            steps_per_round=6,
-            trade_off=1.0,
             seed=1,
             run=tmp_path / folder,
             config=recipe,

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from active.learners.dan import folder_of, run_rounds
+from active.learners.rounds_config import RoundsConfig
 from active.round_files import read_rounds
 from dan import DAN, fit
 from dan.data.batches import Batches, derived_seed, fetch
@@ -66,10 +67,11 @@ def start(task: DomainPair, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(task: DomainPair, start: Path, run: Path, **options: Any) -> Iterator[dict[str, Any]]:
-    plan: dict[str, Any] = {"budget": 3, "trade_off": 1.0, "seed": 1, "config": SMALL}
+    plan: dict[str, Any] = {"budget": 3, "trade_off": 1.0}
     if "query_epochs" not in options:
         plan |= {"num_rounds": 2, "steps_per_round": 4}
-    return run_rounds(task, "margin", start=start, run=run, **plan | options)
+    config = options.pop("config", SMALL)
+    return run_rounds(task, "margin", RoundsConfig(**plan | options), start=start, run=run, seed=1, config=config)
 
 
 # --- one training in parts --------------------------------------------------------------------------------------------

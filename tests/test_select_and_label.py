@@ -21,7 +21,7 @@ from test_evaluate import CLASSES, trained, trees
 from test_gallery import opened
 
 from active.__main__ import COMMANDS
-from active.annotation.imports import Refused, finetune, import_labels, revert_batch
+from active.annotation.imports import ImportRefused, finetune, import_labels, revert_batch
 from active.annotation.label_log import LabelLog, aggregate_labels
 from active.annotation.pool_files import row_hashes
 from active.annotation.request_log import RequestLog
@@ -177,11 +177,11 @@ def test_names_decide_nothing_and_copies_are_asked_once(strategy: str, base: Pat
 
 
 def test_a_seed_and_a_batch_draw_anew_and_a_share_is_a_budget(place: Path) -> None:
-    a = choose(place, "a.csv", strategy="random", again=True)
-    b = choose(place, "b.csv", strategy="random", again=True)
+    a = choose(place, "a.csv", strategy="random", include_pending=True)
+    b = choose(place, "b.csv", strategy="random", include_pending=True)
     shutil.rmtree(place / "run" / "asked.jsonl", ignore_errors=True)
     (place / "run" / "asked.jsonl").unlink()
-    assert choose(place, "c.csv", strategy="random", again=True) == a != b
+    assert choose(place, "c.csv", strategy="random", include_pending=True) == a != b
     (place / "run" / "asked.jsonl").unlink()
     assert choose(place, "d.csv", strategy="random", seed=1) != a
     (place / "run" / "asked.jsonl").unlink()
@@ -255,14 +255,14 @@ def test_every_mistake_has_its_line_and_the_rest_is_taken_with_partial(
     said = capsys.readouterr()
     assert said.err.splitlines() == [
         *problems,
-        f"python -m active label: {labels} was not taken: mend what is said above, or take the other 6 of 11 rows with "
+        f"python -m active label: {labels}: import failed; fix the errors above, or import the other 6 of 11 rows with "
         "--partial",
     ]
     assert said.out == "" and not (place / "run" / "labels.jsonl").exists()
 
     assert active(*argv, "--partial") == 0
     said = capsys.readouterr()
-    repeated = "labels.csv: 1 row said before, and counted once (row 10)"
+    repeated = "labels.csv: 1 row given before, and counted once (row 10)"
     assert said.err.splitlines() == [*problems, repeated]
     assert said.out == f"imported 5 labels from {labels}, as batch 1\n"
     log = LabelLog(place / "run" / "labels.jsonl")
@@ -319,7 +319,7 @@ def test_label_studios_export_comes_back(place: Path) -> None:
         place / "tasks.json",
         [[chose("cold"), chose("mild", who=2)], [chose(cancelled=True)], [chose("cold", "warm")], [], [chose("warm")]],
     )
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ImportRefused) as refused:
         import_labels(place / "run", export, annotator="me")
     assert refused.value.problems == [
         "export.json, task 3: 2 classes are chosen (cold, warm), and a sample has one",
@@ -327,7 +327,7 @@ def test_label_studios_export_comes_back(place: Path) -> None:
     ]
     taken = import_labels(place / "run", export, annotator="me", partial=True)
     assert [(label.label, label.annotator) for label in taken.labels] == [("cold", "1"), ("mild", "2"), ("warm", "1")]
-    assert taken.notes == ["export.json: 1 row skipped by whoever was asked (task 2)"]
+    assert taken.notes == ["export.json: 1 row skipped by the annotator (task 2)"]
 
 
 def test_rules_bring_several_people_to_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +354,7 @@ def test_rules_bring_several_people_to_one(place: Path, capsys: pytest.CaptureFi
     assert learned["last"] == (4, [])
     assert learned["refuse"][0] == 1 and len(learned["refuse"][1]) == 3
     # By majority the fourth is open still: it may be asked for again, and the other three are done with.
-    again = choose(place, "again.csv", budget=15, again=True)
+    again = choose(place, "again.csv", budget=15, include_pending=True)
     assert rows[3]["sample"] in again and not {row["sample"] for row in rows[:3]} & set(again)
 
 
@@ -495,8 +495,10 @@ def test_a_changed_image_is_another_sample(place: Path) -> None:
     changed = Path(rows_of(labels)[0]["path"])
     Image.new("RGB", (20, 20), "white").save(changed)
     import_labels(place / "run", labels, annotator="me")
-    with pytest.raises(UserError, match=f"1 of 4 labelled samples .*{changed.name}"):
-        finetune(place / "run", steps=2)
+    result = finetune(place / "run", steps=2, cache=place / "cache")
+    assert result.labels == 3 and result.network == place / "run" / "labelled_01"
+    (line,) = result.missing
+    assert changed.name in line and "is not found: left out of the training" in line
 
 
 def test_a_manifest_is_a_pool_and_a_folder_elsewhere_is_another(place: Path) -> None:
@@ -646,7 +648,7 @@ def test_a_mistake_of_select_is_one_line(
         (["--partial"], "--partial requires --labels"),
         (["--aggregate", "mayority"], '--aggregate: "mayority" is not one of majority, last, refuse'),
         (["--steps", "-1"], "--steps must be 0 or more, not -1"),
-        ([], "run has no labels to learn: there are none yet"),
+        ([], "run has no labels to train on: there are none yet"),
     ],
 )
 def test_a_mistake_of_label_is_one_line(

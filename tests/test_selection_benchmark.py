@@ -9,7 +9,7 @@ import torch
 from dan.errors import UserError
 from experiments.benchmarks import selection, selection_report
 from experiments.benchmarks.selection import TASKS, Case, Selection, Unavailable
-from experiments.records import Record, append, read
+from experiments.framework.records import Record, append, read
 
 QUICK = Selection(quick=True, repetitions=1)
 

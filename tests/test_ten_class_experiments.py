@@ -25,16 +25,20 @@ from dan.mmd import a_distance
 from dan.models.dan import DAN as Network
 from dan.models.registry import build_backbone
 from experiments import a_distance as distance
-from experiments import frozen_layers, lambda_sensitivity, mmd_during_training, running, semi_supervised
-from experiments import ten_class as shared
+from experiments import frozen_layers, lambda_sensitivity, mmd_during_training, semi_supervised
+from experiments import office_caltech10 as shared
 from experiments.dan_table2 import DAN, SOURCE_ONLY
+from experiments.framework import options as running
+from experiments.framework.experiment import parts_of
+from experiments.framework.records import read, write
+from experiments.framework.trials import _work, with_prerequisites
 from experiments.jobs.dan_table2 import Place, start_new_layers
-from experiments.records import read, to_lines, write_text
-from experiments.trials import _work
 
-MODULES = {module.NAME: module for module in (lambda_sensitivity, distance, semi_supervised, frozen_layers)}
-MODULES[mmd_during_training.NAME] = mmd_during_training
-SETTINGS: dict[str, Any] = {name: module.COMMAND.config for name, module in MODULES.items()}
+MODULES = {
+    module.EXPERIMENT.name: module
+    for module in (lambda_sensitivity, distance, semi_supervised, frozen_layers, mmd_during_training)
+}
+SETTINGS: dict[str, Any] = {name: module.EXPERIMENT.options for name, module in MODULES.items()}
 
 
 def config_of(name: str, **values: Any) -> Any:
@@ -45,7 +49,9 @@ def config_of(name: str, **values: Any) -> Any:
 
 def record(name: str, transfer: str, method: str, seed: int, **values: Any) -> dict[str, Any]:
     """A selected record of an experiment, as its trials give it."""
-    made = shared.record_of(config_of(name), transfer, method, "a test")
+    command = running.command_of(config_of(name))
+    made = {"experiment": name, "paper": None, "provenance": "", "command": command, "command_of_all": command}
+    made |= shared.about(transfer, method) | {"image_size": 224, "lr": 1e-3, "steps": 300, "chosen_by": "a test"}
     return made | {"seed": seed, "selection": "last", "trade_off": 2.0, "weights": "w", "seconds": 1.0} | values
 
 
@@ -58,34 +64,34 @@ def test_a_draw_has_so_many_of_each_class_and_depends_on_the_seed_alone(
 ) -> None:
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    rows = shared.drawn(labels, per_class, seed)
+    rows = semi_supervised.drawn(labels, per_class, seed)
     assert labels[rows].bincount().tolist() == [per_class] * len(counts)
     assert rows.tolist() == sorted(set(rows.tolist()))
-    assert torch.equal(rows, shared.drawn(labels, per_class, seed))
+    assert torch.equal(rows, semi_supervised.drawn(labels, per_class, seed))
 
 
 def test_draws_differ_from_seed_to_seed_and_reach_every_sample() -> None:
     labels = torch.arange(40) % 4
-    draws = [frozenset(shared.drawn(labels, 3, seed).tolist()) for seed in range(60)]
+    draws = [frozenset(semi_supervised.drawn(labels, 3, seed).tolist()) for seed in range(60)]
     assert len(set(draws)) > 50
     assert frozenset().union(*draws) == frozenset(range(40))
 
 
 def test_a_draw_refuses_a_class_that_is_too_small() -> None:
     with pytest.raises(UserError, match="class 1 has 2"):
-        shared.drawn(torch.tensor([0, 0, 0, 1, 1]), 3, 0)
+        semi_supervised.drawn(torch.tensor([0, 0, 0, 1, 1]), 3, 0)
 
 
 def test_scaling_centres_on_the_source_and_gives_it_the_wanted_spread() -> None:
     generator = torch.Generator().manual_seed(0)
     source, target = 40 + 7 * torch.randn(50, 5, generator=generator), 30 + torch.randn(20, 5, generator=generator)
-    x, y = shared.scaled(source, target, 3.0)
+    x, y = frozen_layers.scaled(source, target, 3.0)
     assert torch.allclose(x.mean(0), torch.zeros(5), atol=1e-5)
     assert statistics.fmean(float(row @ row) for row in x.double()) == pytest.approx(9.0, rel=1e-5)
     # One shift and one factor for both domains: what tells them apart stays.
     factor = float((x[0] - x[1]).norm() / (source[0] - source[1]).norm())
     assert torch.allclose(y - x.mean(0), factor * (target - source.mean(0)), atol=1e-4)
-    unchanged, _ = shared.scaled(source, target, shared.spread_of(source))
+    unchanged, _ = frozen_layers.scaled(source, target, frozen_layers.spread_of(source))
     assert torch.allclose(unchanged, source - source.mean(0), atol=1e-4)
 
 
@@ -133,10 +139,11 @@ def search(rate: float, trade_off: float, judged_by: float, method: str = DAN) -
 def test_hyper_parameters_come_from_the_search_unless_they_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "records.jsonl"
+    path = tmp_path / "search"
     points = [search(3e-4, 1.0, 0.4), search(3e-4, 1.0, 0.2), search(3e-4, 10.0, 0.2), search(3e-4, 10.0, 0.3)]
-    write_text(path, to_lines([*points, search(1e-4, 0.0, 0.1, SOURCE_ONLY)]))
+    write(path, [*points, search(1e-4, 0.0, 0.1, SOURCE_ONLY)])
     monkeypatch.setattr(shared, "PUBLISHED_SEARCH", tmp_path / "absent")
+    shared.searched.cache_clear()
     plain = distance.ADistance()
     config, told = shared.resolved(plain)
     assert (config.lr, config.trade_off) == (shared.RATE, shared.TRADE_OFF) and "defaults" in told
@@ -146,11 +153,14 @@ def test_hyper_parameters_come_from_the_search_unless_they_are_said(
     config, _ = shared.resolved(replace(plain, search=path, trade_off=0.5))
     assert (config.lr, config.trade_off) == (3e-4, 0.5)
     monkeypatch.setattr(shared, "PUBLISHED_SEARCH", path)
+    shared.searched.cache_clear()
     assert shared.resolved(plain)[0].trade_off == 10.0
     assert shared.resolved(lambda_sensitivity.LambdaSensitivity())[0].lr == 3e-4
-    write_text(path, to_lines([search(1e-4, 0.0, 0.1, SOURCE_ONLY)]))
+    write(path, [search(1e-4, 0.0, 0.1, SOURCE_ONLY)])
+    shared.searched.cache_clear()
     with pytest.raises(UserError, match="no search for DAN"):
         shared.resolved(plain)
+    shared.searched.cache_clear()
 
 
 CELLS: list[tuple[str, dict[str, Any]]] = [
@@ -175,21 +185,22 @@ def test_the_command_of_a_cell_reads_back_as_that_cell(name: str, cell: dict[str
 def test_quick_is_small_and_what_was_said_stays(name: str) -> None:
     quick = running.reduced(SETTINGS[name](quick=True, steps=9))
     assert (quick.transfers, quick.seeds, quick.steps) == (("d2w",), (0,), 9)
-    assert quick.out == Path(f"runs/{name}_quick")
+    assert quick.folder == Path(f"runs/{name}_quick")
     assert running.command_of(quick) == f"python -m experiments run {name} --quick --steps 9"
 
 
 def test_lambdas_differ_in_the_trade_off_alone(tmp_path: Path) -> None:
     config = config_of("lambda_sensitivity", data=tmp_path, seeds=(0,))
     assert config.trade_offs == (0.0, 0.1, 0.4, 0.7, 1.0, 1.4, 1.7, 2.0)
-    trials = [lambda_sensitivity.cell("c2w", value, config)[0] for value in config.trade_offs]
+    trials = [cell.trials[0] for cell in lambda_sensitivity.cells(config) if cell.only["transfers"] == "c2w"]
     assert [trial.arguments.pop("trade_off") for trial in trials] == list(config.trade_offs)
     assert all(trial.arguments == trials[0].arguments for trial in trials)
 
 
 def test_rows_of_the_semi_supervised_table_differ_as_their_names_say(tmp_path: Path) -> None:
     config = config_of("semi_supervised", data=tmp_path, seeds=(0,))
-    cells = {method: semi_supervised.cell("a2w", method, config)[0].arguments for method in semi_supervised.METHODS}
+    found = {(c.about["task"], c.about["method"]): c.trials[0].arguments for c in semi_supervised.cells(config)}
+    cells = {method: found["office_caltech10_a2w", method] for method in semi_supervised.METHODS}
     told = {m: (a["how"]["method"], a["trade_off"], a["labelled"]) for m, a in cells.items()}
     assert list(told.values()) == [
         ("dan", 0.0, False),
@@ -200,18 +211,18 @@ def test_rows_of_the_semi_supervised_table_differ_as_their_names_say(tmp_path: P
         ("dan", 2.0, True),
     ]
     assert {a["source_per_class"] for a in cells.values()} == {20}
-    assert semi_supervised.cell("w2d", "unsupervised DAN", config)[0].arguments["source_per_class"] == 8
+    assert found["office_caltech10_w2d", "unsupervised DAN"]["source_per_class"] == 8
 
 
 def test_every_way_of_freezing_is_trained_once_and_waits_for_its_own_part(tmp_path: Path) -> None:
     config = config_of("frozen_layers", data=tmp_path, frozen=frozen_layers.FROZEN)
-    parts = frozen_layers.parts_of(config)
+    parts = parts_of(frozen_layers.cells(config), config.seeds)
     assert len(parts) == 3
     once = {"stages", *(f"trunk-{stage}" for stage in frozen_layers.FROZEN if stage != "none")}
     cells = [trial.name for part in parts for trial in part if trial.name not in once]
     assert len(cells) == len(set(cells)) == 3 * 2 * 2 * (9 + 10)
-    for part in parts:
-        assert {name for trial in part for name in trial.after} <= {trial.name for trial in part}
+    for trial in (trial for part in parts for trial in part):
+        assert {before.name for before in trial.after} <= once
     free = [trial for trial in parts[0] if trial.name.startswith("squeezenet1_1-frozen-to-none")]
     assert len(free) == 4 and not any(trial.after for trial in free)
 
@@ -253,7 +264,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("experiments", "", {name: MODULES[name].COMMAND}, [name, *flags]) == 2
+    assert run("experiments", "", {name: MODULES[name].EXPERIMENT.command}, [name, *flags]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -264,8 +275,8 @@ def test_mistakes_are_one_line_before_anything_is_trained(
 
 def reported(name: str, records: Sequence[dict[str, Any]], folder: Path) -> tuple[str, list[dict[str, str]]]:
     """table.md and the rows of table.csv that a report makes; the page and the figures are there."""
-    write_text(folder / "records.jsonl", to_lines(records))
-    assert MODULES[name].report(folder) == folder / "report.html"
+    write(folder, records)
+    assert MODULES[name].EXPERIMENT.write_report(folder) == folder / "report.html"
     assert "http" not in (folder / "report.html").read_text(encoding="utf-8")
     assert all(path.stat().st_size > 1000 for path in (folder / "figures").glob("*.png"))
     assert list((folder / "figures").glob("*.png"))
@@ -317,8 +328,9 @@ def test_the_semi_supervised_table_has_the_paper_below_ours_and_means_of_whole_r
             for seed in (0, 1):
                 if (method, column, seed) != ("unsupervised DAN", "w2d", 1):  # one run is missing
                     value = {"accuracy/target": base + 0.01 * i, "accuracy/unqueried": base + 0.01 * i - 0.03}
-                    about = semi_supervised.about_cell(column, method, config_of(name), "a test")
-                    records.append({**record(name, column, method, seed), **about, "selection": "last", **value})
+                    labels = 30 * semi_supervised.METHODS[method].labelled
+                    about = {**semi_supervised.paper_of(method, column), "labels": labels}
+                    records.append({**record(name, column, method, seed), **about, **value})
     text, rows = reported(name, records, tmp_path)
     headers, lines = semi_supervised.accuracy_table(records)
     table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
@@ -396,13 +408,11 @@ QUICK = {
 
 def done_here(name: str, words: list[str]) -> None:
     """Do an experiment's trials in this process, as a worker would: most need no process of their own to be tested."""
-    config = shared.resolved(running.reduced(tyro.cli(SETTINGS[name], args=words)))[0]
-    cells = {"lambda_sensitivity": "trade_offs", "a_distance": "features", "semi_supervised": "methods"}
-    if name in cells:
-        parts = [MODULES[name].cell("d2w", part, config) for part in getattr(config, cells[name])]
-        for trial in [shared.preparing(config), *(trial for part in parts for trial in part)]:
-            finished, result = _work(trial, config.out)
-            assert finished, result
+    experiment: Any = MODULES[name].EXPERIMENT
+    config, _ = experiment.settled(tyro.cli(SETTINGS[name], args=words))
+    for trial in with_prerequisites([trial for cell in experiment.cells(config) for trial in cell.trials]):
+        finished, result = _work(trial, config.folder)
+        assert finished, result
 
 
 SLOW = ("mmd_during_training", "frozen_layers")  # what they share is tried by the others
@@ -415,8 +425,9 @@ def test_a_tiny_run_on_real_images(
     tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     words = [name, *flags, *QUICK[name], "--out", str(tmp_path / "run")]
-    commands = {name: MODULES[name].COMMAND}
-    done_here(name, words[1:])
+    commands = {name: MODULES[name].EXPERIMENT.command}
+    if name not in SLOW:
+        done_here(name, words[1:])
     assert run("experiments", "", commands, words) == 0
     first = capsys.readouterr().out
     records = read(tmp_path / "run" / "records.jsonl")

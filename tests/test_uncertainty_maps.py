@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.records import read
+from experiments.framework.records import read
 from experiments.uncertainty_maps import CORNERS, POINTS, SCORES, discordant, distributions
 
 

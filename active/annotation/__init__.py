@@ -1,5 +1,6 @@
-"""Annotation by people: tasks go out, labels come back, and the network is trained on them.
+"""Annotation: requests go out as tasks, labels come back, and the network is trained on them.
 
-requests.py selects the samples and writes the tasks, tasks.py is their file format, request_log.py and label_log.py are
-the two append-only logs, imports.py reads labels and trains, state.py finds the current network.
+requests.py selects the samples and writes the tasks; tasks.py is their file format, and label_studio.py reads Label
+Studio's exports; request_log.py and label_log.py are the two append-only logs; imports.py imports labels and trains;
+pool_files.py knows samples by their content; state.py reads the run.
 """

@@ -1,4 +1,4 @@
-"""Who labelled what, when, and from which file: an append-only log of people's labels, and what follows from it.
+"""Who labelled what, when, and from which file: an append-only log of annotators' labels, and how they are combined.
 
 labels.jsonl, one JSON line an event; nothing is ever changed or removed:
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from dan.errors import UserError
 from dan.locks import Lock, lock_dir
 from dan.run_dir import read_records
+from dan.run_networks import counted_batches
 
 PATIENCE = 10.0  # seconds that one who adds to a log waits for another who does
 RULES = ("majority", "last", "refuse")
@@ -65,9 +66,7 @@ class LabelLog:
     @property
     def batches(self) -> list[int]:
         """The batches that count, in the order in which they came."""
-        undone = {event for event in self._events if isinstance(event, int)}
-        seen = dict.fromkeys(event[0] for event in self._events if not isinstance(event, int))
-        return [batch for batch in seen if batch not in undone]
+        return counted_batches(("undo", e) if isinstance(e, int) else ("label", e[0]) for e in self._events)
 
     @property
     def labels(self) -> list[Label]:

@@ -1,4 +1,5 @@
-"""What people were asked, and when: append-only, so that every answer is known again and nothing is asked twice.
+"""Which samples labels were requested for, and when: append-only, so that every answer is known again and no label
+is requested twice.
 
 asked.jsonl, one JSON line a task; nothing is ever changed or removed:
 
@@ -20,9 +21,9 @@ from dan.run_dir import read_records
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """One task that went out. path: as people saw it. file: the same, absolute; place: the folder, CSV or file of
-    features that it was chosen from. network: the folder of the network that guessed. out: the file of tasks."""
+class Request:
+    """One task that went out. path: as the annotator saw it. file: the same, absolute. place: the folder, CSV or file
+    of features that it was chosen from. network: the folder of the network that guessed. out: the file of tasks."""
 
     order: int
     sample: str
@@ -45,12 +46,12 @@ class RequestLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tasks: list[Asked] = []
+        self.tasks: list[Request] = []
         self.batches = 0
         for number, record in enumerate(read_records(path), start=1):
             try:
                 self.batches = max(self.batches, int(record["batch"]))
-                self.tasks.append(Asked(**{name: record[name] for name in Asked.__dataclass_fields__}))
+                self.tasks.append(Request(**{name: record[name] for name in Request.__dataclass_fields__}))
             except (KeyError, TypeError, ValueError, OverflowError):
                 raise UserError(f"{path}, line {number} is no line of a log of tasks: restore the file") from None
 
@@ -59,7 +60,7 @@ class RequestLog:
         """sample -> its path, as it was shown last."""
         return {task.sample: task.path for task in self.tasks}
 
-    def append(self, tasks: Sequence[Asked]) -> int:
+    def append(self, tasks: Sequence[Request]) -> int:
         """Add a batch; its number, from 1."""
         append_records(self.path, ({"event": "asked", "batch": self.batches + 1, **asdict(task)} for task in tasks))
         self.batches += 1

@@ -1,57 +1,66 @@
-"""Choosing, with a trained run, what people are to be asked about a folder of images: the tasks, and a page to look at.
+"""Requesting labels with a trained run: which samples of a pool to label, the tasks for annotators, and a gallery.
 
-    create_tasks -> tasks.csv or tasks.json -> people -> answers.import_labels, train_on -> create_tasks -> ...
+    create_tasks -> tasks.csv or tasks.json -> annotators -> imports.import_labels, finetune -> create_tasks -> ...
 
 Shapes: N samples of the pool; L labelled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from active.annotation.label_log import PATIENCE, LabelLog, aggregate_labels
-from active.annotation.pool_files import Unlabelled, read_unlabelled
-from active.annotation.request_log import Asked, RequestLog
-from active.annotation.state import (
-    ASKED,
-    LABELS,
-    current_network,
-    load_run_task_again,
-    network_of,
-    now,
-    settings_and_classes,
-)
+from active.annotation.pool_files import UnlabelledPool, read_unlabelled
+from active.annotation.request_log import Request, RequestLog
+from active.annotation.state import LABELS, REQUESTS, load_classified_run, load_network, reload_run_task, utc_now
 from active.annotation.tasks import Task, write_tasks
+from active.budgets import budget_count
 from active.gallery import Card, gallery, thumbnail, write_page
-from active.loop import budget_count, query_of
-from active.pool import Pool
+from active.loop import query_of
+from active.pool import Pool, Query
 from active.query_fields import query_fields
 from active.selection import Pick, pick_details, pick_facts
 from active.strategies import get_strategy, required_fields
 from dan.data.batches import derived_seed
 from dan.data.decoding import decode
+from dan.data.domain_pair import DomainPair
 from dan.errors import UserError
 from dan.feature_cache import cached_pair
 from dan.locks import lock_dir
+from dan.models.dan import DAN
 from dan.models.model_file import load_kernels
 from dan.progress import showing
+from dan.run_location import DataLocation
+from dan.run_networks import CURRENT, chosen_network
 
 BATCHES = 20  # the stream of seeds that batches of tasks are drawn with
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """What was asked. files: written; network: that chose; notes: what the asker should know, a line each."""
+class TaskBatch:
+    """What was requested. files: written; network: that chose; notes: what the caller should know, a line each."""
 
     picks: list[Pick]
     tasks: list[Task]
     files: list[Path]
     network: Path
     notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidates:
+    """Rows of the pool's samples. labelled: with a settled label; pending: with a request, and none; candidates: that
+    may be requested. labels: of the labelled, in their order."""
+
+    labelled: list[int]
+    labels: list[int]
+    pending: list[int]
+    candidates: list[int]
 
 
 def create_tasks(
@@ -62,75 +71,51 @@ def create_tasks(
     out: Path,
     strategy: str = "margin",
     page: Path | None = None,
-    again: bool = False,
+    include_pending: bool = False,
+    skip_unreadable: bool = False,
+    network: str = CURRENT,
     seed: int = 0,
-    side: int = 320,
+    thumbnail_side: int = 320,
     data: Path | None = None,
+    location: DataLocation | None = None,
     cache: Path | None = None,
     cache_backbone: Path | bool = False,
     device: str = "cpu",
     quiet: bool = True,
-) -> Chosen:
-    """Choose samples of a pool for people to label, by the run's current network, and write the tasks.
+) -> TaskBatch:
+    """Choose samples of a pool to be labelled, by the run's current network, and write the tasks.
 
     budget: how many: a number, or a share of the pool as "5%".
     pool: a folder of images, a CSV manifest, or a file of features. out: .csv, or .json for Label Studio, with its
-    labelling interface (.xml) beside it. page: a gallery to look at. again: what is still out with people, and what
-    they contradict each other about, may be asked again. seed: with the number of batches that went out before, it
-    decides what is random. side: pixels of the pictures in `page` and in a .json. data, cache: folders of data sets
-    and of decoded images; cache_backbone: as `cache` of `dan.training.fit`.
-    Copies of one image are asked once; what is labelled is left out. Nothing is written into the pool.
+    labelling interface (.xml) beside it. page: a gallery to look at. include_pending: samples without an answer yet,
+    and those about which people contradict each other, may be requested again. skip_unreadable: leave out images that
+    cannot be read, and note them. network: see `dan.run_networks.chosen_network`. seed: with the number of batches
+    before, it decides what is random. thumbnail_side: pixels of the pictures in `page` and in a .json. data, cache:
+    folders of data sets and of decoded images; location: where the run's own data lie now; cache_backbone: as `cache`
+    of `dan.training.fit`.
+    Of copies of one image one is requested; what is labelled is left out. Nothing is written into the pool.
     Raises UserError for a run, pool or strategy that cannot be, for a budget beyond what is left, for an `out` that is
     there already (labels may have been filled in), and where the run's own task cannot be read again.
     """
-    settings, classes = settings_and_classes(run)
-    ask, wanted = get_strategy(strategy), required_fields(strategy)
+    settings, classes = load_classified_run(run)
+    get_strategy(strategy)
     _refuse_output(out, page, settings["kind"], budget)
-    with lock_dir(run, wait=PATIENCE):  # two who choose at once would ask for the same samples
-        asked, log = RequestLog(run / ASKED), LabelLog(run / LABELS)
-        network = current_network(run)
-        model = network_of(network, classes, device)
-        samples = read_unlabelled(pool, settings, run, cache=cache, quiet=quiet)
-
+    with lock_dir(run, wait=PATIENCE):  # two who choose at once would request the same samples
+        requests, log = RequestLog(run / REQUESTS), LabelLog(run / LABELS)
+        folder = chosen_network(run, network)
+        model = load_network(folder, classes, device)
+        samples = read_unlabelled(pool, settings, run, skip_unreadable=skip_unreadable, cache=cache, quiet=quiet)
         settled = aggregate_labels(log.labels)[0]
-        labelled = [i for i, sample in enumerate(samples.samples) if sample in settled]
-        busy = {task.sample for task in asked.tasks} | {label.sample for label in log.labels}
-        waiting = [i for i, s in enumerate(samples.samples) if s in busy and s not in settled]
-        closed = set(labelled) if again else {*labelled, *waiting}
-        candidates = [i for i in range(len(samples.samples)) if i not in closed]
-        notes = _notes(samples, labelled, waiting, again, len(settled))
-        count = budget_count(budget, len(samples.samples))
-        if count > len(candidates):
-            raise UserError(
-                f"--budget {count}: {pool} has {len(candidates)} samples to ask for (of {len(samples.samples)}, "
-                f"{len(labelled)} labelled{'' if again else f', {len(waiting)} still out with people'})"
-                + (
-                    ": lower it"
-                    if again or not waiting
-                    else ": lower it, or ask for those once more with --include-pending"
-                )
-            )
-
-        task = replace(load_run_task_again(settings, run, data, cache, quiet), target=samples.data, target_test=None)
-        whole = task.target
-        if cache_backbone:
-            task = cached_pair(task, model, None if cache_backbone is True else cache_backbone, quiet=quiet)
-        # Those that are out with people are neither labelled nor to be asked for: the strategy does not see them.
-        shown = sorted([*candidates, *labelled])
-        everyone = Pool(shown)
-        everyone.label(labelled, [classes.index(settled[samples.samples[i]]) for i in labelled], round=asked.batches)
-        seen = query_fields(
-            model, task, everyone.ids, needs=wanted, kernels=load_kernels(network), seed=seed, images=whole
+        rows = _candidates(samples, requests, log, settled, classes, include_pending)
+        count = _budget(budget, samples, rows, pool, include_pending)
+        task = replace(
+            reload_run_task(settings, run, data, cache, quiet, location), target=samples.data, target_test=None
         )
-        query = query_of(everyone, seen)
-        generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, asked.batches))
-        with showing(quiet=quiet):
-            chosen = ask(query, count, generator=generator).tolist()
-        if len(chosen) != count or len(set(chosen)) != count or not set(candidates).issuperset(chosen):
-            raise ValueError(f"the strategy {strategy} must return {count} different ids of the query, and did not")
-
-        picks = pick_details(chosen, query)
-        pictures = [_picture(samples, pick.id, side) if page or out.suffix.lower() == ".json" else "" for pick in picks]
+        query = _query(model, task, rows, strategy, load_kernels(folder), requests.batches, seed, cache_backbone, quiet)
+        generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, requests.batches))
+        picks = pick_details(_select(strategy, query, count, generator, rows.candidates, quiet), query)
+        wants_pictures = page is not None or out.suffix.lower() == ".json"
+        pictures = [_picture(samples, pick.id, thumbnail_side) if wants_pictures else "" for pick in picks]
         tasks = [
             Task(
                 order=pick.order,
@@ -142,34 +127,119 @@ def create_tasks(
             )
             for pick, picture in zip(picks, pictures, strict=True)
         ]
-        name = network.name if network == run else f"{run.name}/{network.name}"
+        name = folder.name if folder == run else f"{run.name}/{folder.name}"
         if page is not None:
             write_page(page, _page(tasks, picks, classes, strategy=strategy, network=name))
         files = write_tasks(out, tasks, classes, version=name)
         # The files first: a kill in between leaves tasks that the same command, on the same state, chooses again.
-        asked.append(
-            [
-                Asked(
-                    order=task.order,
-                    sample=task.sample,
-                    path=task.path,
-                    file=str(samples.places[pick.id].file),
-                    place=str(pool.absolute()),
-                    guess=task.guess,
-                    confidence=round(task.confidence, 6),
-                    strategy=strategy,
-                    network=network.name,
-                    out=str(out),
-                    when=now(),
-                )
-                for task, pick in zip(tasks, picks, strict=True)
-            ]
+        requests.append(_requests(tasks, picks, samples, pool, strategy=strategy, network=folder.name, out=out))
+        return TaskBatch(
+            picks=picks,
+            tasks=tasks,
+            files=[*files, *([page] if page else [])],
+            network=folder,
+            notes=_notes(samples, rows, include_pending, len(settled)),
         )
-        return Chosen(picks=picks, tasks=tasks, files=[*files, *([page] if page else [])], network=network, notes=notes)
+
+
+def _candidates(
+    samples: UnlabelledPool,
+    requests: RequestLog,
+    log: LabelLog,
+    settled: Mapping[str, str],
+    classes: Sequence[str],
+    include_pending: bool,
+) -> _Candidates:
+    labelled = [i for i, sample in enumerate(samples.samples) if sample in settled]
+    known = {task.sample for task in requests.tasks} | {label.sample for label in log.labels}
+    pending = [i for i, s in enumerate(samples.samples) if s in known and s not in settled]
+    closed = {*labelled} if include_pending else {*labelled, *pending}
+    return _Candidates(
+        labelled=labelled,
+        labels=[classes.index(settled[samples.samples[i]]) for i in labelled],
+        pending=pending,
+        candidates=[i for i in range(len(samples.samples)) if i not in closed],
+    )
+
+
+def _budget(budget: int | str, samples: UnlabelledPool, rows: _Candidates, pool: Path, include_pending: bool) -> int:
+    """How many samples to request. Raises UserError for more than there are."""
+    count = budget_count(budget, len(samples.samples))
+    if count > len(rows.candidates):
+        pending = "" if include_pending else f", {len(rows.pending)} still out with people"
+        again = "" if include_pending or not rows.pending else ", or ask for those once more with --include-pending"
+        raise UserError(
+            f"--budget {count}: {pool} has {len(rows.candidates)} samples to ask for (of {len(samples.samples)}, "
+            f"{len(rows.labelled)} labelled{pending}): lower it{again}"
+        )
+    return count
+
+
+def _query(
+    model: DAN,
+    task: DomainPair,
+    rows: _Candidates,
+    strategy: str,
+    kernels: Mapping[str, Tensor],
+    batches: int,
+    seed: int,
+    cache_backbone: Path | bool,
+    quiet: bool,
+) -> Query:
+    """What the strategy sees: the candidates and the labelled samples. Pending samples are neither, and left out."""
+    images = task.target
+    if cache_backbone:
+        task = cached_pair(task, model, None if cache_backbone is True else cache_backbone, quiet=quiet)
+    pool = Pool(sorted([*rows.candidates, *rows.labelled]))
+    pool.label(rows.labelled, rows.labels, round=batches)
+    fields = query_fields(
+        model, task, pool.ids, needs=required_fields(strategy), kernels=kernels, seed=seed, images=images
+    )
+    return query_of(pool, fields)
+
+
+def _select(
+    strategy: str, query: Query, count: int, generator: torch.Generator, candidates: Sequence[int], quiet: bool
+) -> list[int]:
+    """The ids that the strategy picks. Raises ValueError where they are not `count` different candidates."""
+    with showing(quiet=quiet):
+        chosen: list[int] = get_strategy(strategy)(query, count, generator=generator).tolist()
+    if len(chosen) != count or len(set(chosen)) != count or not set(candidates).issuperset(chosen):
+        raise ValueError(f"the strategy {strategy} must return {count} different ids of the query, and did not")
+    return chosen
+
+
+def _requests(
+    tasks: Sequence[Task],
+    picks: Sequence[Pick],
+    samples: UnlabelledPool,
+    pool: Path,
+    *,
+    strategy: str,
+    network: str,
+    out: Path,
+) -> list[Request]:
+    when = utc_now()
+    return [
+        Request(
+            order=task.order,
+            sample=task.sample,
+            path=task.path,
+            file=str(samples.places[pick.id].file),
+            place=str(pool.absolute()),
+            guess=task.guess,
+            confidence=round(task.confidence, 6),
+            strategy=strategy,
+            network=network,
+            out=str(out),
+            when=when,
+        )
+        for task, pick in zip(tasks, picks, strict=True)
+    ]
 
 
 def _refuse_output(out: Path, page: Path | None, kind: str, budget: int | str) -> None:
-    """Before time is spent."""
+    """Raises UserError for an output that cannot be, before time is spent."""
     budget_count(budget, 1)
     if out.suffix.lower() not in (".csv", ".json"):
         raise UserError(f"--out {out}: tasks are written as .csv, or as .json for Label Studio")
@@ -179,19 +249,20 @@ def _refuse_output(out: Path, page: Path | None, kind: str, budget: int | str) -
         raise UserError(f"{out} is there already, and may hold labels: take them back first, or name another --out")
 
 
-def _notes(samples: Unlabelled, labelled: list[int], waiting: list[int], again: bool, settled: int) -> list[str]:
-    notes = []
+def _notes(samples: UnlabelledPool, rows: _Candidates, include_pending: bool, settled: int) -> list[str]:
+    notes = list(samples.unreadable)
     if samples.copies:
         notes.append(f"{samples.copies} copies of other samples: each content is asked for once")
-    if waiting:
-        what = "may be asked for again" if again else "left out (--include-pending asks for them once more)"
-        notes.append(f"{len(waiting)} still out with people, skipped or contradicted: {what}")
-    if settled > len(labelled):
-        notes.append(f"{settled - len(labelled)} labelled samples are not in this pool: the strategy does not see them")
+    if rows.pending:
+        what = "may be asked for again" if include_pending else "left out (--include-pending asks for them once more)"
+        notes.append(f"{len(rows.pending)} still out with people, skipped or contradicted: {what}")
+    if settled > len(rows.labelled):
+        count = settled - len(rows.labelled)
+        notes.append(f"{count} labelled samples are not in this pool: the strategy does not see them")
     return notes
 
 
-def _picture(samples: Unlabelled, row: int, side: int) -> str:
+def _picture(samples: UnlabelledPool, row: int, side: int) -> str:
     return thumbnail(decode(samples.places[row].file), side)
 
 

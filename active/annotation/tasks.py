@@ -2,16 +2,14 @@
 
 Out, a CSV: order,sample,path,guess,confidence,label,annotator       the last two are empty, to be filled in
 Out, Label Studio: a list of {"data": {"image", "sample", "path", "order"}, "predictions": [the guess]}
-Back: the same CSV filled in, or Label Studio's export (JSON); a task is known again by its `sample`, the sha256 of the
-image's bytes, so that renamed and copied files do no harm.
+Back: the same CSV filled in, or Label Studio's export; a task is known again by its `sample`, the sha256 of the image's
+bytes, so that renamed and copied files do no harm.
 
 Source of the formats: Label Studio's documentation, "Import data", "Import pre-annotations" and "Export annotations".
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +17,20 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from active.annotation.answers import Answer
 from active.annotation.label_log import Label
+from active.annotation.label_studio import CONTROL, from_rows, read_export
+from dan.class_names import known_name
 from dan.errors import UserError, nearest
 from dan.run_dir import write_atomically
-from dan.safe_csv import as_written, write_csv
+from dan.safe_csv import write_csv
+from dan.tables import read_table
+
+__all__ = [
+    "Answer", "Task", "labelling_interface", "read_answers", "read_label_file", "validate", "write_tasks",
+]  # fmt: skip
 
 COLUMNS = ("order", "sample", "path", "guess", "confidence", "label", "annotator")
-CONTROL = "label"  # the name of Label Studio's control that holds the class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +46,6 @@ class Task:
     guess: str
     confidence: float
     image: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One line of what came back. where: file and row, for messages. label: "" where nothing was filled in. problem:
-    why it cannot be taken, if it cannot."""
-
-    where: str
-    sample: str
-    path: str
-    label: str
-    annotator: str
-    when: str
-    skipped: bool = False
-    problem: str = ""
 
 
 def write_tasks(
@@ -101,16 +91,27 @@ def labelling_interface(classes: Sequence[str]) -> str:
     )
 
 
-def read_answers(path: Path, *, annotator: str, when: str) -> list[Answer]:
-    """What people answered, in the file's order. annotator, when: for lines that do not say.
+def read_label_file(
+    path: Path, *, annotator: str, when: str, classes: Sequence[str] | None = None
+) -> tuple[list[Answer], list[str]]:
+    """(what people answered, in the file's order; notes, a line each).
 
-    Raises UserError for a file that is not there or that is neither form, naming the row.
+    path: the tasks, filled in (CSV, or what a spreadsheet makes of it: see `dan.tables`), or Label Studio's export
+    (JSON, JSON-MIN, CSV, TSV). annotator, when: for lines that do not say. classes: which a control of Label Studio
+    that is not called as ours must hold to be taken for it; None: any.
+
+    Raises UserError for a file that is not there or of none of these forms, naming the row or the controls.
     """
     if not path.is_file():
         raise UserError(f"{path} is no file: name the CSV that was filled in, or Label Studio's export (JSON)")
     if path.suffix.lower() == ".json":
-        return _from_label_studio(path, annotator, when)
-    return _from_csv(path, annotator, when)
+        return read_export(path, annotator, when, classes)
+    return from_rows(read_table(path, ("sample", CONTROL)), annotator, when, classes)
+
+
+def read_answers(path: Path, *, annotator: str, when: str, classes: Sequence[str] | None = None) -> list[Answer]:
+    """The answers of `read_label_file`, without its notes."""
+    return read_label_file(path, annotator=annotator, when=when, classes=classes)[0]
 
 
 def validate(
@@ -128,40 +129,41 @@ def validate(
     The rows, as `Answer.where`: "skipped" and "empty" lines, "repeated" answers, and answers that "changed".
     """
     before = {(label.sample, label.annotator): label.label for label in labelled}
-    said: dict[tuple[str, str], Answer] = {}  # in this file, whether it is new or not
+    first: dict[tuple[str, str], tuple[str, str]] = {}  # of this file: the label, and where it is
     taken: list[Label] = []
     problems: list[str] = []
     rows: dict[str, list[str]] = {name: [] for name in ("skipped", "empty", "repeated", "changed")}
     for answer in answers:
         key = (answer.sample, answer.annotator)
-        if answer.sample not in known:
+        label = known_name(answer.label, classes)
+        if answer.skipped:
+            rows["skipped"].append(answer.where)
+        elif answer.sample not in known:
             name = f"{answer.sample[:12] or '(none)'} ({answer.path})"
             problems.append(f"{answer.where}: sample {name} was never asked for")
         elif answer.problem:
             problems.append(f"{answer.where}: {answer.problem}")
-        elif answer.skipped:
-            rows["skipped"].append(answer.where)
         elif not answer.label:
             rows["empty"].append(answer.where)
-        elif answer.label not in classes:
+        elif label is None:
             problems.append(f'{answer.where}: there is no class "{answer.label}"{nearest(answer.label, classes)}')
-        elif key in said and said[key].label != answer.label:
+        elif key in first and first[key][0] != label:
             problems.append(
-                f'{answer.where}: {answer.annotator} says "{answer.label}" of {answer.path}, and '
-                f'"{said[key].label}" in {said[key].where}'
+                f'{answer.where}: {answer.annotator} says "{label}" of {answer.path}, and "{first[key][0]}" in '
+                f"{first[key][1]}"
             )
-        elif key in said or before.get(key) == answer.label:
-            said.setdefault(key, answer)
+        elif key in first or before.get(key) == label:
+            first.setdefault(key, (label, answer.where))
             rows["repeated"].append(answer.where)
         else:
             if key in before:
                 rows["changed"].append(answer.where)
-            said[key] = answer
+            first[key] = (label, answer.where)
             taken.append(
                 Label(
                     sample=answer.sample,
                     path=known[answer.sample],
-                    label=answer.label,
+                    label=label,
                     annotator=answer.annotator,
                     when=answer.when,
                     origin=answer.where,
@@ -172,98 +174,3 @@ def validate(
 
 def _choice(label: str) -> dict[str, Any]:
     return {"from_name": CONTROL, "to_name": "image", "type": "choices", "value": {"choices": [label]}}
-
-
-def _from_csv(path: Path, annotator: str, when: str) -> list[Answer]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # a spreadsheet may begin it with a byte-order mark
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8: save it as CSV in UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
-    first = text.split("\n", 1)[0]
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if first.count(";") > first.count(",") else ",")
-    try:
-        names = [name.strip().lower() for name in rows.fieldnames or []]
-    except csv.Error as error:
-        raise UserError(f"{path}, row 1: {error}") from None
-    for needed in ("sample", "label"):
-        if needed not in names:
-            raise UserError(f'{path} has no column "{needed}": give back the file of tasks, with its labels filled in')
-    rows.fieldnames = names
-    answers = []
-    try:
-        for row in rows:
-            cell = {name: (row.get(name) or "").strip() for name in names}
-            if not any(cell.values()):
-                continue  # a spreadsheet ends its sheet with these
-            answers.append(
-                Answer(
-                    where=f"{path.name}, row {rows.line_num}",
-                    sample=cell["sample"],
-                    path=cell.get("path", ""),
-                    label=as_written(cell["label"]),
-                    annotator=cell.get("annotator", "") or annotator,
-                    when=cell.get("when", "") or cell.get("updated_at", "") or when,
-                )
-            )
-    except csv.Error as error:
-        raise UserError(f"{path}, row {rows.line_num}: {error}") from None
-    return answers
-
-
-def _from_label_studio(path: Path, annotator: str, when: str) -> list[Answer]:
-    try:
-        exported = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({type(error).__name__}): export the project as JSON") from None
-    if not isinstance(exported, list):
-        raise UserError(f"{path} is no export of Label Studio: it is a list of tasks; export the project as JSON")
-    answers = []
-    for number, task in enumerate(exported, start=1):
-        where = f"{path.name}, task {number}"
-        data = task.get("data") if isinstance(task, dict) else None
-        if not isinstance(data, dict) or not isinstance(task.get("annotations", []), list):
-            raise UserError(f"{where}: no data or annotations as Label Studio exports them (JSON, not JSON-MIN)")
-        sample, shown = str(data.get("sample", "")), str(data.get("path", ""))
-        given = task.get("annotations", [])
-        if not given:
-            answers.append(Answer(where=where, sample=sample, path=shown, label="", annotator=annotator, when=when))
-        for annotation in given:
-            if not isinstance(annotation, dict):
-                raise UserError(f"{where}: an annotation is no object")
-            chosen = _chosen(annotation.get("result"), where)
-            several = f"{len(chosen)} classes are chosen ({', '.join(chosen)}), and a sample has one"
-            answers.append(
-                Answer(
-                    where=where,
-                    sample=sample,
-                    path=shown,
-                    label=chosen[0] if chosen else "",
-                    problem=several if len(chosen) > 1 else "",
-                    annotator=_person(annotation.get("completed_by")) or annotator,
-                    when=str(annotation.get("updated_at") or annotation.get("created_at") or when),
-                    skipped=bool(annotation.get("was_cancelled")),
-                )
-            )
-    return answers
-
-
-def _chosen(result: Any, where: str) -> list[str]:
-    """The classes that an annotation chose: one, if all is well."""
-    if not isinstance(result, list):
-        raise UserError(f"{where}: an annotation without a list of results")
-    chosen: list[str] = []
-    for part in result:
-        value = part.get("value") if isinstance(part, dict) else None
-        choices = value.get("choices") if isinstance(value, dict) else None
-        if isinstance(choices, list):
-            chosen += [str(choice) for choice in choices]
-    return chosen
-
-
-def _person(completed_by: Any) -> str:
-    """Who annotated: an id, or an object with an e-mail address or id, as versions of Label Studio differ."""
-    if isinstance(completed_by, dict):
-        return str(completed_by.get("email") or completed_by.get("id") or "")
-    return "" if completed_by is None else str(completed_by)

@@ -42,6 +42,8 @@ class Assessment:
     """What the audits say of one network.
 
     accuracy, low, high: on the whole pool (labelled samples are in it, and flatter: the network has learned them).
+    deviation: of `accuracy` as a measurement, the standard error of simple random sampling (what a forecast weighs
+    points by; no interval follows from it), with the share of hits moved to (k + 1) / (n + 2) so that it is never 0.
     unlabelled: on the samples that the audits were drawn from. by_class: on the whole pool, each interval by itself.
     balanced: the mean over classes. level: of each of these intervals. method: hypergeometric, betting, or
     prediction_powered (betting with the network's confidences). audits: answered or skipped; skipped: of them, without
@@ -51,6 +53,7 @@ class Assessment:
     accuracy: float
     low: float
     high: float
+    deviation: float
     level: float
     method: str
     audits: int
@@ -127,6 +130,7 @@ def assess(
         accuracy=whole[0],
         low=whole[1],
         high=whole[2],
+        deviation=_deviation(int(right.sum()), int(answered.sum()), size) * size / len(pool.ids),
         level=level,
         method=method,
         audits=len(labels),
@@ -167,6 +171,13 @@ def _exact(
     low = int(lower_count(hits, drawn, size, alpha / 2)[0]) / size
     high = int(upper_count(hits + skipped, drawn, size, alpha / 2)[0]) / size
     return low, high, hits / (drawn - skipped) if drawn > skipped else float("nan")
+
+
+def _deviation(hits: int, answered: int, size: int) -> float:
+    """sqrt(p (1 - p) / n (U - n) / (U - 1)), p = (k + 1) / (n + 2): of acc_U; that of a coin where n = 0."""
+    share = (hits + 1) / (answered + 2)
+    left = (size - answered) / max(size - 1, 1)
+    return float((share * (1 - share) * left / max(answered, 1)) ** 0.5)
 
 
 def _of_classes(counts: ClassCounts, alpha: float) -> tuple[tuple[Interval, ...], Interval]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dan.errors import UserError
+from dan.run_location import DataLocation
 
 if TYPE_CHECKING:
     from active.replay import Replay
@@ -16,7 +17,7 @@ DIFFERS = 1  # exit code of a replay whose picks differ from the recorded ones
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explain:
+class Explain(DataLocation):
     """Replay the queries of a round of `python -m active run`, and show every pick. Exit code 1: the picks differ."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -56,6 +57,7 @@ def explain(config: Explain) -> int:
         config.round,
         start=config.start,
         data=data_folder(config.data),
+        location=config,
         cache=cache,
         cache_backbone=kept.get(config.cache_backbone),
         device=config.device,
@@ -65,13 +67,14 @@ def explain(config: Explain) -> int:
         write_page(config.out, replay_page(result, config.thumbnail))
     if not config.quiet:
         print(table(result))
+        print(f"network: {result.network}")
         if config.out is not None:
             print(f"wrote {config.out}")
     if result.difference:
         print(result.difference, file=sys.stderr)
         return DIFFERS
     if not config.quiet:
-        print(f"replayed: the same {len(result.asked)} picks as recorded, in the same order")
+        print(f"replayed: the same {len(result.recorded)} picks as recorded, in the same order")
     return 0
 
 
@@ -80,7 +83,7 @@ def table(replay: "Replay") -> str:
     names = replay.task.classes
     header = ("order", "sample", "guess", "probability", "margin", "entropy", "distance", "nearest", "answer")
     rows: list[tuple[str, ...]] = [header]
-    for pick, answer in zip(replay.picks, replay.answers, strict=True):
+    for pick, answer in zip(replay.picks, replay.labels, strict=True):
         nearest = f"{names[pick.nearest]} ({pick.nearest_in})" if pick.nearest_in else "-"
         wrong = "" if pick.guess == answer else " *"
         figures = (f"{value:.3f}" for value in (pick.probability, pick.margin, pick.entropy))

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from dan.errors import UserError, printable
+from dan.run_location import DataLocation
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelCommand:
+class LabelCommand(DataLocation):
     """Import labels, and finetune the run's newest network with all valid ones."""
 
     run: Path
@@ -65,13 +66,12 @@ def label(config: LabelCommand) -> None:
 
 
 def _import(config: LabelCommand, labels: Path) -> None:
-    from active.annotation.imports import Refused, import_labels
+    from active.annotation.imports import ImportRefused, import_labels
 
+    annotator = config.annotator or current_user()
     try:
-        imported = import_labels(
-            config.run, labels, annotator=config.annotator or current_user(), partial=config.partial
-        )
-    except Refused as refused:
+        imported = import_labels(config.run, labels, annotator=annotator, partial=config.partial)
+    except ImportRefused as refused:
         for problem in refused.problems:
             print(printable(problem), file=sys.stderr)
         raise
@@ -94,13 +94,16 @@ def _finetune(config: LabelCommand) -> None:
         steps=config.steps,
         pool=config.pool,
         data=data_folder(config.data),
+        location=config,
         cache=cache,
         cache_backbone=kept.get(config.cache_backbone),
         device=config.device,
         quiet=config.quiet,
     )
+    for line in result.missing:
+        print(printable(line), file=sys.stderr)
     for line in result.unsettled:
-        print(f"{line} (--aggregate {config.aggregate})", file=sys.stderr)
+        print(printable(f"{line} (--aggregate {config.aggregate})"), file=sys.stderr)
     if config.quiet:
         return
     if result.shared:
@@ -109,14 +112,15 @@ def _finetune(config: LabelCommand) -> None:
             "(1: all agree, 0: chance)"
         )
     if result.record is None:
-        print(f"network: {result.network} was trained with these {result.labels} labels already")
-        return
-    for name, value in result.record.items():
-        if name.startswith("accuracy/"):
-            print(f"{name.removeprefix('accuracy/'):<12} {100 * value:6.2f} % accuracy")
-    print(f"network: {result.network}, finetuned with {result.labels} labels")
-    next_words = ["python", "-m", "active", "select", "--run", str(config.run), "--pool", "FOLDER", "--out", "FILE"]
-    print(f"the next tasks: {shlex.join(next_words)}")
+        print(f"network: {result.network} was trained on these {result.labels} labels already")
+    else:
+        for name, value in result.record.items():
+            if name.startswith("accuracy/"):
+                print(f"{name.removeprefix('accuracy/'):<12} {100 * value:6.2f} % accuracy")
+        print(f"network: {result.network}, finetuned with {result.labels} labels")
+    run = shlex.quote(str(config.run))
+    print(f"its predictions: python -m dan predict {run} FOLDER")
+    print(f"the next tasks: python -m active select --run {run} --pool FOLDER --out FILE")
 
 
 def current_user() -> str:

@@ -79,7 +79,7 @@ def _defaults_of_run(run: Path) -> Rounds:
     given: dict[str, Any] = asdict(load_train_config(settings))
     given |= {"task": required(settings, "task", run), "trade_off": required(settings, "trade_off", run)}
     options = dict(settings.get("options", {}))
-    options |= {name: Path(options[name]) for name in ("source", "target") if name in options}
+    options |= {name: Path(options[name]) for name in ("source", "target", "target_test") if name in options}
     if "classes" in options:
         options["classes"] = tuple(options["classes"])
     return Rounds(start=run, **given, **options)
@@ -87,26 +87,26 @@ def _defaults_of_run(run: Path) -> Rounds:
 
 def run_active(config: Rounds) -> None:
     """Train a starting network if none is given, then print one line for each round."""
-    from active.learners.dan import check_plan, run_rounds
+    from active.learners.dan import run_rounds
+    from active.learners.rounds_config import RoundsConfig, check_rounds_config
     from active.strategies import get_strategy
     from dan.data.paths import cache_folder
 
     get_strategy(config.strategy)  # a misspelt name must not cost a training first
-    plan = _rounds_plan(config)
+    rounds = RoundsConfig(**_rounds_plan(config), trade_off=config.trade_off)
     if config.start is not None:
         for entry in fields(NetworkOptions):
             if getattr(config, entry.name) != entry.default:
                 raise UserError(f"{flag_of(entry.name)} describes a new network, and --start brings one: use only one")
     task = config.load(config.quiet)
-    check_plan(task, **plan, trade_off=config.trade_off, config=train_config_from(config))
+    check_rounds_config(task, rounds, train_config_from(config))
     name = config.strategy.replace(":", ".")
     folder = config.run or Path("runs") / task.name / f"{name}-seed{config.seed}"
     records = run_rounds(
         task,
         config.strategy,
+        rounds,
         start=_start(config, task, folder),
-        **plan,
-        trade_off=config.trade_off,
         seed=config.seed,
         run=folder,
         config=train_config_from(config),
@@ -122,7 +122,7 @@ def run_active(config: Rounds) -> None:
 
 
 def _rounds_plan(config: Rounds) -> dict[str, Any]:
-    """When to query how much, as `active.learners.dan.run_rounds` takes it. Raises UserError for flags without use."""
+    """The fields of `RoundsConfig` but for the trade-off. Raises UserError for flags without use."""
     budget = config.budget[0] if len(config.budget) == 1 else config.budget
     plan: dict[str, Any] = {"budget": budget, "retrain": config.retrain, "labelled_domain": config.labelled_domain}
     if not config.query_epochs:

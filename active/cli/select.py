@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dan.errors import UserError
+from dan.errors import UserError, printable
+from dan.run_location import DataLocation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Select:
-    """Choose the samples of a folder to label next, with a run's newest network, and write annotation tasks."""
+class Select(DataLocation):
+    """Choose the samples of a folder to label next, with a network of a run, and write annotation tasks."""
 
     run: Path
     """Run directory of a finished `python -m dan train`."""
@@ -27,6 +28,11 @@ class Select:
     """Write a page with the images to this HTML file; it needs no network."""
     include_pending: bool = False
     """Allow samples that were queried before and are pending, skipped or contradicted."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, and list them on stderr."""
+    network: str = "current"
+    """Network of the run: current (the newest that was finetuned with labels), first (the run's own), or
+    labelled_NN."""
     thumbnail: int = 320
     """Longer side of the images in the gallery and in a .json, in pixels."""
     seed: int = 0
@@ -58,17 +64,20 @@ def select(config: Select) -> None:
         out=config.out,
         strategy=config.strategy,
         page=config.gallery,
-        again=config.include_pending,
+        include_pending=config.include_pending,
+        skip_unreadable=config.skip_unreadable,
+        network=config.network,
         seed=config.seed,
-        side=config.thumbnail,
+        thumbnail_side=config.thumbnail,
         data=data_folder(config.data),
+        location=config,
         cache=cache,
         cache_backbone=cache.with_name("backbones") if config.cache_backbone else False,
         device=config.device,
         quiet=config.quiet,
     )
     for note in chosen.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     if config.quiet:
         return
     print(f"queried {len(chosen.tasks)} samples with {config.strategy}, by the network {chosen.network}")

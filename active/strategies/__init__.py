@@ -8,7 +8,8 @@ whatever the order of the pool.
 from __future__ import annotations
 
 import importlib
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,9 +46,10 @@ from active.strategies.uncertainty import (
     margin_of_confidence,
     ratio_of_confidence,
 )
+from active.strategies.user_function import SIGNATURE, as_strategy
 from dan.errors import UserError, nearest
 
-__all__ = ["CARDS", "STRATEGIES", "Card", "Strategy", "required_fields", "get_strategy"]
+__all__ = ["CARDS", "STRATEGIES", "Card", "Strategy", "get_strategy", "required_fields", "resolve_strategy"]
 
 
 class Strategy(Protocol):
@@ -96,7 +98,8 @@ def get_strategy(name: str) -> Strategy:
     of any as "NAME@SHARE".
 
     Raises UserError, in one line, for an unknown name (with the nearest known one), for a share that is not in [0, 1],
-    for a code that is none, for a module that cannot be imported, and for a module without that function.
+    for a code that is none, for a module that cannot be imported, for a module without that function, and for a
+    function that cannot be called as a strategy.
     """
     mixed = parse_mixture(name)
     if mixed is not None:
@@ -122,7 +125,7 @@ def get_strategy(name: str) -> Strategy:
     if not callable(function):
         functions = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
         raise UserError(f'module "{module_name}" has no function "{function_name}"{nearest(function_name, functions)}')
-    return cast(Strategy, function)
+    return as_strategy(function)
 
 
 def required_fields(name: str) -> frozenset[str]:
@@ -136,3 +139,14 @@ def required_fields(name: str) -> frozenset[str]:
     if name in CARDS:
         return frozenset(CARDS[name].needs)
     return frozenset(getattr(get_strategy(name), "needs", ()))
+
+
+def resolve_strategy(strategy: str | Callable[..., object]) -> tuple[Strategy, frozenset[str]]:
+    """(the strategy, the fields of Query that it requires) of a name or a function, as `get_strategy` names them."""
+    if isinstance(strategy, str):
+        return get_strategy(strategy), required_fields(strategy)
+    if not callable(strategy):
+        raise UserError(f"a strategy is a name or a function, not a {type(strategy).__name__}: {SIGNATURE}")
+    name = next((name for name, known in STRATEGIES.items() if known is strategy), None)
+    needs = required_fields(name) if name else frozenset(getattr(strategy, "needs", ()))
+    return as_strategy(strategy), needs

@@ -21,6 +21,7 @@ import tyro
 
 from dan.cli.evaluation_tables import class_table, layer_table, split_line, unlabelled_lines
 from dan.errors import UserError
+from dan.run_location import DataLocation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,17 +33,20 @@ MIN_SAMPLES = 4  # of each side: two folds of the A-distance need two each
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(DataLocation):
     """Evaluate a finished run on every split of its task."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run directory, or folder of a released checkpoint."""
+    network: str = "current"
+    """Network of the run: current (the newest that was finetuned with labels), first (the run's own), or
+    labelled_NN."""
     data: Path | None = None
     """Folder of data sets, for tasks that read any. Default: ACTIVE_DAN_DATA, or the user's cache folder."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
     out: Path | None = None
-    """Folder for the results. Default: RUN/evaluation."""
+    """Folder for the results. Default: evaluation, in the folder of the network (RUN, or RUN/labelled_NN)."""
     most: int = 2000
     """Largest number of samples of each domain, evenly spread, for MMD and A-distance."""
     image_cache: Path | None = None
@@ -59,13 +63,17 @@ def evaluate_run(config: Evaluate) -> None:
     """
     from dan.evaluation.label_shift import warnings_of
     from dan.run_metadata import labels_of, load_run_config
+    from dan.run_networks import chosen_network
 
     if config.most < MIN_SAMPLES:
         raise UserError(f"--most must be at least {MIN_SAMPLES} samples, not {config.most}")
     settings = load_run_config(config.run)
-    model, task = _load(config, settings)
-    out = config.out or config.run / "evaluation"
-    metrics: dict[str, Any] = {"run": config.run.name, "task": task.name, "splits": {}, "layers": {}}
+    network = chosen_network(config.run, config.network)
+    model, task = _load(config, network, settings)
+    out = config.out or network / "evaluation"
+    print(f"network: {network}")
+    metrics: dict[str, Any] = {"run": config.run.name, "network": network.name, "task": task.name}
+    metrics |= {"splits": {}, "layers": {}}
     probs = _evaluate_splits(model, task, settings, config.most, out, metrics)
     for table in (class_table(metrics["splits"]), layer_table(metrics["layers"])):
         if table:
@@ -79,14 +87,15 @@ def evaluate_run(config: Evaluate) -> None:
     print(f"\nfiles: {out}")
 
 
-def _load(config: Evaluate, settings: Mapping[str, Any]) -> "tuple[DAN, DomainPair]":
+def _load(config: Evaluate, network: Path, settings: Mapping[str, Any]) -> "tuple[DAN, DomainPair]":
     from dan.data.paths import cache_folder, data_folder
     from dan.devices import choose_device
     from dan.models.model_file import load_model
     from dan.run_task import load_run_task
 
-    model = load_model(config.run, choose_device(config.device), weights=config.weights)
-    task = load_run_task(settings, config.run, data_folder(config.data), cache_folder(config.image_cache), quiet=False)
+    model = load_model(network, choose_device(config.device), weights=config.weights)
+    data, cache = data_folder(config.data), cache_folder(config.image_cache)
+    task = load_run_task(settings, config.run, data, cache, quiet=False, location=config)
     if len(task.classes) != model.settings["num_classes"]:
         raise UserError(
             f"the network of {config.run} has {model.settings['num_classes']} classes, and {task.name} has "

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dan.errors import UserError
+from dan.errors import UserError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dan.data.decoded_listing import Unreadable
+
+SKIPPED = 1  # exit code where images were left out
 CHUNK = 4096  # rows of a feature file that go through the network at once
 
 
@@ -29,6 +32,16 @@ class Predict:
     """Folder of images (searched recursively); CSV manifest (path,label); for vector tasks, a feature file."""
     out: Path = Path("predictions.csv")
     """The CSV file: path (or row), label, confidence, and the second most probable label."""
+    network: str = "current"
+    """Network of the run: current (the newest that was finetuned with labels), first (the run's own), or
+    labelled_NN."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, list them on stderr, and predict the rest; exit code 1 if there are any."""
+    task: str | None = None
+    """Task of a run that does not record it: of a training from Python without `metadata`. It names the classes and
+    the normalisation."""
+    data: Path | None = None
+    """Folder of data sets for --task. Default: ACTIVE_DAN_DATA, or the user's cache folder."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -37,74 +50,107 @@ class Predict:
     """Print no progress bar and no summary."""
 
 
-def predict_folder(config: Predict) -> None:
-    """Write the predictions, and print how many samples have which label.
+def predict_folder(config: Predict) -> int:
+    """Write the predictions, and print how many samples have which label; 0, or SKIPPED where some were left out.
 
     Where the predicted class shares differ from those of the source, a line on stderr says so.
     Raises UserError for a folder that is no run, for samples of another kind than the run was trained on, and for
-    images that cannot be read: they are counted, and nothing is written.
+    images that cannot be read, unless they are skipped: they are counted, and nothing is written.
     """
     import torch
 
     from dan.devices import choose_device
     from dan.evaluation.label_shift import warnings_of
     from dan.models.model_file import load_model
-    from dan.run_metadata import load_run_config, required
+    from dan.run_metadata import required
+    from dan.run_networks import chosen_network
 
-    settings = load_run_config(config.run)
-    classes = required(settings, "classes", config.run)
-    model = load_model(config.run, choose_device(config.device), weights=config.weights)
+    settings = _settings(config)
+    classes, kind = (required(settings, name, config.run) for name in ("classes", "kind"))
+    network = chosen_network(config.run, config.network)
+    model = load_model(network, choose_device(config.device), weights=config.weights)
     if len(classes) != model.settings["num_classes"]:
         raise UserError(
             f"{config.run} names {len(classes)} classes, and its network has {model.settings['num_classes']}: its "
             "files are from two runs"
         )
-    column, names, batches = _inputs(config, settings)
     device = next(model.parameters()).device
+    column, cells, batches, failures = _samples(config, settings, kind)
     with torch.no_grad():
-        logits = [model(batch.to(device, torch.float32)).logits for batch in batches]
-    probs = torch.cat([part.double().softmax(1).cpu() for part in logits])
+        probs = [model(batch.to(device, torch.float32)).logits.double().softmax(1).cpu() for batch in batches]
+    left_out = {one.name for one in failures}
+    kept = [cell for name, cell in cells.items() if name not in left_out]
+    for one in failures:
+        print(printable(f"not read: {one}"), file=sys.stderr)
+    if not probs:
+        raise UserError(f"{config.folder}: none of {len(cells)} images can be read, so there is nothing to predict")
+    _write(config.out, column, kept, torch.cat(probs), classes)
+    if "class_counts" in settings:
+        of_source = torch.arange(len(classes)).repeat_interleave(torch.tensor(settings["class_counts"]))
+        for line in warnings_of(of_source, torch.cat(probs), classes=classes):
+            print(f"warning: {line}", file=sys.stderr)
+    if not config.quiet:
+        confidence, guess = torch.cat(probs).max(1)
+        print(f"network: {network}")
+        print(share_table(classes, guess, confidence))
+        print(f"\n{len(kept)} predictions: {config.out}")
+    return SKIPPED if failures else 0
+
+
+def _settings(config: Predict) -> Mapping[str, Any]:
+    """The first record of the run, completed with the metadata of --task."""
+    from dan.data.paths import data_folder
+    from dan.data.tasks import load_pair
+    from dan.run_metadata import load_run_config, run_metadata
+
+    settings = load_run_config(config.run)
+    if config.task is None:
+        return settings
+    if "task" in settings:
+        raise UserError(f"{config.run} was trained on the task {settings['task']}: leave out --task")
+    of_task = run_metadata(load_pair(config.task, data_folder(config.data)))
+    if of_task["shape"] != settings.get("shape") or len(of_task["classes"]) != len(settings.get("classes", ())):
+        raise UserError(
+            f"{config.task} has {len(of_task['classes'])} classes and samples of shape {of_task['shape']}, and "
+            f"{config.run} was trained on {len(settings.get('classes', ()))} and {settings.get('shape')}: name its task"
+        )
+    return {**settings, **of_task}
+
+
+def _samples(
+    config: Predict, settings: Mapping[str, Any], kind: str
+) -> "tuple[str, dict[str, str], Iterator[Tensor], list[Unreadable]]":
+    """(the first column's name; sample -> its cell there; the samples in batches; the images that cannot be read, which
+    are known when all samples have been read)."""
+    from dan.run_inputs import feature_rows, image_batches, images_under
+
+    failures: list[Unreadable] = []
+    if kind == "image":
+        skipped = failures if config.skip_unreadable else None
+        listing = images_under(config.folder, skipped)
+        cells = {name: str(listing.root / name) for name in listing.names}
+        batches = image_batches(listing, settings, config.run, quiet=config.quiet, failures=skipped)
+        return "path", cells, batches, failures
+    x = feature_rows(config.folder, settings, config.run)
+    return "row", {str(row): str(row) for row in range(len(x))}, iter(x.split(CHUNK)), failures
+
+
+def _write(out: Path, column: str, names: Sequence[str], probs: "Tensor", classes: Sequence[str]) -> None:
+    """The CSV file. Raises UserError where the network's outputs are not finite, and where it cannot be written."""
+    from dan.safe_csv import write_csv
+
     if not bool(probs.isfinite().all()):
         bad = (~probs.isfinite().all(1)).nonzero()[:, 0].tolist()
         raise UserError(
-            f"the outputs for {len(bad)} samples contain NaN (first: {column} {names[bad[0]]}): check its values"
+            f"the outputs for {len(bad)} samples contain NaN (first: {column} {names[bad[0]]}): look at its values"
         )
-    confidence, guess = probs.topk(2, dim=1)
-    _write_predictions(config.out, column, names, classes, guess, confidence)
-    if "class_counts" in settings:
-        of_source = torch.arange(len(classes)).repeat_interleave(torch.tensor(settings["class_counts"]))
-        for line in warnings_of(of_source, probs, classes=classes):
-            print(f"warning: {line}", file=sys.stderr)
-    if not config.quiet:
-        print(share_table(classes, guess[:, 0], confidence[:, 0]))
-        print(f"\n{len(names)} predictions: {config.out}")
-
-
-def _inputs(config: Predict, settings: Mapping[str, Any]) -> "tuple[str, list[str], Iterator[Tensor]]":
-    """(the first column's name, its cells, and the samples in batches)."""
-    from dan.run_inputs import feature_rows, image_batches, images_under
-    from dan.run_metadata import required
-
-    if required(settings, "kind", config.run) == "image":
-        listing = images_under(config.folder)
-        names = [str(listing.root / name) for name in listing.names]
-        return "path", names, image_batches(listing, settings, config.run, config.quiet)
-    x = feature_rows(config.folder, settings, config.run)
-    return "row", list(map(str, range(len(x)))), iter(x.split(CHUNK))
-
-
-def _write_predictions(
-    path: Path, column: str, names: Sequence[str], classes: Sequence[str], guess: "Tensor", confidence: "Tensor"
-) -> None:
-    """guess, confidence: (N, 2), of the two most probable classes."""
-    from dan.safe_csv import write_csv
-
+    sure, guess = probs.topk(2, dim=1)
     write_csv(
-        path,
+        out,
         [column, "label", "confidence", "second", "second_confidence"],
         (
             (int(name) if column == "row" else name, classes[a], f"{p:.6f}", classes[b], f"{q:.6f}")
-            for name, (a, b), (p, q) in zip(names, guess.tolist(), confidence.tolist(), strict=True)
+            for name, (a, b), (p, q) in zip(names, guess.tolist(), sure.tolist(), strict=True)
         ),
     )
 

@@ -26,7 +26,7 @@ def setup_source_free(config: Train) -> TrainingSetup:
     from dan.data.paths import cache_folder, data_folder
     from dan.devices import choose_device
     from dan.run_metadata import load_run_config
-    from dan.run_task import load_target
+    from dan.run_target import load_target
     from dan.source_free import read_kept
 
     run = config.source_free

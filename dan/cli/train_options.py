@@ -33,6 +33,10 @@ class DataOptions:
     """Train on random crops and mirror images."""
     source_holdout: float = 0.0
     """Fraction of the source that is held out for evaluation, for data sets without a test split."""
+    target_test: Path | None = None
+    """Labelled target samples of the task `folders` for evaluation: never queried, trained on or aligned with."""
+    target_holdout: float = 0.0
+    """Fraction of the target that is held out for evaluation: never queried, trained on or aligned with."""
     download: bool = False
     """Download missing data sets with torchvision, where it can."""
     data: Path | None = None
@@ -42,8 +46,8 @@ class DataOptions:
 
     def options(self) -> dict[str, Any]:
         """The chosen options of the task, as `dan.data.tasks.load_pair` takes them: None for the default."""
-        names = ("source", "target", "classes", "image_size", "augment", "source_holdout", "download")
-        return {name: getattr(self, name) or None for name in names}
+        domains = ("source", "target", "target_test", "classes", "source_holdout", "target_holdout")
+        return {name: getattr(self, name) or None for name in (*domains, "image_size", "augment", "download")}
 
     def load(self, quiet: bool) -> Any:
         """The source and the target, as `dan.data.tasks.load_pair` gives them."""

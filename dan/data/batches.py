@@ -4,11 +4,14 @@ Shapes: N samples.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import Dataset, Subset, TensorDataset
 
+from dan.data.batched import BatchedDataset
+from dan.data.items import stack_items
 from dan.errors import UserError
 
 
@@ -58,21 +61,43 @@ class Batches:
         return self._order
 
 
-def fetch(data: Dataset, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """The samples (x, y) at those positions, stacked.
+def fetch(
+    data: Any, indices: Tensor, generator: torch.Generator | None = None, *, name: str = "the data set"
+) -> tuple[Tensor, Tensor]:
+    """The samples (x, y) at those positions, stacked; y is -1 for items without a label.
 
-    Tensors are indexed at once, and so are data sets with a method batch(indices, generator), which may draw augmented
-    views from the generator (None: the plain samples); others are asked item by item.
+    Tensors are indexed at once, and a `BatchedDataset` gives its batch, which may draw augmented views from the
+    generator (None: the plain samples). Every other data set, and a subclass of these that overrides how items are
+    read, is read through its own `__getitems__` or `__getitem__`.
+    Raises UserError, with the data set's name, for items that cannot be stacked: see `dan.data.items.stack_items`.
     """
-    if isinstance(data, Subset):
-        return fetch(data.dataset, torch.as_tensor(data.indices)[indices], generator)
-    if hasattr(data, "batch"):
+    if is_plain(data, Subset):
+        return fetch(data.dataset, torch.as_tensor(data.indices)[indices], generator, name=name)
+    if gives_batches(data):
         return data.batch(indices, generator)
-    if isinstance(data, TensorDataset):
+    if is_plain(data, TensorDataset) and len(data.tensors) > 1:
         x, y = data.tensors[:2]
         return x[indices], y[indices]
-    x, y = default_collate([data[i] for i in indices.tolist()])[:2]
-    return x, y
+    rows = indices.tolist()
+    own = hasattr(type(data), "__getitems__") and not _overrides(data, "__getitem__", "__getitems__")
+    return stack_items(data.__getitems__(rows) if own else [data[i] for i in rows], rows, name)
+
+
+def gives_batches(data: Any) -> bool:
+    """Whether `data` is a `BatchedDataset`, and its items are those that `batch` gives."""
+    return isinstance(data, BatchedDataset) and not _overrides(data, "__getitem__", "batch")
+
+
+def is_plain(data: Any, kind: type) -> bool:
+    """Whether `data` is of that class, TensorDataset or Subset, and reads its items exactly as the class does."""
+    names = ("__getitem__", "__getitems__")
+    return isinstance(data, kind) and all(getattr(type(data), n, None) is getattr(kind, n, None) for n in names)
+
+
+def _overrides(data: Any, name: str, base: str) -> bool:
+    """Whether method `name` is defined by a further subclass than method `base` is."""
+    order = [vars(cls) for cls in type(data).__mro__]
+    return next(i for i, own in enumerate(order) if name in own) < next(i for i, own in enumerate(order) if base in own)
 
 
 def iter_batches(data: Dataset, batch_size: int, which: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:

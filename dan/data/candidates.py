@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset, TensorDataset
 
+from dan.data.batched import BatchedDataset
 from dan.data.batches import fetch, iter_batches, num_samples
 from dan.data.candidate_files import CandidateListing, read_candidates
 from dan.data.folders import images_of
@@ -111,7 +112,7 @@ class Candidates:
         return Candidates(patches, self.owners, self.targets, self.classes, names=self.names, groups=self.groups)
 
 
-class PatchSet(Dataset[tuple[Tensor, int]]):
+class PatchSet(BatchedDataset, Dataset[tuple[Tensor, int]]):
     """Some patches, with labels of the caller's: (x, y). after_stages: that of the patches, if they have been through
     the first stages of a backbone."""
 
@@ -122,12 +123,6 @@ class PatchSet(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"patch {index} of {len(self)}")
-        x, y = self.batch(torch.tensor([index % len(self)]))
-        return x[0], int(y[0])
-
     def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The patches at those positions: x (B, ...) and y (B,). generator: for patches with random training views."""
         return fetch(self.patches, self.rows[indices], generator)[0], self.targets[indices]
@@ -136,7 +131,7 @@ class PatchSet(Dataset[tuple[Tensor, int]]):
 # --- from views of an image -------------------------------------------------------------------------------------------
 
 
-class Viewed(Dataset[tuple[Tensor, int]]):
+class Viewed(BatchedDataset, Dataset[tuple[Tensor, int]]):
     """Patch r of the images is view r mod P of image r // P; view 0 is the image itself."""
 
     def __init__(self, images: Dataset[Any], views: Views) -> None:
@@ -152,12 +147,6 @@ class Viewed(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return num_samples(self.images) * len(self.views)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"patch {index} of {len(self)}")
-        x, y = self.batch(torch.tensor([index % len(self)]))
-        return x[0], int(y[0])
 
     def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The patches at those positions: x (B, channels, H, W) and y (B,). Nothing is drawn: the views are fixed.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import stat
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,22 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MOST_ELONGATED = 100  # the resized image is as elongated as the file: without a limit, a thin one takes all memory
 
 
-def decode(file: Path, *, channels: Literal[1, 3] = 3) -> Image.Image:
+@dataclass
+class FileFacts:
+    """What of a file its picture does not tell: largest, the largest value in 16 bits a channel (None for files of
+    other depths); pages, or frames, of which the picture is the first."""
+
+    largest: int | None = None
+    pages: int = 1
+
+
+def decode(file: Path, *, channels: Literal[1, 3] = 3, facts: FileFacts | None = None) -> Image.Image:
     """The picture in `file` as RGB (channels = 3) or grey (1), upright, 8 bits a channel.
 
-    The orientation in the EXIF data is applied. 16-bit grey values are divided by 257 and rounded. Transparent pixels
-    are laid on white. Grey becomes RGB by repetition; RGB becomes grey as 0.299 R + 0.587 G + 0.114 B (ITU-R 601). Of
-    several frames the first counts.
+    The orientation in the EXIF data is applied. 16-bit grey values are divided by 257 and rounded, 12-bit ones by
+    4095 / 255; where 0 is white (TIFF) they are inverted. Transparent pixels are laid on white. Grey becomes RGB by
+    repetition; RGB becomes grey as 0.299 R + 0.587 G + 0.114 B (ITU-R 601). Of several frames the first counts. facts:
+    is filled in.
 
     Raises ValueError, with the reason, for what Pillow cannot decode to the end, for more pixels than Pillow's limit
     against decompression bombs, and for pixels without a known range (floats, 32-bit integers beyond 16 bits).
@@ -46,19 +57,45 @@ def decode(file: Path, *, channels: Literal[1, 3] = 3) -> Image.Image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and opened.width * opened.height > limit:  # Pillow itself would only warn
                 raise ValueError(f"{opened.width} x {opened.height} pixels: more than Pillow's limit of {limit}")
+            # A phone's JPEG may hold a second picture (MPO: depth, or a larger preview), which is no page.
+            pages = 1 if opened.format in ("JPEG", "MPO") else int(getattr(opened, "n_frames", 1))
+            raw, inverted = _raw_mode(opened), _zero_is_white(opened)
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except UnidentifiedImageError:
-        raise ValueError(f"not an image that Pillow knows as {', '.join(FORMATS)}") from None
+        raise ValueError(f"not an image that Pillow knows as {', '.join(FORMATS)}{_advice(file)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError("more pixels than Pillow's limit") from None
-    image = _eight_bits(image)
+    image, largest = _eight_bits(image, raw, inverted)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB") if image.mode not in ("L", "RGB") else image
+    if facts is not None:
+        facts.largest, facts.pages = largest, pages
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _raw_mode(opened: Any) -> str:
+    """How the pixels lie in the file, in Pillow's words: RGB;16B, I;12, ... Known before they are decoded only."""
+    tiles = getattr(opened, "tile", None)
+    args = tiles[0][3] if tiles else ""
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _zero_is_white(opened: Any) -> bool:
+    """Of a TIFF file whether its grey values count from white; Pillow inverts those of up to 8 bits itself."""
+    return opened.format == "TIFF" and opened.tag_v2.get(262) == 0
+
+
+def _advice(file: Path) -> str:
+    """What to do about a file in another format that goes by the suffix of an image."""
+    with open(file, "rb") as opened:
+        start = opened.read(12)
+    if start[4:8] == b"ftyp":
+        return f" (it is {start[8:12].decode('ascii', errors='replace').upper().strip()}: save it as JPEG or PNG)"
+    return ""
 
 
 def decode_known(content: bytes, size: int) -> Image.Image:
@@ -76,7 +113,8 @@ def decode_known(content: bytes, size: int) -> Image.Image:
         raise ValueError("more pixels than Pillow's limit") from None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, raw: str, inverted: bool) -> tuple[Image.Image, int | None]:
+    """(the image with 8 bits a channel, its largest value if it had 16). raw: how the pixels lay in the file."""
     from PIL import Image
 
     if image.mode == "F":
@@ -85,8 +123,22 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit pixels, whose range is unknown: save it with 8 or 16 bits")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    return image
+        if raw == "I;12":  # the file says that they are of 12 bits: their range is known
+            values, largest = (values * 255 + 2047) // 4095, None
+        else:
+            values, largest = (values + 128) // 257, int(values.max())
+        values = 255 - values if inverted else values
+        return Image.fromarray(values.astype(np.uint8)), largest
+    if ";16" in raw:  # several channels: Pillow has kept the upper 8 bits of each
+        return image, 256 * max(high for _, high in _extrema(image)) + 255
+    return image, None
+
+
+def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    """(smallest, largest) of each colour channel; transparency is none."""
+    found: Any = image.getextrema()
+    bands = [found] if isinstance(found[0], int) else list(found)
+    return bands[: len([band for band in image.getbands() if band not in ("A", "a")])]
 
 
 def square(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -23,8 +23,9 @@ class DomainPair:
     kind "image" and (features,) for "vector"; y the index of a class. The target's labels are for the simulated oracle
     of active learning and for evaluation only.
 
-    source_test, target_test: None where the set has no such split. target_labelled: False where every target y is -1:
-    then there is no accuracy on the target. normalisation: a name of `dan.data.tensor_datasets.NORMALISATIONS`.
+    source_test, target_test: None where there is no such split; no sample of target_test is in target, so none is
+    queried, trained on or aligned with. target_labelled, target_test_labelled: False where every y of it is -1: then
+    there is no accuracy on it. normalisation: a name of `dan.data.tensor_datasets.NORMALISATIONS`.
     options: what
     `load_pair(name, data, **options)` needs to give the same transfer again, as plain values (but the cache folder).
     """
@@ -32,22 +33,26 @@ class DomainPair:
     name: str
     classes: tuple[str, ...]
     source: Dataset[Any]
-    source_test: Dataset[Any] | None
     target: Dataset[Any]
-    target_test: Dataset[Any] | None
+    source_test: Dataset[Any] | None = None
+    target_test: Dataset[Any] | None = None
     backbone: str = "lenet"  # the network that suits the size of the images
     kind: Literal["image", "vector"] = "image"
     image_size: int | None = None  # pixels a side
     normalisation: str | None = None
     target_labelled: bool = True
+    target_test_labelled: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Dataset[Any]]:
         """The data sets that an accuracy can be told of, by the names that records use."""
-        of_target = {"target": self.target, "target_test": self.target_test} if self.target_labelled else {}
-        everything = {"source_test": self.source_test, **of_target}
-        return {name: data for name, data in everything.items() if data is not None}
+        labelled = {
+            "source_test": self.source_test,
+            "target": self.target if self.target_labelled else None,
+            "target_test": self.target_test if self.target_test_labelled else None,
+        }
+        return {name: data for name, data in labelled.items() if data is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,11 @@ class Options:
     """Train on these classes only; `shared`: on those that both domains hold. Default: all, and they must be equal."""
     source_holdout: float = 0.0
     """Share of the source that is held out as source_test (stratified; whole groups where there are any)."""
+    target_test: Path | None = None
+    """Of `folders`: labelled target samples that are never trained on, aligned with or queried, as a tree, a manifest
+    or features."""
+    target_holdout: float = 0.0
+    """Share of the target that is held out as target_test, the same way: never trained on, aligned with or queried."""
     download: bool = False
     """Let torchvision fetch what is missing, where it can."""
     quiet: bool = True
@@ -98,7 +108,7 @@ def checked(given: Mapping[str, Any], takes: frozenset[str], task: str) -> Optio
     if unknown:
         raise TypeError(f"load_pair has no option {unknown[0]}: it takes {', '.join(defaults)}")
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    for name in ("cache", "source", "target"):
+    for name in ("cache", "source", "target", "target_test"):
         if name in values:
             values[name] = Path(values[name]).expanduser().absolute()
     if "classes" in values:
@@ -111,18 +121,23 @@ def checked(given: Mapping[str, Any], takes: frozenset[str], task: str) -> Optio
             raise UserError(f"the task {task} has no use for {name} (of these options it takes: {taken})")
     if not 8 <= options.image_size <= 2048:
         raise UserError(f"image_size must be 8 to 2048 pixels, not {options.image_size}")
-    if not 0 <= options.source_holdout <= 0.5:
-        raise UserError(f"source_holdout is a share of the source from 0 to 0.5, not {options.source_holdout}")
+    for domain in ("source", "target"):
+        share = getattr(options, f"{domain}_holdout")
+        if not 0 <= share <= 0.5:
+            raise UserError(f"{domain}_holdout is a share of the {domain} from 0 to 0.5, not {share}")
     return options
 
 
 def source_split(source: Split, share: float) -> tuple[Split, Split | None]:
     """(training part, held-out part): all of it and None for share 0. Raises UserError where a side would be empty."""
-    if share == 0:
-        return source, None
-    train, held = held_out(source, share)
-    if not len(held) or not len(train):
+    return (source, None) if share == 0 else split_off(source, share, "source_holdout")
+
+
+def split_off(data: Split, share: float, option: str) -> tuple[Split, Split]:
+    """(the rest, `share` of the samples), as `held_out` draws them. Raises UserError where a side would be empty."""
+    rest, held = held_out(data, share)
+    if not len(held) or not len(rest):
         raise UserError(
-            f"source_holdout {share} of {len(source)} samples leaves a side empty: the groups or classes are too large"
+            f"{option} {share} of {len(data)} samples leaves a side empty: the groups or classes are too large"
         )
-    return source.subset(train), source.subset(held)
+    return data.subset(rest), data.subset(held)

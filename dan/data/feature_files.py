@@ -22,6 +22,8 @@ from dan.data.mat_file import read_mat
 from dan.errors import UserError, nearest
 from dan.run_dir import load_tensors
 
+_BLOCK = 65536  # rows that are looked at together
+_KEPT = (torch.float16, torch.float32, torch.float64)  # NumPy has no bfloat16 and float8, in which little is computed
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".mat")
 
 
@@ -42,7 +44,8 @@ def read_features(path: str | Path) -> Features:
     .pt     a tensor x, or a dict of tensors x and, if given, y
     .mat    MATLAB's level 5, v5 to v7.2: fts and labels (as Office-Caltech's SURF features are published), or x and y
 
-    Floating-point x keeps its precision, whole numbers become float32. NaN is not looked for: that would read it all.
+    x of half, single and double precision keeps it; bfloat16, float8 and whole numbers become float32. NaN is not
+    looked for: that would read it all.
     Raises UserError for anything else: other suffixes, shapes, types, no rows, a file that is none of its kind.
     """
     path = Path(path)
@@ -60,6 +63,28 @@ def read_features(path: str | Path) -> Features:
         found = ", ".join(str(name) for name in arrays if not str(name).startswith("__")) or "nothing"
         raise UserError(f"{path} holds {found}: expected {expected}")
     return _features(path, arrays[names[0]], path, arrays.get(names[1]))
+
+
+LARGEST = 1e15  # beyond it squared distances lose their differences in float32: no measured feature, but a fill value
+
+
+def refuse_unusable_rows(path: Path, x: Tensor) -> None:
+    """Raises UserError, with the first row, for features that are NaN, infinite, or larger than LARGEST: what stands
+    for a missing value (1e20, 9.97e36, 3.4e38) would decide every distance."""
+    for begin in range(0, len(x), _BLOCK):  # the file may be larger than the memory
+        block = x[begin : begin + _BLOCK]
+        usable = block.abs() <= LARGEST  # false for NaN
+        if bool(usable.all()):
+            continue
+        rows = begin + (~usable.all(1)).nonzero()[:, 0]
+        count = int(sum((~(part.abs() <= LARGEST).all(1)).sum() for part in x.split(_BLOCK)))
+        value = float(x[rows[0]][~(x[rows[0]].abs() <= LARGEST)][0])
+        kind = "a fill value for what is missing, or damaged" if math.isfinite(value) else "missing, or damaged"
+        words = "values beyond 1e15" if math.isfinite(value) else "NaN or infinite features"
+        raise UserError(
+            f"{path}: {count} of {len(x)} samples hold {words} (first: row {int(rows[0])}, {value:g}): {kind}; remove "
+            "them, or fill in numbers of the features' own scale"
+        )
 
 
 def _from_npy(path: Path) -> Features:
@@ -135,7 +160,7 @@ def _features(path: Path, x: Any, labels_path: Path, y: Any) -> Features:
         raise UserError(f"{path}: x must be a matrix of samples times features, not of shape {shape}: flatten it first")
     if not features.numel():
         raise UserError(f"{path}: x is empty, of shape {tuple(features.shape)}")
-    if not features.is_floating_point():
+    if not features.is_floating_point() or features.dtype not in _KEPT:
         features = features.float()
     if y is None:
         return Features(x=features, y=None)

@@ -4,13 +4,15 @@ Images of either domain may come as a tree or as a manifest; features go with fe
 labels: then there is nothing to measure on it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from dan.data.decoded_listing import print_warnings
 from dan.data.domain_pair import DomainPair, Options, source_split
-from dan.data.feature_files import SUFFIXES, read_features
+from dan.data.feature_files import SUFFIXES, Features, read_features, refuse_unusable_rows
 from dan.data.image_cache import pixels_of
 from dan.data.manifests import (
     UNLABELLED,
@@ -141,6 +143,31 @@ def _holds_features(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
+def class_numbers(features: Features) -> tuple[str, ...]:
+    """The classes of the samples, as texts in rising order; () where there are no labels."""
+    return () if features.y is None else tuple(str(label) for label in features.y.unique().tolist())
+
+
+def with_known_labels(path: Path, target: Features, classes: Sequence[str]) -> Features:
+    """The target's features, without labels where some are UNLABELLED, which is none of the source's `classes`.
+
+    Labels of some samples only would measure nothing on the target: they are left out, with a line on stderr.
+    """
+    if target.y is None or str(UNLABELLED) in classes:  # a class of its own, as in labels of -1 and 1
+        return target
+    unknown = int((target.y == UNLABELLED).sum())
+    if not unknown:
+        return target
+    if unknown < len(target.y):
+        print_warnings(
+            [
+                f"{path}: {unknown} of {len(target.y)} samples have the label {UNLABELLED}, unknown: the target "
+                "counts as unlabelled, and no accuracy is told on it"
+            ]
+        )
+    return Features(x=target.x, y=None)
+
+
 def _of_features(name: str, options: Options, source: Path, target: Path) -> DomainPair:
     for unused in ("augment", "image_size"):
         if unused in options.chosen:
@@ -153,16 +180,12 @@ def _of_features(name: str, options: Options, source: Path, target: Path) -> Dom
             "compute both with one network"
         )
     for path, features in sides.items():
-        if not bool(torch.isfinite(features.x).all()):
-            bad = int((~torch.isfinite(features.x)).any(1).sum())
-            raise UserError(f"{path}: {bad} of {len(features.x)} samples hold NaN or infinite features: remove them")
+        refuse_unusable_rows(path, features.x)
     if sides[source].y is None:
         raise UserError(f"{source} has no labels: the source needs a class for every sample")
-    named = {
-        path: () if features.y is None else tuple(str(label) for label in features.y.unique().tolist())
-        for path, features in sides.items()
-    }
-    classes = agreed_classes((source, named[source]), (target, named[target]), options.classes)
+    of_source = class_numbers(sides[source])
+    sides[target] = with_known_labels(target, sides[target], of_source)
+    classes = agreed_classes((source, of_source), (target, class_numbers(sides[target])), options.classes)
     position = {int(label): index for index, label in enumerate(classes)}
 
     def vectors(path: Path) -> Vectors:

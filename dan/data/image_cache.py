@@ -7,27 +7,22 @@ What is kept can be removed at any time. Shapes: N images; S pixels a side.
 
 import hashlib
 import json
-import os
 import shutil
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dan.data import decoding
-from dan.data.manifests import Listing, some
+from dan.data.decoded_listing import Unreadable, decode_listing, print_warnings
+from dan.data.listing import Listing
 from dan.errors import UserError
-from dan.progress import Progress
 from dan.run_dir import write_atomically
 
-VERSION = 1  # of the pixels' definition: a change in `decoding` makes it the next number
+VERSION = 2  # of the pixels' definition: a change in `decoding` makes it the next number
 MEMORY_LIMIT = 4 * 2**30  # bytes that are decoded into memory without a cache folder
-_CHUNK = 256  # images between two looks at the clock, and the most that wait in memory to be written
 
 
 def pixels_of(
@@ -52,17 +47,19 @@ def pixels_of(
         pixels = np.empty(shape, dtype=np.uint8)
         digest = hashlib.sha256()
         done = 0
-        for chunk in decode_images(listing, size, channels, quiet):
+        notes: list[str] = []
+        for chunk in decode_listing(listing, size, channels, quiet=quiet, notes=notes):
             pixels[done : done + len(chunk)] = chunk
             digest.update(chunk.data)
             done += len(chunk)
         pixels.flags.writeable = False
+        print_warnings(notes)
         return pixels, digest.hexdigest()
 
     key = _key(listing, size, channels)
     found = _kept(cache, key, shape)
     if found is None:
-        _write(cache, key, shape, needed, listing, lambda: decode_images(listing, size, channels, quiet))
+        _write(cache, key, shape, needed, listing, channels, quiet)
         found = _kept(cache, key, shape)
         if found is None:
             raise UserError(f"{cache / key}.npy changed while it was read: is another program at work in that folder?")
@@ -95,6 +92,8 @@ def _kept(cache: Path, key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uin
         return None
     if pixels.shape != shape or pixels.dtype != np.uint8 or not isinstance(card, dict) or "sha256" not in card:
         return None
+    notes = card.get("notes", [])
+    print_warnings(map(str, notes if isinstance(notes, list) else []))
     return pixels, str(card["sha256"])
 
 
@@ -104,14 +103,16 @@ def _write(
     shape: tuple[int, ...],
     needed: int,
     listing: Listing,
-    chunks: Callable[[], Iterator[NDArray[np.uint8]]],
+    channels: Literal[1, 3],
+    quiet: bool,
 ) -> None:
     """Write the pixels and then their card: a reader that sees the card sees all of them."""
     digest = hashlib.sha256()
+    notes: list[str] = []
 
     def write(file: object) -> None:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})  # type: ignore[arg-type]
-        for chunk in chunks():
+        for chunk in decode_listing(listing, shape[1], channels, quiet=quiet, notes=notes):
             digest.update(chunk.data)
             file.write(chunk.tobytes())  # type: ignore[attr-defined]
 
@@ -124,7 +125,7 @@ def _write(
                 f"{free / 2**30:.1f} GiB left: name another folder (--image-cache), or a smaller image size"
             )
         write_atomically(cache / f"{key}.npy", write)
-        card = {"place": str(listing.place), "shape": shape, "sha256": digest.hexdigest()}
+        card = {"place": str(listing.place), "shape": shape, "sha256": digest.hexdigest(), "notes": notes}
         write_atomically(cache / f"{key}.json", lambda file: file.write(json.dumps(card).encode()))
     except OSError as error:
         raise UserError(
@@ -132,37 +133,36 @@ def _write(
         ) from None
 
 
-def decode_images(listing: Listing, size: int, channels: Literal[1, 3], quiet: bool) -> Iterator[NDArray[np.uint8]]:
-    """The pixels in the listing's order, some images at a time; UserError at the end if any could not be read."""
-    from PIL import Image
+def readable_listing(
+    listing: Listing, size: int, *, channels: Literal[1, 3] = 3, cache: Path | None = None, quiet: bool = True
+) -> tuple[Listing, list[Unreadable]]:
+    """(the images of a listing that can be read, the others): each is decoded once to know.
 
-    failures: list[str] = []
+    cache: a folder; what was found is kept there, so that the next call decodes nothing.
+    """
+    path = None if cache is None else cache / f"{_key(listing, size, channels)}.unreadable.json"
+    failures: list[Unreadable] | None = None if path is None else _kept_failures(path)
+    if failures is None:
+        failures = []
+        for _ in decode_listing(listing, size, channels, quiet=quiet, failures=failures):
+            pass
+        if path is not None:
+            content = json.dumps([[one.name, one.reason] for one in failures]).encode()
+            try:
+                write_atomically(path, lambda file: file.write(content))
+            except OSError as error:
+                raise UserError(
+                    f"{cache} cannot be written ({error.strerror or error}): name another --image-cache"
+                ) from None
+    left_out = {one.name for one in failures}
+    return listing.subset([i for i, name in enumerate(listing.names) if name not in left_out]), failures
 
-    def one(name: str) -> NDArray[np.uint8] | str:
-        try:
-            return decoding.square(decoding.decode(listing.root / name, channels=channels), size)
-        except Exception as error:  # noqa: BLE001  (a damaged file raises anything from OSError to struct.error)
-            reason = str(error).splitlines() or [type(error).__name__]
-            return f"{name} ({reason[0]})"
 
-    # Pillow decodes and resizes without Python's lock. Its warning of a decompression bomb is an error here.
-    with (
-        warnings.catch_warnings(),
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads,
-        Progress("decoding", len(listing.names), quiet=quiet) as progress,
-    ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for start in range(0, len(listing.names), _CHUNK):
-            results = list(threads.map(one, listing.names[start : start + _CHUNK]))
-            failures += [result for result in results if isinstance(result, str)]
-            progress.advance(steps=len(results))
-            if not failures:
-                yield np.stack([result for result in results if not isinstance(result, str)])
-    if failures:
-        raise UserError(
-            f"{listing.place}: {len(failures)} of {len(listing.names)} images cannot be read: {some(failures)}; "
-            "fetch them again, or remove them"
-        )
+def _kept_failures(path: Path) -> list[Unreadable] | None:
+    try:
+        return [Unreadable(str(name), str(reason)) for name, reason in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
 
 
 def kept_arrays(

@@ -33,12 +33,21 @@ def is_manifest(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def read_manifest(file: Path) -> Listing:
+class MissingFile(UserError):
+    """A list names a file, `name`, that is not there."""
+
+    def __init__(self, line: str, name: str) -> None:
+        super().__init__(line)
+        self.name = name
+
+
+def read_manifest(file: Path, missing: list[str] | None = None) -> Listing:
     """A table with the columns path, label and perhaps group, and one line an image; classes in sorted order.
 
     See `dan.tables` for its forms (CSV with commas, semicolons or tabs). A path is relative to the file's own folder,
     and stays inside it. Labels are names; where all are whole numbers they are sorted as such. Labels that
     are all empty, or all -1, are unknown. group: what belongs together (a patient, a series).
+    missing: gets the names of files that are not there, whose lines are left out; None refuses them.
 
     Raises UserError, with the line's number, for a missing or empty file, other columns, a line of another length, an
     absolute path or one that leads out, a file that is not there, a path that comes twice, labels for some only, and
@@ -51,7 +60,13 @@ def read_manifest(file: Path) -> Listing:
     listed: set[str] = set()
     for row in table.rows:
         where = f"{file}, line {row.line}"
-        name = listed_file(root, row.cells["path"], where)
+        try:
+            name = listed_file(root, row.cells["path"], where)
+        except MissingFile as gone:
+            if missing is None:
+                raise
+            missing.append(gone.name)
+            continue
         if name in listed:
             raise UserError(f"{where} names {shown(name)} a second time")
         listed.add(name)
@@ -110,7 +125,7 @@ def listed_file(root: Path, name: str, where: str) -> str:
     spellings = [spelt for form in (name, str(path)) for spelt in (form, *_forms(form))]
     found = next((spelt for spelt in spellings if _is_file(root / spelt)), None)
     if found is None:
-        raise UserError(f"{where}: there is no file {shown(str(root / name))}")
+        raise MissingFile(f"{where}: there is no file {shown(str(root / name))}", name)
     if not (root / found).resolve().is_relative_to(root.resolve()):
         raise UserError(f'{where}: "{name}" is a link that leads out of {root}')
     return PurePosixPath(found).as_posix()  # without ./, so that one file has one name

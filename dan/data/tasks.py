@@ -25,6 +25,7 @@ from dan.data.digit_sets import COUNTS, DIGITS, SIZE, digit_set
 from dan.data.domain_pair import DomainPair, Options, checked, source_split
 from dan.data.paths import default_data
 from dan.data.surf import CLASSES, FILES, surf
+from dan.data.target_split import with_target_test
 from dan.errors import UserError, nearest
 
 __all__ = ["TASKS", "Options", "Task", "DomainPair", "load_pair"]
@@ -119,29 +120,31 @@ def _digits(source: str, target: str, name: str, data: Path, options: Options) -
 def _benchmark(family: str, source: str, target: str, name: str, data: Path, options: Options) -> DomainPair:
     benchmark = BENCHMARKS[family]
     sides = domain_of(benchmark, source, data), domain_of(benchmark, target, data)
-    return folders.image_transfer(name, *sides, options, backbone=folders.PICTURES)
+    pair = folders.image_transfer(name, *sides, options, backbone=folders.PICTURES)
+    return with_target_test(pair, options)
 
 
 def _surf(source: str, target: str, name: str, data: Path, options: Options) -> DomainPair:
     train, held = source_split(surf(source, data), options.source_holdout)
-    return DomainPair(
+    pair = DomainPair(
         name=name,
         classes=CLASSES,
         source=train,
         source_test=held,
         target=surf(target, data),
-        target_test=None,
         backbone=folders.VECTORS,
         kind="vector",
         options=options.chosen,
     )
+    return with_target_test(pair, options)
 
 
 def _folders(name: str, _data: Path, options: Options) -> DomainPair:
-    return folders.own_transfer(name, options)
+    return with_target_test(folders.own_transfer(name, options), options)
 
 
-_PICTURES = frozenset({"image_size", "augment", "classes", "source_holdout"})
+_HOLDOUTS = frozenset({"source_holdout", "target_holdout"})
+_PICTURES = _HOLDOUTS | {"image_size", "augment", "classes"}
 
 
 def _all_tasks() -> dict[str, Task]:
@@ -152,22 +155,22 @@ def _all_tasks() -> dict[str, Task]:
                 load = functools.partial(_digits, source, target)
                 tasks[f"digits_{source}2{target}"] = Task(load, frozenset({"download"}))
     for family, benchmark in BENCHMARKS.items():
-        # The lists of DomainNet split the source already.
+        # The lists of DomainNet split both domains already.
         split = any(domain.lists for domain in benchmark.domains.values())
-        takes = _PICTURES - {"source_holdout"} if split else _PICTURES
+        takes = _PICTURES - _HOLDOUTS if split else _PICTURES
         for source, target in benchmark.transfers:
             tasks[f"{family}_{source}2{target}"] = Task(functools.partial(_benchmark, family, source, target), takes)
     for source in FILES:
         for target in FILES:
             if source != target:
                 load = functools.partial(_surf, source, target)
-                tasks[f"office_caltech10_surf_{source}2{target}"] = Task(load, frozenset({"source_holdout"}))
+                tasks[f"office_caltech10_surf_{source}2{target}"] = Task(load, _HOLDOUTS)
     for source in PARTS:
         for target in PARTS:
             if source != target:
                 load = functools.partial(colon_transfer, source, target)
                 tasks[f"colon_{source}2{target}"] = Task(load, frozenset({"source_holdout"}))
-    tasks["folders"] = Task(_folders, _PICTURES | {"source", "target"})
+    tasks["folders"] = Task(_folders, _PICTURES | {"source", "target", "target_test"})
     return tasks
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dan.data.batched import BatchedDataset
+
 # mean and standard deviation of each channel. "imagenet" is what torchvision's pre-trained networks were trained with;
 # "half" brings [0, 1] to [-1, 1] and needs no statistics of any set.
 NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -28,7 +30,7 @@ CROP_SCALE = (0.7, 1.0)  # share of the image's area that a training view keeps
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height of what it keeps
 
 
-class Images(Dataset[tuple[Tensor, int]]):
+class Images(BatchedDataset, Dataset[tuple[Tensor, int]]):
     """Images (N, S, S, channels) as a data set of (x, y).
 
     pixels: uint8, in memory or memory-mapped; never written to. targets: N class indices, -1 where unknown. digest: a
@@ -91,12 +93,6 @@ class Images(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        x, y = self.batch(torch.tensor([index % len(self)]))
-        return x[0], int(y[0])
-
     def batch(self, indices: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The samples at those positions: x (B, channels, S, S) and y (B,).
 
@@ -123,7 +119,7 @@ class Images(Dataset[tuple[Tensor, int]]):
             torch.set_rng_state(before)
 
 
-class Vectors(Dataset[tuple[Tensor, int]]):
+class Vectors(BatchedDataset, Dataset[tuple[Tensor, int]]):
     """Feature vectors (N, F) as a data set of (x, y): x (F,) float32. The rest as in `Images`."""
 
     augment = False

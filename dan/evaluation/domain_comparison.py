@@ -10,7 +10,6 @@ Shapes: N, M samples; F features; K kernels; P permutations.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor
 
 from dan.data.batches import derived_seed
-from dan.data.manifests import IMAGE_SUFFIXES, UNLABELLED, Listing, read_manifest
+from dan.data.image_tree import images_below
+from dan.data.listing import UNLABELLED, Listing
+from dan.data.manifests import is_manifest, read_manifest
 from dan.devices import choose_device
 from dan.errors import UserError
 from dan.mmd import (
@@ -235,23 +236,13 @@ def holds_features(path: Path) -> bool:
 
 
 def _images_below(path: Path) -> Listing:
-    if path.suffix.lower() == ".csv" and not path.is_dir():
+    if is_manifest(path):
         return read_manifest(path)
     if not path.is_dir():
         what = "is no folder of images, CSV manifest or file of features" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: name a folder of images, or features in .npy, .npz, .pt or .mat")
-    names, seen = [], set()
-    for folder, inner, files in os.walk(path, followlinks=True):
-        # Links are followed, but in no circle.
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
-        real = os.path.realpath(folder)
-        if real in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        found = (Path(folder) / name for name in files if not name.startswith("."))
-        names += [str(file.relative_to(path)) for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-    return Listing(place=path, root=path, names=tuple(sorted(names)), targets=(UNLABELLED,) * len(names), classes=())
+    names, _ = images_below(path)
+    return Listing(place=path, root=path, names=tuple(names), targets=(UNLABELLED,) * len(names), classes=())
 
 
 def _drawn(path: Path, count: int, most: int | None, seed: int) -> Tensor:

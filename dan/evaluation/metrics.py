@@ -1,17 +1,19 @@
-"""What is measured of a network: accuracy, cross-entropy and confusions on a labelled data set, its outputs on any.
+"""What is measured of a network: accuracy, cross-entropy and confusions where labels are known, its outputs elsewhere.
 
 Shapes: N samples; F features; C classes; T passes; P views.
 """
 
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
 
 from dan.data.batches import derived_seed, iter_batches, num_samples
+from dan.data.inputs import Input, as_unlabelled, dtype_of
+from dan.data.items import as_class_numbers
 from dan.data.views import Views
 from dan.distributed import SINGLE_PROCESS, DistContext
 from dan.errors import UserError
@@ -22,23 +24,34 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy: share of right predictions, in [0, 1]. loss: mean cross-entropy, nats. count: samples N."""
+    """What is measured on a data set of N samples.
 
-    accuracy: float
-    loss: float
+    accuracy: share of right predictions, in [0, 1]. loss: mean cross-entropy, nats. Both are of the samples whose class
+    is known, `labelled` in number, and None where there is none. count: N. confidence: mean probability of the
+    predicted class. shares: of each class, the share of the samples that is predicted as it, (C,).
+    """
+
+    accuracy: float | Any  # Any: None only for callers that give no labels
+    loss: float | Any
     count: int
+    labelled: int
+    confidence: float
+    shares: tuple[float, ...]
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0, context: DistContext = SINGLE_PROCESS
+    model: nn.Module, data: Input, *, batch_size: int = 500, start: int = 0, context: DistContext = SINGLE_PROCESS
 ) -> tuple[Output, Tensor]:
     """The network's output on all of `data`, in its order and in evaluation mode, on the CPU, with the labels (N,).
 
-    start: how many stages of a DAN's backbone have been run already: see `DAN.forward`. context: the processes that
-    share the work; each runs some of the same batches, and all get all: the same bits as from one process.
-    Raises UserError for an empty data set.
+    data: X, (X, y), or a map-style data set of x or (x, y); a label is -1 where there is none.
+    start: how many stages of a DAN's backbone have been run already: see `DAN.forward`.
+    context: the processes that share the work; each runs some of the same batches, and all get all: the same bits as
+    from one process.
+    Raises UserError for an empty data set, and what `dan.data.inputs.as_unlabelled` raises.
     """
+    data = as_unlabelled(data, name="data", dtype=dtype_of(model))
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -64,7 +77,7 @@ def predict(
 
 @torch.no_grad()
 def dropout_probabilities(
-    model: nn.Module, data: Dataset, *, passes: int = 10, seed: int = 0, batch_size: int = 500, start: int = 0
+    model: nn.Module, data: Input, *, passes: int = 10, seed: int = 0, batch_size: int = 500, start: int = 0
 ) -> Tensor:
     """Class probabilities (T, N, C), float64, of `passes` passes in which only the dropout is in training mode.
 
@@ -76,6 +89,7 @@ def dropout_probabilities(
     dropping = [part for part in model.modules() if isinstance(part, DROPOUTS) and part.p > 0]
     if not dropping:
         raise UserError("this network has no dropout to sample: train one with dropout, such as --dropout 0.5")
+    data = as_unlabelled(data, name="data", dtype=dtype_of(model))
     was_training = model.training
     device = next(model.parameters()).device
     probs = []
@@ -94,8 +108,9 @@ def dropout_probabilities(
 
 
 @torch.no_grad()
-def view_probabilities(model: nn.Module, data: Dataset, views: Views, *, batch_size: int = 100) -> Tensor:
+def view_probabilities(model: nn.Module, data: Input, views: Views, *, batch_size: int = 100) -> Tensor:
     """Class probabilities (N, P, C), float64, of each of the views of each image, in evaluation mode."""
+    data = as_unlabelled(data, name="data", dtype=dtype_of(model))
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
@@ -108,15 +123,27 @@ def view_probabilities(model: nn.Module, data: Dataset, views: Views, *, batch_s
 
 
 def evaluate(
-    model: nn.Module, data: Dataset, *, batch_size: int = 500, start: int = 0, context: DistContext = SINGLE_PROCESS
+    model: nn.Module, data: Input, *, batch_size: int = 500, start: int = 0, context: DistContext = SINGLE_PROCESS
 ) -> Evaluation:
-    """Accuracy and cross-entropy of `model` on a data set of (x, y); the options are those of `predict`.
+    """Accuracy and cross-entropy of `model` on (X, y) or a data set of (x, y); the options are those of `predict`.
 
-    Raises UserError for an empty data set.
+    Of samples without a label (X alone, or y = -1) only the predictions are described.
+    Raises UserError for an empty data set, and for a label that is not in -1, ..., C - 1.
     """
     output, labels = predict(model, data, batch_size=batch_size, start=start, context=context)
-    accuracy = (output.logits.argmax(1) == labels).double().mean()
-    return Evaluation(float(accuracy), float(cross_entropy(output.logits, labels)), len(labels))
+    logits, num_classes = output.logits, output.logits.shape[1]
+    labels = as_class_numbers(labels, "data", num_classes=num_classes, unknown=True)
+    known = labels >= 0
+    count = int(known.sum())
+    accuracy: float | None = None
+    loss: float | None = None
+    if count:
+        of_known, classes = (logits, labels) if count == len(labels) else (logits[known], labels[known])
+        accuracy = float((of_known.argmax(1) == classes).double().mean())
+        loss = float(cross_entropy(of_known, classes))
+    probs, predicted = logits.softmax(1), logits.argmax(1)
+    shares = torch.bincount(predicted, minlength=num_classes).double() / len(labels)
+    return Evaluation(accuracy, loss, len(labels), count, float(probs.amax(1).double().mean()), tuple(shares.tolist()))
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:

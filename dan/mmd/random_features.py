@@ -47,8 +47,8 @@ def random_feature_mmd2(
     rows = max(1, _CHUNK // features)
     # Angles are relative to some point near the samples: an offset would cost precision, and changes no difference.
     centre = at_least_float32(torch.cat([x[:rows], y[:rows]])).mean(0)
-    w = _frequencies(kernel, x.shape[1], features, generator).to(centre)
-    (cos_x, sin_x), (cos_y, sin_y) = _waves(x, centre, w, rows), _waves(y, centre, w, rows)
+    w = draw_frequencies(kernel, x.shape[1], features, generator).to(centre)
+    (cos_x, sin_x), (cos_y, sin_y) = fourier_waves(x, centre, w, rows), fourier_waves(y, centre, w, rows)
     h = (
         (cos_x**2 + sin_x**2 - n) / (n * (n - 1))
         + (cos_y**2 + sin_y**2 - m) / (m * (m - 1))
@@ -59,7 +59,7 @@ def random_feature_mmd2(
     return float(h.mean()), float(h.std()) / math.sqrt(features)
 
 
-def _frequencies(kernel: MultiKernel, dimension: int, features: int, generator: torch.Generator) -> Tensor:
+def draw_frequencies(kernel: MultiKernel, dimension: int, features: int, generator: torch.Generator) -> Tensor:
     """w (F, D), float64, each column from kernel u with probability beta_u, then from N(0, (2 / gamma_u) I)."""
     device = generator.device
     weights, gamma = kernel.weights.to(device).double(), kernel.bandwidths.to(device).double()
@@ -68,7 +68,7 @@ def _frequencies(kernel: MultiKernel, dimension: int, features: int, generator: 
     return w * (2 / gamma[u]).sqrt()
 
 
-def _waves(x: Tensor, centre: Tensor, w: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def fourier_waves(x: Tensor, centre: Tensor, w: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """sum_i cos(w'x_i) and sum_i sin(w'x_i), each (D,) in float64: x (N, F), centre (F,), w (F, D)."""
     cos = torch.zeros(w.shape[1], dtype=torch.float64, device=w.device)
     sin = torch.zeros_like(cos)

@@ -4,7 +4,7 @@ A checkpoint holds all that the next step depends on: weights, optimiser, what t
 diagnostics' frozen bandwidths, dropout's generator and the step. Batches depend on (seed, step) alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from dan.data.batches import num_samples
 from dan.errors import UserError
+from dan.run_data import settings_of_same_data, write_data_record
 from dan.run_dir import Record, Run, read_tensors
 from dan.training.config import TrainConfig
 from dan.training.options import TrainOptions
@@ -92,15 +93,22 @@ def run_settings(options: TrainOptions) -> dict[str, Any]:
     return settings
 
 
-def open_run(options: TrainOptions) -> Run | None:
-    """The run's folder; None where there is none, and in all processes but the first."""
+def open_run(options: TrainOptions, describe: Callable[[], Mapping[str, Any]]) -> Run | None:
+    """The run's folder; None where there is none, and in all processes but the first.
+
+    describe: gives the description of the data (`dan.run_data.describe_data`). Data that have only moved since the run
+    was begun are the same run's.
+    """
     if options.run is None:
         return None
     folder, settings = options.run, run_settings(options)
 
     def opened() -> Run:
+        description = describe()
         try:
-            return Run(folder, settings)
+            run = Run(folder, settings_of_same_data(Path(folder), settings, description))
+            write_data_record(Path(folder), description)
+            return run
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror or error}): name another --run") from None
 

@@ -53,6 +53,12 @@ class FiniteGuard:
                         f"the loss is {value} at step 0, before anything was learned: look for NaN in the data"
                     )
                 raise Diverged(f"the loss is {value} at step {step}: lower the rate (now {self.lr}) and run again")
+            if layer is not None and not value < LARGEST and step == 0:
+                raise UserError(
+                    f'the activations of layer "{layer}" are {value:.0e} at step 0, before anything was trained: look '
+                    "for fill values (such as 1e20) in the data of both domains, or bring the features to a scale "
+                    "around 1"
+                )
             if layer is not None and not value < LARGEST:
                 raise Diverged(
                     f'the activations of layer "{layer}" grew to {value:.0e} at step {step}: '

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
 
 from dan.data.batches import derived_seed
+from dan.data.inputs import Input, prepare_inputs
 from dan.mmd.dense import at_least_float32
 from dan.models.dan import DAN, Output
 from dan.models.model_file import save_model
+from dan.run_data import describe_data
 from dan.run_dir import Record
 from dan.training import callbacks, setup
 from dan.training.checkpoints import TrainState, open_run, restore
@@ -41,23 +42,24 @@ __all__ = ["Diverged", "TrainConfig", "Trainer", "fit"]
 
 def fit(
     model: DAN,
-    source: Dataset,
-    target: Dataset,
+    source: Input,
+    target: Input,
     *,
     trade_off: float = 3.0,
     steps: int = 1000,
     seed: int = 0,
     config: TrainConfig | None = None,
     run: Path | str | None = None,
-    labelled_target: Dataset | None = None,
-    tests: Mapping[str, Dataset] | None = None,
+    labelled_target: Input | None = None,
+    tests: Mapping[str, Input] | None = None,
     device: str = "cpu",
     verbose: bool = False,
     **options: Any,
 ) -> list[Record]:
     """Train `model` in place for `steps` steps; the records of its evaluations.
 
-    source: labelled samples (x, y). target: samples whose labels, if any, are never read. The other arguments, and the
+    source: labelled samples: (X, y) arrays, or a map-style data set of (x, y). target: X, or a data set of x or (x, y)
+    whose labels are never read. The other arguments, and the
     rarer `options` (source_weights, domain_loss, continue_from, cache, precision, num_workers, callbacks, ...), are the
     fields of `dan.training.options.TrainOptions`.
 
@@ -80,7 +82,11 @@ class Trainer:
     run, records, resumed, and `step`, the number of steps done.
     """
 
-    def __init__(self, model: DAN, source: Dataset, target: Dataset, **options: Any) -> None:
+    def __init__(self, model: DAN, source: Input, target: Input, **options: Any) -> None:
+        source, target, labelled, tests = prepare_inputs(
+            model, source, target, options.get("labelled_target"), options.get("tests")
+        )
+        options |= {"labelled_target": labelled, "tests": tests}
         self.model, self.options = model, train_options(**options)
         self.config, self.context = self.options.config, self.options.context
         setup.check_options(self.options)
@@ -105,7 +111,7 @@ class Trainer:
             model=model, loss_module=self.loss_module, optimizer=self.optimizer, scaler=self.scaler,
             diagnostics=self.diagnostics,
         )  # fmt: skip
-        self.run = open_run(self.options)
+        self.run = open_run(self.options, lambda: describe_data(source, target, model.settings["num_classes"]))
         found = restore(self.options, self.run, self.state, self.device)
         self.records, self.resumed = found.records, found.same_run
         self.step = 0 if found.state is None else int(found.state["step"])

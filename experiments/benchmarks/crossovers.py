@@ -24,7 +24,7 @@ from typing import Any
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.records import write_text
+from experiments.framework.records import write_text
 
 TABLE = Path(__file__).resolve().parents[2] / "dan" / "mmd" / "crossovers.json"
 SIZES = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384, 30_000)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
-from experiments.records import Record, read, to_lines, write_text
+from experiments.framework.records import Record, read, to_lines, write_text
 
 if TYPE_CHECKING:
     import torch

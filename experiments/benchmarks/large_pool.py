@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dan.cli.command_line import Command, run
-from experiments.records import Record, append, read, write_text
+from experiments.framework.records import Record, append, read, write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NAME = "benchmark_large_pool"
@@ -72,7 +72,7 @@ def run_large_pool(config: LargePool) -> None:
     text = markdown(read(path), read(RESULTS / "benchmark_selection" / "records.jsonl"))
     write_text(out / "table.md", text)
     if out.resolve() == (RESULTS / NAME).resolve():
-        from experiments.report import renewed
+        from experiments.framework.publish import renewed
 
         for page, new in renewed(NAME, text).items():
             write_text(page, new)

@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.methods import METHODS
-from experiments.records import Record, read, write_text
-from experiments.reporting.plots import COLOURS, MARKERS
+from experiments.framework.records import Record, read, write_text
+from experiments.framework.reporting.plots import COLOURS, MARKERS
 
 Cells = Mapping[tuple[str, int], Record]  # (method, n) -> its record, in one setting
 

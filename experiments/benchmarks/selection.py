@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError, nearest
-from experiments.records import Record, append, read
+from experiments.framework.records import Record, append, read
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from experiments.benchmarks.mmd_report import seconds, size
 from experiments.benchmarks.selection import RESULTS, TASKS, key_of
-from experiments.records import Record, read, write_text
-from experiments.report import renewed
+from experiments.framework.publish import renewed
+from experiments.framework.records import Record, read, write_text
 
 LETTERS = {"n": "N", "labelled": "L", "classes": "C", "features": "F", "budget": "b"}
 

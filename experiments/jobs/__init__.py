@@ -1,1 +1,1 @@
-"""What one trial of each larger experiment does: functions of JSON arguments alone, run by `experiments.trials`."""
+"""What one trial of each larger experiment does: functions of JSON arguments alone."""

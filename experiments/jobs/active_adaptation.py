@@ -11,17 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from experiments.jobs.arena import Place, copied, load_train_config, network, outputs_of, shown_to, sides_of, started
+from experiments.jobs.arena import Place, load_train_config, network, outputs_of, sides_of, started
 from experiments.transfers import machine
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from active.pool import Pool
-    from dan.models.dan import DAN
 
 NO_LABELS = "DAN"  # the method without target labels
 SAYS = {"5%": "one training", "counts": "in rounds"}  # what a record's network says of the protocol
@@ -88,76 +81,33 @@ def ask_at(
     "evaluations": one an epoch after the last of them, the last one that of the model that counts.
     """
     import torch
-    from torch.utils.data import Subset
 
-    from active.learners.dan import with_labels
+    from active.learners.rounds_config import RoundsConfig
     from active.loop import rounds
     from active.pool import Pool
-    from active.strategies import get_strategy
-    from dan.data.batches import derived_seed, num_samples
+    from dan.data.batches import num_samples
     from dan.run_metadata import labels_of
-    from dan.training.trainer import fit
+    from experiments.jobs.arena_learner import AdaptationLearner
 
     began, where, start = time.process_time(), Place(**place), folder.parent / begun / BEGUN
-    made, _, data = started(where, task, start, seed)
-    count = num_samples(data.target)
-    batch = load_train_config(task, how, 1).batch_size
+    data = started(where, task, start, seed)[2]
+    count, batch = num_samples(data.target), load_train_config(task, how, 1).batch_size
     ends, epoch = ends_of(count, batch, [*query_epochs, epochs]), ends_of(count, batch, [1])[0]
-    evaluations: list[dict[str, Any]] = []
-
-    with TemporaryDirectory(dir=folder, prefix=".rounds") as scratch:
-        parts = [start, *(Path(scratch) / f"round_{number:02d}" for number in range(1, len(ends)))]
-
-        def train(number: int, earlier: Path, known: Tensor, labels: Tensor) -> DAN:
-            """On from `earlier` to the end of part `number`."""
-            model, last = copied(made), number == len(query_epochs)
-            rest = torch.ones(count, dtype=torch.bool)
-            rest[known] = False
-            tests: dict[str, Any] = {}
-            if last:
-                tests = {**data.splits, "unqueried": Subset(data.target, rest.nonzero().flatten().tolist())}
-            records = fit(
-                model,
-                data.source,
-                data.target,
-                labelled_target=with_labels(data.target, known, labels) if len(known) else None,
-                trade_off=trade_off,
-                steps=ends[number],
-                total_steps=ends[-1],
-                seed=derived_seed(seed, 0),
-                config=load_train_config(task, {**how, "checkpoint_every": ends[-1]}, epoch if last else ends[-1]),
-                tests=tests,
-                run=parts[number],
-                continue_from=earlier,
-                log_mmd=False,
-            )
-            if last:
-                told = [{k: v for k, v in r.items() if k.startswith("accuracy") or k == "step"} for r in records]
-                # Without strategy the part begins at the first query's epoch: the oracle chooses among the same ones.
-                evaluations.extend(evaluation for evaluation in told if evaluation["step"] > ends[-2])
-            return model
-
-        def trained(pool: Pool, number: int) -> DAN:
-            return train(number, parts[number - 1], pool.labelled_ids, pool.labels) if number else copied(made)
-
-        def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
-            return shown_to(strategy or "random", model, where, task, start, seed)
-
-        asked: list[dict[str, Any]] = []
-        if strategy is None:
-            nothing = torch.empty(0, dtype=torch.long)
-            train(len(query_epochs), start, nothing, nothing)
-        else:
-            pool = Pool(torch.arange(count), labels_of(data.target))
-            loop = rounds(
-                pool,
-                get_strategy(strategy),
-                fit=trained,
-                predict=seen,
-                budget=budget,
-                num_rounds=len(query_epochs),
-                seed=seed,
-            )
-            asked = [{k: v for k, v in record.items() if k not in ("event", "seconds")} for record in loop]
-    made_of: dict[str, Any] = {"rounds": asked, "evaluations": evaluations, "pool": count, "measured_on": machine()}
-    return made_of | {"labels": asked[-1]["labelled"] if asked else 0, "cpu_seconds": time.process_time() - began}
+    plan = RoundsConfig(budget=budget, query_epochs=tuple(query_epochs), epochs=epochs, trade_off=trade_off)
+    part, last = (load_train_config(task, {**how, "checkpoint_every": ends[-1]}, every) for every in (ends[-1], epoch))
+    learner = AdaptationLearner(where, task, start, strategy or "random", plan, part, seed, last=last)
+    pool = Pool(torch.arange(count), labels_of(data.target))
+    queries: list[dict[str, Any]] = []
+    if strategy is None:
+        learner.train(pool, len(query_epochs))
+    else:
+        loop = rounds(pool, strategy, learner=learner, budget=budget, num_rounds=len(query_epochs), seed=seed)
+        queries = [{k: v for k, v in record.items() if k not in ("event", "seconds")} for record in loop]
+    # Without strategy the part begins at the first query's epoch: the oracle chooses among the same evaluations.
+    evaluations = [
+        {k: v for k, v in record.items() if k.startswith("accuracy") or k == "step"}
+        for record in learner.records
+        if record["step"] > ends[-2]
+    ]
+    result: dict[str, Any] = {"rounds": queries, "evaluations": evaluations, "pool": count, "measured_on": machine()}
+    return result | {"labels": queries[-1]["labelled"] if queries else 0, "cpu_seconds": time.process_time() - began}

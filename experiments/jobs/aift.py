@@ -162,19 +162,16 @@ def curve(
     selection: "random", or a code of AIFT. start: the name of the trial beside this one whose network is M_0; None:
     `network` as it is built.
     """
-    from active.learners.candidates import candidate_rounds
+    from active.learners.candidates import CandidateLearner, candidate_rounds
     from dan.models.model_file import load_model
 
     where = Place(**place)
     data = made(where, setting, backbone, Sizes(**sizes), seed, str(folder.parent / "outputs"))
     model = network(backbone, where.weights, seed) if start is None else load_model(folder.parent / start)
-    records = candidate_rounds(
+    learner = CandidateLearner(
         data.pool,
-        selection if selection == "random" else f"aift:{selection}",
         training,
         start=model,
-        budget=budget,
-        num_rounds=rounds,
         steps_per_round=steps,
         seed=seed,
         config=load_train_config(),
@@ -182,6 +179,8 @@ def curve(
         trade_off=trade_off,
         evaluate=lambda trained: judged(trained, data.test),
     )
+    strategy = selection if selection == "random" else f"aift:{selection}"
+    records = candidate_rounds(learner, strategy, budget=budget, num_rounds=rounds)
     points = [{name: value for name, value in record.items() if name not in ("event", "round")} for record in records]
     weights = weights_label(where.weights) if where.weights else "none"
     return {"points": points, "weights": weights, "measured_on": machine()}

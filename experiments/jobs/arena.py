@@ -12,12 +12,13 @@ Shapes: N samples of the pool; P views; C classes; F features.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dan.data.batched import BatchedDataset
 from experiments.jobs import dan_table2, digits
 from experiments.transfers import machine, transfer_named
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from active.pool import Query
     from dan.data.domain_pair import DomainPair
     from dan.models.dan import DAN
     from dan.training.config import TrainConfig
@@ -216,57 +216,22 @@ def ask(
     """
     import torch
 
+    from active.learners.rounds_config import RoundsConfig
     from active.loop import rounds
     from active.pool import Pool
-    from active.strategies import get_strategy
-    from dan.data.batches import derived_seed, num_samples
-    from dan.evaluation.metrics import evaluate
-    from dan.training.trainer import fit
+    from dan.data.batches import num_samples
+    from dan.run_metadata import labels_of
+    from experiments.jobs.arena_learner import ArenaLearner, Timed
 
-    began, where = time.process_time(), Place(**place)
-    made, _, data = started(where, task, folder.parent / start, seed)
-    model, entry, chosen = copied(made), made.cached_stages, get_strategy(strategy)
-    recipe = replace(load_train_config(task, how, steps_per_round), schedule="constant")  # the start is aligned already
-    clock: dict[str, float] = {}
-
-    def trained(pool: Pool, number: int) -> DAN:
-        if number:
-            fit(
-                model,
-                data.source,
-                data.target,
-                labelled_target=data.target.rows(pool.labelled_ids, pool.labels),  # type: ignore[attr-defined]
-                trade_off=trade_off,
-                steps=steps_per_round,
-                seed=derived_seed(seed, number),
-                config=recipe,
-                log_mmd=False,
-            )
-        return model
-
-    def seen(model: DAN, ids: Tensor) -> dict[str, Any]:
-        assert len(ids) == num_samples(data.target)  # `rounds` shows the whole pool
-        clock["shown"] = -time.process_time()
-        shown = shown_to(strategy, model, where, task, folder.parent / start, seed)
-        clock["shown"] += time.process_time()
-        return shown
-
-    def timed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
-        clock["query"] = -time.process_time()
-        picks = chosen(query, budget, generator=generator)
-        clock["query"] += time.process_time()
-        return picks
-
-    def on_test(model: DAN) -> Mapping[str, float]:
-        if data.target_test is None:
-            return {}
-        return {"accuracy/target_test": evaluate(model, data.target_test, start=entry).accuracy}
-
-    pool, evaluations = Pool(torch.arange(num_samples(data.target)), data.target.tensors[1]), []  # type: ignore[attr-defined]
-    for record in rounds(pool, timed, fit=trained, predict=seen, evaluate=on_test, budget=tuple(budget), seed=seed):
+    began, where, config = time.process_time(), Place(**place), load_train_config(task, how, steps_per_round)
+    plan = RoundsConfig(budget=tuple(budget), steps_per_round=steps_per_round, trade_off=trade_off)
+    learner = ArenaLearner(where, task, folder.parent / start, strategy, plan, config, seed)
+    target = learner.task.target
+    pool, timed, evaluations = Pool(torch.arange(num_samples(target)), labels_of(target)), Timed(strategy), []
+    for record in rounds(pool, timed, learner=learner, budget=tuple(budget), seed=seed):
         kept = {name: value for name, value in record.items() if name not in ("event", "seconds")}
-        evaluations.append(kept | {f"seconds/{name}": value for name, value in clock.items()})
-        clock.clear()
+        evaluations.append({**kept, "seconds/shown": learner.seconds, **timed.seconds})
+        timed.seconds = {}
     return {
         "evaluations": evaluations,
         "pool": len(pool.ids),
@@ -348,7 +313,7 @@ def unmet(strategy: str, tasks: Sequence[str]) -> str:
     return ""
 
 
-class Viewed:
+class Viewed(BatchedDataset):
     """Views of images as a data set of their own: sample i P + p is view p of image i; the class is the image's."""
 
     def __init__(self, data: Any, *, mirror: bool) -> None:

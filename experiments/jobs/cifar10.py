@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from active.loop import check_rounds
-from active.loop import rounds as each_round
+from active.budgets import check_rounds
+from active.learner import Learner
+from active.learners.sklearn import SklearnLearner
+from active.loop import run_loop
 from active.pool import Pool
-from active.strategies import get_strategy, required_fields
 from dan.data.batches import Batches, derived_seed
 from dan.data.cifar10 import Splits, cifar10
 from dan.devices import choose_device
@@ -35,16 +36,18 @@ from dan.models.backbone import Backbone
 from dan.models.dan import DAN
 from dan.models.small_nets import small_cnn
 from dan.training.trainer import Diverged
+from experiments.framework.experiment import Cell, Results, evaluation_records
+from experiments.framework.options import check_least, check_runs, check_samples
+from experiments.framework.records import Record
+from experiments.framework.trials import Trial
 from experiments.jobs.cifar10_resnet import resnet20
 from experiments.jobs.digits import evenly
-from experiments.running import Config, check_least, check_runs, check_samples, command_of, reduced
 from experiments.transfers import folders_of, machine
 
 if TYPE_CHECKING:
     from dan.data.tensor_datasets import Images
 
 TASK = "cifar10"
-TRIALS = "experiments.jobs.cifar10"
 # Of the forest: blocks of pixels a side that it sees of an image, and how many trees it has.
 BLOCKS, TREES = 8, 100
 
@@ -222,42 +225,45 @@ def curve(
     to the source by themselves, they are given one of them only.
     """
     where, training = Place(**place), Training(**how)
-    data, device = where.splits(), choose_device(where.device)
-    pool = started(data, start, seed)
-    wanted = required_fields(strategy)
-
-    def fitted(pool: Pool, number: int) -> DAN:
-        model = _network(network, derived_seed(seed, 1, number)).to(device)
-        train(model, data.train, pool.labelled_ids, pool.labels, training, seed=derived_seed(seed, 2, number))
-        return model
-
-    def looked(model: DAN, _ids: Tensor) -> dict[str, Any]:
-        output, _ = predict(model, data.train)
-        seen: dict[str, Any] = {
-            "probs": output.logits.double().softmax(1),
-            "logits": output.logits,
-            "features": output.features,
-        }
-        if "source_features" in wanted:
-            known = output.features[pool.labelled_ids]
-            seen |= {"source_features": known[:1], "kernel": _kernel(known, output.features[pool.unlabelled_ids])}
-        return seen
-
-    def measured(model: DAN) -> Mapping[str, float]:
-        return {
-            "accuracy/target_test": evaluate(model, data.test).accuracy,
-            "accuracy/validation": evaluate(model, data.validation).accuracy,
-        }
-
-    about = {"task": TASK, "network": network, "strategy": strategy, "start": start, "training": how}
-    common: dict[str, Any] = {"budget": budget, "num_rounds": rounds, "seed": seed, "run": folder, "metadata": about}
-    asking = get_strategy(strategy)
-    told = _told(each_round(pool, asking, fit=fitted, predict=looked, evaluate=measured, **common), data)
-    told["measured_on"] = told["measured_on"] | {"device": device.type}
-    return told
+    data = where.splits()
+    learner = CifarLearner(data, network, training, choose_device(where.device), seed)
+    metadata = {"task": TASK, "network": network, "strategy": strategy, "start": start, "training": how}
+    result = _rounds(started(data, start, seed), strategy, learner, data, folder, metadata, budget, rounds, seed)
+    result["measured_on"] = result["measured_on"] | {"device": learner.device.type}
+    return result
 
 
-_network = network  # `curve` has an argument of that name
+class CifarLearner:
+    """A fresh network in each round, trained on all labels; see `active.learner.Learner`."""
+
+    def __init__(self, data: Splits, name: str, how: Training, device: torch.device, seed: int) -> None:
+        self.data, self.name, self.how, self.device, self.seed = data, name, how, device, seed
+        self.labelled = torch.empty(0, dtype=torch.long)
+
+    def fit(self, pool: Pool, round: int) -> None:
+        """Train anew."""
+        self.labelled = pool.labelled_ids
+        self.model = network(self.name, derived_seed(self.seed, 1, round)).to(self.device)
+        seed = derived_seed(self.seed, 2, round)
+        train(self.model, self.data.train, pool.labelled_ids, pool.labels, self.how, seed=seed)
+
+    def query_fields(self, ids: Tensor, needs: frozenset[str]) -> dict[str, Any]:
+        """One pass over the pool; the labelled images where a strategy for two domains looks for the source."""
+        output, _ = predict(self.model, self.data.train)
+        features = output.features
+        fields: dict[str, Any] = {"probs": output.logits.double().softmax(1), "logits": output.logits}
+        fields["features"] = features
+        if "source_features" in needs:
+            known = features[self.labelled]
+            unlabelled = torch.ones(len(features), dtype=torch.bool)
+            unlabelled[self.labelled] = False
+            fields |= {"source_features": known[:1], "kernel": _kernel(known, features[unlabelled])}
+        return fields
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the test and on the validation images."""
+        parts = {"target_test": self.data.test, "validation": self.data.validation}
+        return {f"accuracy/{name}": evaluate(self.model, part).accuracy for name, part in parts.items()}
 
 
 def _kernel(known: Tensor, unlabelled: Tensor) -> MultiKernel | None:
@@ -269,37 +275,27 @@ def forest(
     folder: Path, *, place: dict[str, Any], strategy: str, start: int, budget: int, rounds: int, seed: int
 ) -> dict[str, Any]:
     """A trial: the same rounds with scikit-learn's random forest on pixels as the learner."""
-    from sklearn.ensemble import RandomForestClassifier
-
     data = Place(**place).splits()
-    pool = started(data, start, seed)
-    pixels, of_test, of_validation = (blocks(part).numpy() for part in (data.train, data.test, data.validation))
-
-    def fitted(pool: Pool, number: int) -> RandomForestClassifier:
-        model = RandomForestClassifier(TREES, random_state=derived_seed(seed, 1, number) % 2**32)
-        return model.fit(pixels[pool.labelled_ids.numpy()], pool.labels.numpy())
-
-    def looked(model: RandomForestClassifier, ids: Tensor) -> dict[str, Any]:
-        return {"probs": _all_classes(model, pixels[ids.numpy()])}
-
-    def measured(model: RandomForestClassifier) -> Mapping[str, float]:
-        parts = {"target_test": (of_test, data.test), "validation": (of_validation, data.validation)}
-        return {
-            f"accuracy/{name}": float((_all_classes(model, x).argmax(1) == part.targets).double().mean())
-            for name, (x, part) in parts.items()
-        }
-
-    about = {"task": TASK, "network": "random_forest", "strategy": strategy, "start": start, "trees": TREES}
-    common: dict[str, Any] = {"budget": budget, "num_rounds": rounds, "seed": seed, "run": folder, "metadata": about}
-    asking = get_strategy(strategy)
-    return _told(each_round(pool, asking, fit=fitted, predict=looked, evaluate=measured, **common), data)
+    learner = ForestLearner(data, seed)
+    metadata = {"task": TASK, "network": "random_forest", "strategy": strategy, "start": start, "trees": TREES}
+    return _rounds(started(data, start, seed), strategy, learner, data, folder, metadata, budget, rounds, seed)
 
 
-def _all_classes(model: Any, x: Any) -> Tensor:
-    """Probabilities (N, 10): a forest knows only the classes that it has seen."""
-    probs = torch.zeros(len(x), 10, dtype=torch.float64)
-    probs[:, torch.as_tensor(model.classes_)] = torch.from_numpy(model.predict_proba(x))
-    return probs
+class ForestLearner(SklearnLearner):
+    """scikit-learn's random forest on blocks of pixels, with a random state of each round."""
+
+    def __init__(self, data: Splits, seed: int) -> None:
+        from sklearn.ensemble import RandomForestClassifier
+
+        pixels, *parts = (blocks(part).numpy() for part in (data.train, data.test, data.validation))
+        targets = (data.test.targets, data.validation.targets)
+        tests = dict(zip(("target_test", "validation"), zip(parts, targets, strict=True), strict=True))
+        super().__init__(RandomForestClassifier(TREES), pixels, tests=tests)
+        self.seed = seed
+
+    def make_estimator(self, round: int) -> Any:
+        """A forest of this round."""
+        return super().make_estimator(round).set_params(random_state=derived_seed(self.seed, 1, round) % 2**32)
 
 
 def blocks(images: Images, side: int = BLOCKS) -> Tensor:
@@ -308,8 +304,20 @@ def blocks(images: Images, side: int = BLOCKS) -> Tensor:
     return torch.cat([nn.functional.adaptive_avg_pool2d(part, side).flatten(1) for part in parts])
 
 
-def _told(records: Any, data: Splits) -> dict[str, Any]:
-    """The rounds' records without the ids asked for, which the rounds' own files keep."""
+def _rounds(
+    pool: Pool,
+    strategy: str,
+    learner: Learner,
+    data: Splits,
+    folder: Path,
+    metadata: Mapping[str, Any],
+    budget: int,
+    num_rounds: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The rounds' records without the ids queried, which the rounds' own files keep."""
+    options: dict[str, Any] = {"budget": budget, "num_rounds": num_rounds, "seed": seed, "run": folder}
+    records = run_loop(pool, strategy, learner, metadata=metadata, **options)
     evaluations = [{k: v for k, v in record.items() if k not in ("event", "queried")} for record in records]
     return {"evaluations": evaluations, "pool": len(data.train), "test": len(data.test), "measured_on": machine()}
 
@@ -317,26 +325,12 @@ def _told(records: Any, data: Splits) -> dict[str, Any]:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def settled(config: Any) -> Any:
-    """What --quick or --full stands for: its values wherever the defaults were left. UserError for both."""
-    if config.full and config.quick:
-        raise UserError("--quick and --full are two sizes of the experiment: name one of them")
-    if not config.full:
-        return reduced(config)
-    defaults = type(config)()
-    large = {**config.FULL, "out": Path(f"runs/{config.NAME}_full")}
-    return replace(config, **{k: v for k, v in large.items() if getattr(config, k) == getattr(defaults, k)})
-
-
-def command(config: Config, **only: Any) -> str:
-    """`experiments.running.command_of`, with --full in place of what it stands for."""
-    settings: Any = config
-    if not settings.full:
-        return command_of(config, **only)
-    defaults: Any = type(config)()
-    own = {k: getattr(defaults, k) for k, v in settings.FULL.items() if getattr(settings, k) == v}
-    plain = command_of(replace(settings, full=False, **own), **only)
-    return plain.replace(f"run {config.NAME}", f"run {config.NAME} --full", 1)
+def rounds_records(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """One record a round: the network after its last step."""
+    made = evaluation_records(cell, trial, results)
+    for record in made:
+        record |= {"labels": record.pop("labelled"), "test_images": record.pop("test"), "selection": "last"}
+    return made
 
 
 def place_of(config: Any) -> dict[str, Any]:

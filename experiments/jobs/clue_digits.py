@@ -69,6 +69,7 @@ def ask(
     epochs: passes over the target after each purchase, in place of steps_per_round; 0: steps_per_round.
     """
     from active.learners.dan import run_rounds
+    from active.learners.rounds_config import RoundsConfig
     from dan.data.batches import num_samples
 
     data = Place(**place).task(task)
@@ -76,11 +77,8 @@ def ask(
     records = run_rounds(
         data,
         strategy,
+        RoundsConfig(budget=budget, num_rounds=rounds, steps_per_round=steps, trade_off=trade_off),
         start=folder.parent / start,
-        budget=budget,
-        num_rounds=rounds,
-        steps_per_round=steps,
-        trade_off=trade_off,
         seed=seed,
         run=folder,
         config=load_train_config(steps, method),

@@ -9,16 +9,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from experiments.arena_ablations import PREFIX, VARIANTS
 from experiments.arena_field import HALVES, TARGETS, chosen_on, half_of
+from experiments.framework.records import Record
+from experiments.framework.report import Report
+from experiments.framework.reporting.comparisons import Cell, Comparison, Family, compare
+from experiments.framework.reporting.tables import Table, difference, mean_of, points, signed, told
 from experiments.pages.arena import captions
 from experiments.pages.arena import rows_of as rows_of_arena
 from experiments.pages.arena_cells import ALC, Cells, by_target, cells_of, over, tasks_in
-from experiments.records import Record
-from experiments.reporting.comparisons import Cell, Comparison, Family, compare
-from experiments.reporting.tables import Table, difference, mean_of, points, signed, told, write_report
 
 FIRST = next(iter(VARIANTS))
 
@@ -146,11 +146,9 @@ def told_apart(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, tests and report.html; the path of the page."""
-    return write_report(
-        folder,
-        records,
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
+    return Report(
         title="What the parts of the project's own strategy are worth",
         findings=findings(records),
         tables=[("Area under accuracy(labels), test split", table_of(records))],

@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.arena_field import STRATEGIES, TASKS
+from experiments.framework.measurements import measurements
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import plots
+from experiments.framework.reporting.tables import Table, difference, mean_of, signed, told
+from experiments.framework.trials import slug
 from experiments.jobs.active_adaptation import NO_LABELS, SAYS
 from experiments.jobs.arena import TEN_CLASS
 from experiments.pages.arena_cells import BASE, OWN
-from experiments.records import Record, measurements
-from experiments.reporting import plots
-from experiments.reporting.tables import Drawn, Table, difference, mean_of, signed, told, write_report
-from experiments.trials import slug
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 # What decides: rounds at label counts have a test split that nobody could ask about; in the one training there is none.
 DECIDES = {"5%": ("unqueried", "images never asked for"), "counts": ("target_test", "test split")}
@@ -148,8 +150,8 @@ CAPTIONS = [
 ]
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, the curves and report.html; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     tables, figures = [], []
     for name, ten_class in SETS.items():
         if tasks := tasks_of(records, "5%", ten_class):
@@ -159,9 +161,7 @@ def write_page(folder: Path, records: Sequence[Record]) -> Path:
                 tables.append((f"{name}: rounds at label counts, {told_as}", at_counts(records, tasks, split)))
             if figure := drawn(records, name, tasks):
                 figures.append(figure)
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Active adaptation: the field's two protocols",
         findings=findings(records),
         tables=tables,

@@ -10,14 +10,15 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from active.strategies.aift import CODES
 from experiments.aift import NAME, RANDOM, RFT, TRAININGS, method_of
-from experiments.records import Record, Row, alc, read
-from experiments.reporting.comparisons import Cell, Comparison, Family, compare
-from experiments.reporting.tables import Drawn, Table, tidy, write_report
+from experiments.framework.measurements import Row, alc
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.comparisons import Cell, Comparison, Family, compare
+from experiments.framework.reporting.tables import Table, tidy
 from experiments.transfers import PaperTable, paper_table
 
 if TYPE_CHECKING:
@@ -304,7 +305,7 @@ def _part(code: str) -> str:
 
 
 def _draw(axes: Axes, by_seed: Mapping[int, Curve], name: str, place: int | None) -> None:
-    from experiments.reporting.plots import COLOURS, MARKERS
+    from experiments.framework.reporting.plots import COLOURS, MARKERS
 
     colour = "#888888" if place is None else COLOURS[place]
     marker = "" if place is None else MARKERS[place]
@@ -358,17 +359,14 @@ def captions(records: Sequence[Record], paper: PaperTable) -> list[str]:
     ]
 
 
-def report(folder: Path) -> Path:
-    """Make the tables, the figure and the page again from the folder's records; the path of the page."""
-    records = read(folder / "records.jsonl")
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     curves, paper = curves_of(records), paper_table(PAPER)
     band = (
         "Mean over seeds and a band of one standard deviation; the dashed line is random with the same training. Each "
         "column has a scale of its own."
     )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="AIFT and continual fine-tuning on nuclei of colon tissue",
         findings=findings(records),
         tables=[

@@ -12,6 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from experiments.arena_field import HALVES, STRATEGIES, TARGETS, target_of
+from experiments.framework.measurements import Row, aggregate
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting import plots
+from experiments.framework.reporting.comparisons import Family, compare_all
+from experiments.framework.reporting.tables import Table, mean_of, signed, tidy, told
 from experiments.pages.arena_cells import (
     ALC,
     BASE,
@@ -27,14 +33,8 @@ from experiments.pages.arena_cells import (
     tasks_in,
 )
 from experiments.pages.arena_verdict import by_round, confirmed, shares_of, standing, verdict
-from experiments.records import Record, Row, aggregate
-from experiments.reporting import plots
-from experiments.reporting.comparisons import Family, compare_all
-from experiments.reporting.tables import Drawn, Table, mean_of, signed, tidy, told, write_report
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.figure import Figure
 
 SHOWN = 7  # curves in a plot, those of the largest areas
@@ -232,8 +232,8 @@ def curve(records: Sequence[Record], tasks: Sequence[str]) -> Figure | None:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, the curves and report.html; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     tasks = tasks_in(records)
     figures = []
     for column, own in sets_of(tasks).items():
@@ -249,9 +249,7 @@ def write_page(folder: Path, records: Sequence[Record]) -> Path:
         tables.append(
             (f"Confirmation: where {OWN} is ahead and where behind, points (area; accuracy at % bought)", against)
         )
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="The arena: which way to ask buys most?",
         findings=findings(records),
         tables=tables,

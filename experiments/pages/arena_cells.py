@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.arena_field import GROUPS, HALVES, PARTS, STRATEGIES, TARGETS, half_of, target_of
-from experiments.records import Record
+from experiments.framework.records import Record
 
 BASE, OWN = "random", "hybrid"  # drawn in every plot
 CONFIRMATION = tuple(task for group in PARTS["confirmation"] for task in GROUPS[group])

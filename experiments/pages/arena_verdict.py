@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from experiments.arena_field import TARGETS, target_of
+from experiments.framework.records import Record
+from experiments.framework.reporting.comparisons import Comparison, Family, compare_all
+from experiments.framework.reporting.tables import Table, difference, points, signed
 from experiments.pages.arena_cells import (
     ALC,
     BASE,
@@ -22,9 +25,6 @@ from experiments.pages.arena_cells import (
     over,
     tasks_in,
 )
-from experiments.records import Record
-from experiments.reporting.comparisons import Comparison, Family, compare_all
-from experiments.reporting.tables import Table, difference, points, signed
 
 RIVALS = ("margin", "badge", "clue", "uherding", BASE)  # whom the project's own strategy has to be ahead of
 BESIDE = (*RIVALS, "sum_of_three")

@@ -6,14 +6,15 @@ gain = mean over seeds and transfers of a row - the same of source-only
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.dan_table1 import NETWORKS, TRANSFERS, UNIFORM, Network
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments.framework.measurements import aggregate
+from experiments.framework.records import Record
+from experiments.framework.report import Report
+from experiments.framework.reporting.tables import signed
 from experiments.jobs.dan_table1 import DOMAINS, SET
 from experiments.pages.dan_table2 import Accuracies, Beside, accuracy_table
-from experiments.records import Record, aggregate
-from experiments.reporting.tables import signed, write_report
 from experiments.transfers import over_tasks, paper_number, paper_table
 
 
@@ -89,16 +90,14 @@ def captions(records: Sequence[Record]) -> list[str]:
     return said
 
 
-def write_page(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md and report.html; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     everything = with_means(records)
     tables = [
         (NETWORKS[network].line, accuracy_table(everything, network, TRANSFERS, "mean", beside(NETWORKS[network])))
         for network in networks_in(records)
     ]
-    return write_report(
-        folder,
-        records,
+    return Report(
         title="Office-31: DAN's Table 1",
         findings=findings(everything),
         tables=tables,

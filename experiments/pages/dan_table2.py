@@ -5,14 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.dan_table2 import (
     DAN,
     FLOOR,
     HELD_OUT,
-    NAME,
     NETWORKS,
     OTHER_SIX,
     PAPER,
@@ -21,24 +19,19 @@ from experiments.dan_table2 import (
     SOURCE_ONLY,
     column_of,
 )
-from experiments.jobs.dan_table2 import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
-from experiments.label_free_search import SEARCH_SEED, choose
-from experiments.records import Record, aggregate, to_csv, write_text
-from experiments.reporting import report_html, report_latex
-from experiments.reporting.comparison_report import write_comparisons
-from experiments.reporting.comparisons import Family, compare_all, families_of
-from experiments.reporting.tables import (
-    TESTS,
+from experiments.framework.measurements import aggregate
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.comparisons import Family, compare_all, families_of
+from experiments.framework.reporting.tables import (
     Table,
     dots,
-    machines,
-    markdown,
-    origins,
     signed,
     tidy,
     told,
-    write_figures,
 )
+from experiments.jobs.dan_table2 import BOTTLENECK, DROPOUT, MEASURED_STEPS, SET
+from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.transfers import over_tasks, paper_number, paper_table
 
 if TYPE_CHECKING:
@@ -216,66 +209,41 @@ def captions(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def write_report(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, figures and report.html of a folder; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     everything = with_means(records)
-    write_text(folder / "table.csv", to_csv(aggregate(everything)))
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
-    for old in figures.glob("*.png"):
-        old.unlink()
-    text, sections = [], [report_html.note(findings(everything))]
-    tables: list[tuple[str, Table]] = []
-    drawn: list[tuple[str, str]] = []
-    text += [f"- {sentence}" for sentence in findings(everything)] + [""]
-    for network in NETWORKS:
-        for title, transfers, mean in (
-            ("the paper's six transfers", PAPER_SIX, "mean"),
-            ("the other six", OTHER_SIX, "mean_other6"),
-        ):
-            table = accuracy_table(everything, network, transfers, mean)
-            if table[1]:
-                heading = f"{NETWORKS[network].line}: {title}"
-                text += [f"**{heading}**", "", markdown(table)]
-                sections += [report_html.heading(heading), report_html.table(*table)]
-                tables.append((heading, table))
-        figure = gains_figure(everything, network)
-        if figure is not None:
-            figure.savefig(figures / f"gains_{network}.png", dpi=110)
-            caption = f"{NETWORKS[network].line}: source-only (grey) and DAN (black), mean and one dot a seed."
-            drawn.append((f"gains_{network}.png", caption))
-            sections.append(report_html.figures([report_html.figure(figures / f"gains_{network}.png", caption)]))
-    write_figures(folder, drawn)
-    for heading, table in (
+    sixes = (("the paper's six transfers", PAPER_SIX, "mean"), ("the other six", OTHER_SIX, "mean_other6"))
+    tables = [
+        (f"{made.line}: {title}", accuracy_table(everything, network, transfers, mean))
+        for network, made in NETWORKS.items()
+        for title, transfers, mean in sixes
+    ]
+    tables += [
         ("What the label-free search chose", search_table(records)),
         ("What the cache of the frozen stages is worth", cache_table(records)),
-    ):
-        if table[1]:
-            text += [f"**{heading}**", "", markdown(table)]
-            sections += [report_html.heading(heading), report_html.table(*table)]
-            tables.append((heading, table))
-    against = write_comparisons(folder, compare_all(records, compared(records)), experiment=NAME)
-    sections += against
-    measured = [record for record in records if record.get("phase") == "cache"]
-    told = [*captions(records), origins(records)]
-    if measured:
+    ]
+    figures = []
+    for network, made in NETWORKS.items():
+        if (figure := gains_figure(everything, network)) is not None:
+            caption = f"{made.line}: source-only (grey) and DAN (black), mean and one dot a seed."
+            figures.append(Drawn(f"gains_{network}.png", figure, caption))
+    told = captions(records)
+    if any(record.get("phase") == "cache" for record in records):
         told.append(
-            "Cache: both times are 300 times what a step was measured to take, as the difference between runs of "
+            "Cache: both times are 300 times the measured time of a step, the difference between runs of "
             f"{MEASURED_STEPS[1]} and of {MEASURED_STEPS[0]} steps on 32 + 32 images of 224 pixels, one thread, beside "
-            "another trial; filling it is what an image was measured to take, times the images of all domains. The "
+            "another trial; filling it is the measured time of an image, times the images of all domains. The "
             "difference is that of the target's logits after the same steps with and without it."
         )
-    command = next((str(record["command"]) for record in records if record.get("phase") == "search"), "")
-    made = f"Made by `{command}`." if command else ""
-    made += f" {TESTS}" if against else ""
-    text += [*(f"{caption}\n" for caption in told), made]
-    sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
-    sections.append(report_html.facts([("Command", command), *machines(records)]))
-    write_text(folder / "table.md", "\n".join(text).rstrip() + "\n")
-    write_text(folder / "table.tex", report_latex.tables(tables, captions=told, label=NAME))
-    page = report_html.page("Office-10 + Caltech-10: DAN's Table 2 on small networks", sections)
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+    return Report(
+        title="Office-10 + Caltech-10: DAN's Table 2 on small networks",
+        findings=findings(everything),
+        tables=tables,
+        figures=figures,
+        captions=told,
+        rows=aggregate(everything),
+        compared=compare_all(records, compared(records)),
+    )
 
 
 def compared(records: Sequence[Record]) -> list[Family]:

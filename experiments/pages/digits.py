@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
-from experiments.digits import BOTH_WAYS, NAME, PUBLISHED, TASKS, column_of
-from experiments.jobs.digits import BATCH, FLOOR_IMAGES, HIDDEN, SET
-from experiments.label_free_search import SEARCH_SEED, choose
-from experiments.records import SPLITS, Record, aggregate, to_csv, write_text
-from experiments.reporting import report_html, report_latex
-from experiments.reporting.comparison_report import write_comparisons
-from experiments.reporting.comparisons import compare_all
-from experiments.reporting.tables import (
-    TESTS,
+from experiments.digits import BOTH_WAYS, PUBLISHED, TASKS, column_of
+from experiments.framework.measurements import SPLITS, aggregate
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.tables import (
     Table,
     dots,
-    machines,
-    markdown,
-    origins,
     signed,
     tidy,
     told,
-    write_figures,
 )
+from experiments.jobs.digits import BATCH, FLOOR_IMAGES, HIDDEN, SET
+from experiments.label_free_search import SEARCH_SEED, choose
 from experiments.transfers import over_tasks, paper_table
 
 if TYPE_CHECKING:
@@ -179,44 +172,22 @@ def captions(records: Sequence[Record]) -> list[str]:
     return told
 
 
-def write_report(folder: Path, records: Sequence[Record]) -> Path:
-    """table.csv, table.md, the figure and report.html of a folder; the path of the page."""
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
     everything = with_means(records)
-    write_text(folder / "table.csv", to_csv(aggregate(everything)))
-    figures = folder / "figures"
-    figures.mkdir(exist_ok=True)
-    said, told = findings(everything), [*captions(everything), origins(everything)]
-    text = [f"- {sentence}" for sentence in said] + [""]
-    sections = [report_html.note(said)]
-    tables: list[tuple[str, Table]] = []
-    for heading, table in (
-        ("Accuracy on the target", accuracy_table(everything)),
-        ("What the label-free search chose", search_table(records)),
-    ):
-        if table[1]:
-            text += [f"**{heading}**", "", markdown(table)]
-            sections += [report_html.heading(heading), report_html.table(*table)]
-            tables.append((heading, table))
     figure = accuracy_figure(everything)
-    if figure is not None:
-        figure.savefig(figures / "accuracy.png", dpi=110)
-        caption = "All of the target: mean, and one dot a seed; the line is source-only's mean."
-        write_figures(folder, [("accuracy.png", caption)])
-        sections.append(report_html.figures([report_html.figure(figures / "accuracy.png", caption, wide=True)]))
-    against = write_comparisons(folder, compare_all(records), experiment=NAME)
-    sections += against
-    command = next((str(record["command"]) for record in records if record.get("phase") == "search"), "")
-    text += [
-        *(f"{caption}\n" for caption in told),
-        f"Made by `{command}`." if command else "",
-        TESTS if against else "",
-    ]
-    sections += [report_html.heading("How it was measured"), *map(report_html.paragraph, told)]
-    sections.append(report_html.facts([("Command", command), *machines(records)]))
-    write_text(folder / "table.md", "\n".join(text).strip() + "\n")
-    write_text(folder / "table.tex", report_latex.tables(tables, captions=told, label=NAME))
-    write_text(folder / "report.html", report_html.page("Digits: MNIST, USPS and rendered fonts on LeNet", sections))
-    return folder / "report.html"
+    caption = "All of the target: mean, and one dot a seed; the line is source-only's mean."
+    return Report(
+        title="Digits: MNIST, USPS and rendered fonts on LeNet",
+        findings=findings(everything),
+        tables=[
+            ("Accuracy on the target", accuracy_table(everything)),
+            ("What the label-free search chose", search_table(records)),
+        ],
+        figures=[] if figure is None else [Drawn("accuracy.png", figure, caption)],
+        captions=captions(everything),
+        rows=aggregate(everything),
+    )
 
 
 def accuracy_figure(records: Sequence[Record]) -> Figure | None:

@@ -21,7 +21,7 @@ from scipy.io import savemat
 from active.annotation.label_log import LabelLog, aggregate_labels, krippendorff_alpha
 from active.annotation.request_log import RequestLog
 from active.annotation.tasks import read_answers, validate
-from active.loop import budget_count, budget_schedule
+from active.budgets import budget_count, budget_schedule
 from active.pool import Query
 from active.round_files import path_of, read_round
 from active.strategies import get_strategy
