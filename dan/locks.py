@@ -157,3 +157,13 @@ def _release(path: Path, descriptor: int | None, owner: int) -> None:
         except OSError:  # a folder that may no longer be written, or a system that keeps open files
             pass
     os.close(descriptor)
+
+
+def _close_inherited() -> None:
+    """In a forked child, such as a data loader's worker: its copies would hold the locks after the parent's end."""
+    for lock in list(_held.values()):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)

@@ -19,7 +19,7 @@ from dan.__main__ import Train, main, preset
 from dan.cli.command_line import Command, parse_flags
 from dan.cli.train_options import command_of
 from dan.errors import UserError
-from dan.hparam_search import _proposed, tune
+from dan.hparam_search import SearchConfig, _proposed, tune
 from dan.run_dir import read_records
 from dan.training.config import TrainConfig
 
@@ -47,7 +47,9 @@ def network() -> DAN:
 def search(**options: Any) -> hparam_search.SearchResult:
     target = options.pop("target", TARGET)
     options = {"trials": 3, "steps": 8, "seed": 0, "source_test": HELD, "config": SMALL} | options
-    return tune(network, SOURCE, target, **options)
+    fields = SearchConfig.__dataclass_fields__
+    search = SearchConfig(**{name: options.pop(name) for name in list(options) if name in fields})
+    return tune(network, SOURCE, target, search, **options)
 
 
 def plain(records: Any) -> list[dict[str, Any]]:

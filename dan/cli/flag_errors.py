@@ -100,8 +100,11 @@ def usage_error(config: Any, prog: str, argv: list[str]) -> str:
         return f"{value[1]} needs a value"
     if extra := re.match(r"Unrecognized options: (.*)", text):
         return f"unexpected argument {extra[1]} (see {prog} --help)"
-    own = f"Error parsing {getattr(config, '__name__', '')}: "  # of a dataclass that refuses its values
-    return text.removeprefix(own).removeprefix("Error parsing ") or f"wrong arguments (see {prog} --help)"
+    text = text.removeprefix(f"Error parsing {getattr(config, '__name__', '')}: ").removeprefix("Error parsing ")
+    if value := re.match(r"(\w+) must be ", text):  # a dataclass refused the value of a field
+        flag = f"--{value[1].replace('_', '-')}"
+        return text.replace(value[1], flag, 1) if flag in flags else text
+    return text or f"wrong arguments (see {prog} --help)"
 
 
 def suggest_flag(flag: str, flags: Collection[str], prog: str) -> str:

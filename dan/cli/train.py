@@ -85,6 +85,7 @@ def _fit_options(
         "cache": cache_folder(config.image_cache).with_name("backbones") if config.cache_backbone else False,
         "device": config.device,
         "precision": config.precision,
+        "num_workers": config.num_workers,
         "verbose": not config.quiet,
     }
     metadata, tests = dict(setup.metadata), dict(setup.task.splits)
@@ -102,22 +103,25 @@ def _tune(
     setup: TrainingSetup, config: Train, folder: Path, metadata: dict[str, Any], options: dict[str, Any]
 ) -> Train:
     """The config with the best trade-off and learning rate, and without the search."""
-    from dan.hparam_search import tune
+    from dan.hparam_search import SearchConfig, tune
 
-    found = tune(
-        setup.build,
-        setup.task.source,
-        setup.task.target,
-        source_test=setup.task.source_test,
+    search = SearchConfig(
         trials=config.tune,
         steps=config.tune_steps or config.steps,
         seed=config.seed,
         rule=config.tune_rule,
         trade_off=config.trade_off,
         config=train_config_from(config),
+    )
+    found = tune(
+        setup.build,
+        setup.task.source,
+        setup.task.target,
+        search,
+        source_test=setup.task.source_test,
         run=folder / "tuning",
-        about=metadata,
-        told=None if config.quiet else _print_trial,
+        metadata=metadata,
+        on_trial=None if config.quiet else _print_trial,
         **options,
     )
     no_search = {name: getattr(AdaptationOptions, name) for name in ("tune", "tune_rule", "tune_steps")}

@@ -141,6 +141,8 @@ class Train(TrainConfig, NetworkOptions, DataOptions, AdaptationOptions):
     """Compute the outputs of the frozen first stages once, keep them on disk, and train on them: many times faster."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the network's forward pass in training; losses, MMD and evaluations are always in float32."""
+    num_workers: int = 0
+    """Processes that decode and augment training images; the batches are the same for any number."""
     device: Device = "auto"
     """Device to compute on."""
     quiet: bool = False

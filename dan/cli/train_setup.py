@@ -71,14 +71,10 @@ def check_batch_size(config: Train, **domains: Any) -> None:
     It would hold some samples twice, which makes the unbiased MMD^2 biased. Labelled target samples, which are few and
     not aligned, may come more than once.
     """
-    from dan.data.batches import num_samples
+    from dan.training import streams
 
-    for name, data in domains.items():
-        if config.batch_size > num_samples(data) and (name == "source" or config.trade_off):
-            raise UserError(
-                f"batch_size {config.batch_size} is larger than the {name}'s {num_samples(data)} samples: lower "
-                "--batch-size"
-            )
+    aligned = {name: data for name, data in domains.items() if name == "source" or config.trade_off}
+    streams.check_batch_size(config.batch_size, **aligned)
 
 
 def first_then(model: Any, build: Callable[[], Any]) -> Callable[[], Any]:

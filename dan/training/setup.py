@@ -19,7 +19,7 @@ from dan.losses import METHODS, DomainLoss, build_loss
 from dan.models.dan import DAN, Output, layer_named
 from dan.training.config import TrainConfig, check_train_config
 from dan.training.options import TrainOptions
-from dan.training.streams import NUMBERS, BatchStreams, Stream, check_batch_size
+from dan.training.streams import NUMBERS, BatchStreams, Stream, check_batch_size, seeded_draws
 
 HELD = 256  # samples of each domain, at most, on which MMD and the label-free scores are computed
 
@@ -96,7 +96,8 @@ def prepare_data(
             return data
 
         def run() -> Dataset:
-            return cached(data, model, start, folder, device=device, quiet=quiet)
+            with seeded_draws(derived_seed(options.seed, 9)):
+                return cached(data, model, start, folder, device=device, quiet=quiet)
 
         return run() if folder is None else context.first_then_all(run)
 
@@ -130,8 +131,9 @@ def build_domain_loss(
     model: DAN, align: tuple[str, ...], data: TrainingData, options: TrainOptions, device: torch.device
 ) -> tuple[DomainLoss | None, nn.Module]:
     """What aligns the domains (None: nothing), and the module of what it learns, with all its widths known."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(options.seed, 4))
+    seed = derived_seed(options.seed, 4)
+    with seeded_draws(seed), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         # A backbone without out_features, or a discriminator, learns its width from the first samples.
         first = predict(model, Subset(data.source, [0]), start=data.start_stage)[0]
         loss = options.domain_loss

@@ -34,7 +34,7 @@ from dan.training.guards import Diverged, FiniteGuard
 from dan.training.mmd_diagnostics import MMDDiagnostics
 from dan.training.optimizers import build_optimizer, parameter_groups, ramp, set_learning_rates
 from dan.training.options import PRECISIONS, train_options
-from dan.training.streams import StepBatch
+from dan.training.streams import StepBatch, seeded_draws
 from dan.training.tensorboard import TensorBoardLogger
 
 __all__ = ["Diverged", "TrainConfig", "Trainer", "fit"]
@@ -173,7 +173,8 @@ class Trainer:
     def evaluate(self, losses: Mapping[str, Tensor]) -> Record:
         """Make the record of an evaluation, with what the callbacks add to it. losses: of the step before it."""
         record: Record = {"event": "evaluation", "step": self.step, "loss": float(losses["total"])}
-        self._notify("on_evaluation", record)
+        with seeded_draws(derived_seed(self.options.seed, 9)):  # the same views of the same samples at every step
+            self._notify("on_evaluation", record)
         record["seconds"] = time.perf_counter() - self._began
         self.records.append(record)
         if self.run is not None:
@@ -184,7 +185,8 @@ class Trainer:
         """Write what a resumed training goes on from, and after the last step the model; without a folder, nothing."""
         if self.run is None:
             return
-        self._notify("on_checkpoint")
+        with seeded_draws(derived_seed(self.options.seed, 9)):
+            self._notify("on_checkpoint")
         if self.step == self.options.steps:
             save_model(self.run.folder / "model.pt", self.model, getattr(self.domain_loss, "ladders", None))
             self.run.append({"event": "done", "step": self.step})
