@@ -88,7 +88,7 @@ def test_every_row_is_trained_on_every_transfer_and_source_only_differs_in_the_t
     # A backbone that is computed once beside the rows where one is frozen.
     assert [len(part) for part in parts] == [1 + 6 * len(ROWS)] * 3 + [6 * len(ROWS)] * 3
     for part in parts:
-        assert {name for trial in part for name in trial.after} <= {trial.name for trial in part}
+        assert {before.name for trial in part for before in trial.after} <= {trial.name for trial in part}
     names = {trial.name for part in parts for trial in part}
     assert len(names) == 2 * 3 * 6 * 7 + 1 and len(ROWS) == 7
     for network in NETWORKS:
