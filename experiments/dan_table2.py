@@ -138,7 +138,7 @@ class DanTable2(Options):
 
 
 def command_of(config: DanTable2, **only: str) -> str:
-    """As `experiments.running.command_of`, and --search is told, whose choice decides the numbers."""
+    """As `experiments.framework.options.command_of`, and --search is told, whose choice decides the numbers."""
     return one_line(words_of(config, **only))
 
 

@@ -124,7 +124,7 @@ class Digits(Options):
 
 
 def command_of(config: Digits, **only: str) -> str:
-    """As `experiments.running.command_of`, and --search is told, whose choice decides the numbers; in single quotes,
+    """As `framework.options.command_of`, and --search is told, whose choice decides the numbers; in single quotes,
     as published."""
     return shlex.join(words_of(config, **only))
 

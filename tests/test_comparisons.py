@@ -176,8 +176,8 @@ def test_missing_cells_are_counted_and_compared_on_what_both_have() -> None:
 def test_a_family_with_nothing_to_compare_says_so(tmp_path: Path) -> None:
     comparison = only(grid({"a": 0.5}, 2), against="random")
     assert comparison.tests == () and comparison.uncompared == (("a", "random"),)
-    (html, *_) = sections = write_comparisons(tmp_path, [comparison], experiment="made")
-    assert "all against random" in html and "Nothing is compared" in "".join(sections)
+    (section,) = write_comparisons(tmp_path, [comparison], experiment="made")
+    assert "all against random" in section.heading and "Nothing is compared" in " ".join(section.paragraphs)
     assert "Not compared, for they share no cell: a and random." in (tmp_path / "tests.md").read_text(encoding="utf-8")
 
 

@@ -104,7 +104,7 @@ def test_direction_of_imports_holds() -> None:
     ("contract", "importer", "imported"),
     [
         ("direction", "dan.errors", "active.pool"),
-        ("direction", "active.pool", "experiments.records"),
+        ("direction", "active.pool", "experiments.framework.records"),
         ("doors", "active.strategies", "dan.evaluation.metrics"),
         ("active-needs-mmd-only", "active.pool", "active.learners.dan"),
         ("training-order", "dan.losses", "dan.training.trainer"),
