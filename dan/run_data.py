@@ -30,8 +30,8 @@ _DESCRIPTION = ("kind", "shape", "classes", "normalisation", "class_counts")
 def describe_data(source: Dataset[Any], target: Dataset[Any], num_classes: int) -> dict[str, Any]:
     """What data.json holds of these two data sets. One source sample is fetched; labels are read where they lie in one
     tensor, so that no data set of the caller's is walked through."""
-    names = getattr(source, "classes", None)
-    named = names is not None and len(names) == num_classes
+    names = tuple(getattr(source, "classes", None) or ())
+    named = len(names) == num_classes
     description: dict[str, Any] = {
         "classes": [str(name) for name in names] if named else [str(number) for number in range(num_classes)],
         "named": named,

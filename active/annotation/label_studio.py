@@ -63,7 +63,8 @@ def read_export(path: Path, annotator: str, when: str, classes: Sequence[str] | 
 def from_rows(table: Table, annotator: str, when: str, classes: Sequence[str] | None) -> tuple[list[Answer], list[str]]:
     """(answers, notes) of a table: the tasks that were filled in, or an export of Label Studio as CSV or TSV."""
     columns = [name for name in table.columns if name not in (*_TASK_FIELDS, *_EXPORT_FIELDS)]
-    control, notes = CONTROL, []
+    control = CONTROL
+    notes: list[str] = []
     if CONTROL not in columns and "annotation_id" in table.columns:
         found = {name: Control({"choices"}, _all_choices(row.cells[name] for row in table.rows)) for name in columns}
         control, notes = choose_control(table.path, found, classes)
@@ -103,9 +104,9 @@ def _from_tasks(
     for task in tasks:
         for annotation in task.annotations:
             for result in annotation["result"]:
-                control = found.setdefault(_from_name(result), Control())
-                control.types.add(str(result.get("type") or "choices"))
-                control.choices += _choices(result) or []
+                content = found.setdefault(_from_name(result), Control())
+                content.types.add(str(result.get("type") or "choices"))
+                content.choices += _choices(result) or []
     control, notes = choose_control(path, found, classes)
     answers = []
     for task in tasks:
@@ -143,8 +144,7 @@ def _from_records(
     for record in records:
         for name, value in record.items():
             if name not in (*_TASK_FIELDS, *_EXPORT_FIELDS):
-                control = found.setdefault(name, Control({"choices"}))
-                control.choices += _all_choices([value])
+                found.setdefault(name, Control({"choices"})).choices.extend(_all_choices([value]))
     if records and not found:
         raise UserError(
             f"{path.name}, task 1: no data or annotations as Label Studio exports them (JSON), and no answer (JSON-MIN)"

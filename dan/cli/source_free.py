@@ -48,7 +48,7 @@ def target_alone(
     run: Path,
     *,
     data: Path,
-    cache: Path,
+    cache: Path | None,
     quiet: bool,
 ) -> "DomainPair":
     """The transfer from what RUN kept of its source to the target of the task `name` with these options.
@@ -86,7 +86,7 @@ def _own_target(
     classes: tuple[str, ...],
     shape: list[int],
     kept: "KeptSource",
-    cache: Path,
+    cache: Path | None,
     quiet: bool,
 ) -> "DomainPair":
     """The target of the task `folders` by itself, with RUN's classes."""
