@@ -83,6 +83,7 @@ def prepare_data(
     start, context, cache = _start_stage(model, source, options.cache), options.context, options.cache
     if options.trade_off:  # where nothing is aligned, samples may repeat
         check_batch_size(options.config.batch_size, source=source, target=target)
+    _check_class_weights(model, options.class_weights)
     weights, total = options.source_weights, num_samples(source)
     if weights is not None and weights.shape != (total,):
         raise ValueError(f"source_weights must be ({total},), one a source sample, not {tuple(weights.shape)}")
@@ -106,6 +107,14 @@ def prepare_data(
         source=source, target=target, labelled=labelled, tests=tests, start_stage=start,
         held_source=_held(source), held_target=_held(target),
     )  # fmt: skip
+
+
+def _check_class_weights(model: DAN, weights: Tensor | None) -> None:
+    classes = model.settings["num_classes"]
+    if weights is None:
+        return
+    if weights.shape != (classes,) or not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise UserError(f"class_weights must be {classes} numbers of 0 or more, one for each class")
 
 
 def build_streams(data: TrainingData, options: TrainOptions) -> BatchStreams:
