@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ FAST = TrainConfig(batch_size=20, lr=0.05, head_lr_mult=1.0, evaluate_every=200,
 
 def network(seed: int = 0) -> DAN:
     torch.manual_seed(seed)
-    return DAN(torch.nn.Identity(), 3, layers=(8,))
+    model = DAN(torch.nn.Identity(), 3, layers=(8,))
+    model(torch.zeros(1, 3))  # learns the width of its input
+    return model
 
 
 def blobs(counts: tuple[int, ...], offset: float, seed: int) -> TensorDataset:
@@ -63,7 +66,7 @@ def test_equal_weights_are_no_weights_gradients_too(method: str) -> None:
         source, target = outputs(8, 4, weights), outputs(6, 5)
         value = torch.stack(list(loss(source, target).values())).sum()
         value.backward()
-        values.append(float(value))
+        values.append(value.item())
         gradients.append([layer.grad for part in (source, target) for layer in part.layers.values()])
     assert values[0] == pytest.approx(values[1], rel=1e-9, abs=1e-12)
     for one, other in zip(*gradients, strict=True):
@@ -85,7 +88,7 @@ def test_a_whole_weight_is_a_sample_that_comes_so_often(method: str) -> None:
         for running in loss.bandwidths:
             running.forward = lambda x, y: torch.tensor(1.7, dtype=torch.float64)
     for name, value in loss(repeated, target).items():
-        assert float(value) == pytest.approx(float(loss(weighted, target)[name]), rel=1e-7), name
+        assert value.item() == pytest.approx(loss(weighted, target)[name].item(), rel=1e-7), name
 
 
 def test_weighted_coral_is_its_definition() -> None:
@@ -149,7 +152,7 @@ def test_a_batch_of_one_effective_sample_is_skipped() -> None:
     weights[2] = 1.0
     source, target = outputs(8, 8, weights), outputs(8, 9)
     terms = built("dan")(source, target)
-    assert all(float(value) == 0 for value in terms.values())
+    assert all(value.item() == 0 for value in terms.values())
     torch.stack(list(terms.values())).sum().backward()
     assert float(source.layers["hidden1"].grad.abs().max()) == 0
 
@@ -164,9 +167,9 @@ def test_the_weighted_cross_entropy_is_its_mean() -> None:
     trainer = Trainer(model, source, target, trade_off=0.0, steps=1, config=FAST, class_weights=weights)
     batch = trainer.streams.batch(0)
     x, y = batch.samples["source"]
-    loss = float(trainer.compute_loss(batch, 0)["source"])
+    loss = trainer.compute_loss(batch, 0)["source"].item()
     by_hand = [
-        float(weights[c]) * float(cross_entropy(model(x[i : i + 1]).logits, y[i : i + 1])) for i, c in enumerate(y)
+        float(weights[c]) * cross_entropy(model(x[i : i + 1]).logits, y[i : i + 1]).item() for i, c in enumerate(y)
     ]
     assert loss == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-5)
 
@@ -218,7 +221,7 @@ def test_a_composition_is_the_sum_of_its_methods() -> None:
     alone |= {f"mcc/{k}": 0.5 * v for k, v in built("mcc")(source, target).items()}
     assert set(terms) == set(alone)
     for name, value in alone.items():
-        assert float(terms[name]) == pytest.approx(float(value), rel=1e-12)
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-12)
 
 
 def test_a_composition_trains_and_keeps_its_kernels(tmp_path) -> None:
@@ -295,6 +298,26 @@ def test_audit_labels_mend_a_wrong_estimate() -> None:
     audits = truth[torch.randperm(180, generator=torch.Generator().manual_seed(0))[:60]]
     mended = shift_from_outputs(logits, y, swapped, y, audit_labels=audits)
     assert float(plain.shares.shares[0]) < 0.1 and float(mended.shares.shares[0]) > 0.6
+
+
+@pytest.mark.parametrize("choice", ["ignore", "warn", "correct"])
+def test_the_flag_warns_and_corrects(choice: str, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dan.cli.train import train
+    from dan.cli.train_options import Train
+    from dan.run_dir import read_records
+
+    for name, data in (("source", blobs((80, 80, 80), 0.0, 1)), ("target", blobs((20, 40, 180), 0.2, 2))):
+        x, y = data.tensors
+        np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
+    files = {"source": tmp_path / "source.npz", "target": tmp_path / "target.npz"}
+    common = {"batch_size": 20, "lr": 0.02, "evaluate_every": 100, "steps": 100, "layers": (8,), "feature_map": False}
+    train(Train(task="folders", **files, **common, label_shift=choice, run=tmp_path / "run", device="cpu", quiet=True))
+    settings = read_records(tmp_path / "run" / "records.jsonl")[0]
+    weights = settings.get("class_weights")
+    assert ("class shares differ" in capsys.readouterr().err) == (choice != "ignore")
+    assert (weights is not None) == (choice == "correct")
+    if weights is not None:
+        assert weights[0] < 1 < weights[2]
 
 
 def test_a_source_too_small_is_one_line() -> None:
