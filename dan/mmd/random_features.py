@@ -47,18 +47,11 @@ def random_feature_mmd2(
     if features < 2:
         raise ValueError(f"an estimate with its error needs at least 2 random features, not {features}")
     rows = max(1, _CHUNK // features)
-<<<<<<< HEAD
-    # Angles are relative to some point near the samples: an offset would cost precision, and changes no difference.
-    centre = at_least_float32(torch.cat([x[:rows], y[:rows]])).mean(0)
-    w = draw_frequencies(kernel, x.shape[1], features, generator).to(centre)
-    (cos_x, sin_x), (cos_y, sin_y) = fourier_waves(x, centre, w, rows), fourier_waves(y, centre, w, rows)
-=======
     # Angles are relative to some point near the samples: an offset would cost precision, and changes no difference. A
     # mean would be far from all of them where one has a fill value of 1e20.
     centre = at_least_float32(torch.cat([x[:rows], y[:rows]])).median(0).values
-    w = _frequencies(kernel, x.shape[1], features, generator).to(centre)
-    (cos_x, sin_x), (cos_y, sin_y) = _waves(x, centre, w, rows), _waves(y, centre, w, rows)
->>>>>>> mmd
+    w = draw_frequencies(kernel, x.shape[1], features, generator).to(centre)
+    (cos_x, sin_x), (cos_y, sin_y) = fourier_waves(x, centre, w, rows), fourier_waves(y, centre, w, rows)
     h = (
         (cos_x**2 + sin_x**2 - n) / (n * (n - 1))
         + (cos_y**2 + sin_y**2 - m) / (m * (m - 1))
