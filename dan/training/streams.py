@@ -45,7 +45,7 @@ class Stream:
     def __init__(self, data: Dataset, batch_size: int, *, seed: int, number: int, context: DistContext) -> None:
         self.data, self.batch_size, self.seed, self.number, self.context = data, batch_size, seed, number, context
         self._order = Batches(num_samples(data), batch_size, derived_seed(seed, number))
-        self._draws_globally = not indexed_at_once(data)
+        self._in_memory, self._draws_globally = in_memory(data), not indexed_at_once(data)
 
     def rows(self, step: int) -> Tensor:
         """Positions (B,) of the whole batch's samples, in all processes."""
@@ -54,6 +54,8 @@ class Stream:
     def load(self, step: int) -> Samples:
         """This process's share of the batch: x and y."""
         rows = self.context.share(self.rows(step))
+        if self._in_memory:
+            return fetch(self.data, rows)
         seed = derived_seed(self.seed, 5, self.number, step, *self.context.path)
         views = torch.Generator().manual_seed(seed)
         if not self._draws_globally:

@@ -60,9 +60,8 @@ def fit(
     """Train `model` in place for `steps` steps; the records of its evaluations.
 
     source: labelled samples: (X, y) arrays, or a map-style data set of (x, y). target: X, or a data set of x or (x, y)
-    whose labels are never read. The other arguments, and the
-    rarer `options` (source_weights, domain_loss, continue_from, cache, precision, num_workers, callbacks, ...), are the
-    fields of `dan.training.options.TrainOptions`.
+    whose labels are never read. The other arguments, and the rarer `options` (source_weights, domain_loss, cache,
+    continue_from, precision, num_workers, callbacks, ...), are the fields of `dan.training.options.TrainOptions`.
 
     A record: {"event": "evaluation", "step", "loss", "accuracy/NAME" for each of `tests`, "label_free/...", the MMD of
     each aligned layer on a fixed held sample, "seconds"}.
@@ -84,9 +83,10 @@ class Trainer:
     """
 
     def __init__(self, model: DAN, source: Input, target: Input, **options: Any) -> None:
-        source, target, labelled, tests = prepare_inputs(
-            model, source, target, options.get("labelled_target"), options.get("tests")
-        )
+        with seeded_draws(0):  # a look at the data leaves the global generators as they were
+            source, target, labelled, tests = prepare_inputs(
+                model, source, target, options.get("labelled_target"), options.get("tests")
+            )
         options |= {"labelled_target": labelled, "tests": tests}
         self.model, self.options = model, train_options(**options)
         self.config, self.context = self.options.config, self.options.context
@@ -112,7 +112,8 @@ class Trainer:
             model=model, loss_module=self.loss_module, optimizer=self.optimizer, scaler=self.scaler,
             diagnostics=self.diagnostics,
         )  # fmt: skip
-        self.run = open_run(self.options, lambda: describe_data(source, target, model.settings["num_classes"]))
+        with seeded_draws(0):
+            self.run = open_run(self.options, lambda: describe_data(source, target, model.settings["num_classes"]))
         found = restore(self.options, self.run, self.state, self.device)
         self.records, self.resumed = found.records, found.same_run
         self.step = 0 if found.state is None else int(found.state["step"])
