@@ -17,7 +17,7 @@ from dan.models.backbone import Backbone, stage_shapes
 from dan.models.registry import BACKBONES, build_backbone, table
 from dan.models.torchvision_backbones import NETWORKS, torchvision_backbone
 
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "networks.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm, an optional extra, is missing")
 
 # What torchvision's model computes before its classifier, said with its own parts.

@@ -135,7 +135,7 @@ def test_one_layer_methods_take_the_last_that_is_not_the_logits() -> None:
 
 
 def test_every_method_is_documented() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "losses.md").read_text(encoding="utf-8")
     assert [name for name in METHODS if f"`{name}`" not in page] == []
 
 

@@ -57,7 +57,7 @@ def test_only_the_oracle_reads_target_labels_and_says_so() -> None:
 
 
 def test_every_rule_is_documented() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "model_selection.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "validators.md").read_text(encoding="utf-8")
     rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| `")}
     for name, entry in RULES.items():
         assert rows[f"`{name}`"].rstrip(" |").endswith(f"`{entry.selection}`")

@@ -34,14 +34,12 @@ def train(config: Train) -> None:
 
 
 def _train(config: Train, context: "DistContext") -> None:
-    from dan.training.trainer import fit
+    from dan.training.trainer import Trainer
 
     if config.tune and context.size > 1:
         raise UserError("--tune runs in one process: search without torchrun, then train with the best values")
     # The first process alone decodes and downloads what the others then find.
     setup = context.first_then_all(lambda: setup_source_free(config) if config.source_free else setup_from_task(config))
-    if not config.quiet:
-        print(recipe_summary(config), flush=True)
     task = setup.task
     method = config.method.replace("_", "-") if config.trade_off else "source_only"
     folder = config.run or Path("runs") / task.name / f"{method}-seed{config.seed}"
@@ -49,7 +47,7 @@ def _train(config: Train, context: "DistContext") -> None:
     if config.tune:
         config = _tune(setup, config, folder, metadata, options)
     model = setup.build()
-    records = fit(
+    trainer = Trainer(
         model,
         task.source,
         task.target,
@@ -63,6 +61,9 @@ def _train(config: Train, context: "DistContext") -> None:
         context=context,
         **options,
     )
+    if not config.quiet:  # after the data and the settings are known to be right
+        print(recipe_summary(config), flush=True)
+    records = trainer.train()
     if not context.first:
         return
     if setup.kept is not None:

@@ -108,11 +108,15 @@ def made(place: Place, setting: str, backbone: str, sizes: Sizes, seed: int, out
     return Made(pool, test, None if source is None else after(source))
 
 
-def load_train_config() -> Any:
-    """The defaults for a network from scratch, at one rate for all layers: nothing is searched for."""
+def load_train_config(data: Made) -> Any:
+    """The defaults for a network from scratch, at one rate for all layers: nothing is searched for.
+
+    A batch is not larger than a domain that is aligned: a quick run has few patches.
+    """
     from dan.training.config import TrainConfig
 
-    return TrainConfig(batch_size=BATCH, head_lr_mult=1.0, schedule="constant", feature_map=False)
+    patches = [] if data.source is None else [num_samples(data.pool.patches), num_samples(data.source)]
+    return TrainConfig(batch_size=min(BATCH, *patches, BATCH), head_lr_mult=1.0, schedule="constant", feature_map=False)
 
 
 def start(
@@ -136,7 +140,7 @@ def start(
     data = made(where, "transfer", backbone, Sizes(**sizes), seed, str(folder.parent / "outputs"))
     model = network(backbone, where.weights, seed)
     every = data.pool.data(torch.arange(len(data.pool)))
-    recipe = replace(load_train_config(), evaluate_every=steps)
+    recipe = replace(load_train_config(data), evaluate_every=steps)
     fit(model, data.source, every, trade_off=trade_off, steps=steps, seed=seed, config=recipe, run=folder)
     return judged(model, data.test)
 
@@ -174,7 +178,7 @@ def curve(
         start=model,
         steps_per_round=steps,
         seed=seed,
-        config=load_train_config(),
+        config=load_train_config(data),
         source=data.source,
         trade_off=trade_off,
         evaluate=lambda trained: judged(trained, data.test),
