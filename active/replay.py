@@ -84,7 +84,7 @@ def replay(
     start: the folder of the run that the rounds started from, where it is neither in RUN nor next to it. location:
     where that run's data are now. cache_backbone: as `cache` of `dan.training.fit`; None: as the rounds were run.
     Outputs of a frozen backbone that were computed in other batches are equal up to rounding only.
-    Raises UserError for a round that the run did not get to, or that asked for nothing (the last), and where the data
+    Raises UserError for a round that the run did not get to, or that has no query (the last), and where the data
     are not those of the run.
     """
     if number < 0:
@@ -95,7 +95,7 @@ def replay(
     file = read_round(run, number)
     recorded = [int(sample) for sample in file.record["queried"]]
     if not recorded:
-        raise UserError(f"round {number} of {run} is the last and asked for nothing: name an earlier one")
+        raise UserError(f"round {number} of {run} is the last and has no query: name an earlier one")
     strategy = str(file.settings["strategy"])
     start = _start_of(run, str(file.settings["start"]), start)
     network = folder_of(run, start, number)
@@ -169,7 +169,7 @@ def replay_page(result: Replay, side: int = 320) -> str:
         "entropy: 1 means that the network has no idea.",
     ]
     notes = [result.difference] if result.difference else []
-    return gallery(f"Round {result.number}: {len(result.picks)} samples asked for", lines, cards, notes=notes)
+    return gallery(f"Round {result.number}: {len(result.picks)} samples queried", lines, cards, notes=notes)
 
 
 def _pictures(task: DomainPair, ids: Sequence[int], side: int) -> list[str]:

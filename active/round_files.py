@@ -1,13 +1,13 @@
-"""RUN/rounds/round_03.json: one small file a round, with all it takes to go on after it or to ask the same again.
+"""RUN/rounds/round_03.json: one small file a round, with all it takes to go on after it or to replay its query.
 
     settings    those of the run, as in the first line of records.jsonl
-    record      the round's record: its number, the metrics, and the ids that it asked for, in pick order
+    record      the round's record: its number, the metrics, and the ids of its query, in pick order
     answers     the labels that these ids got, in that order
     labelled    [id, label, round in which it was labelled] of every sample whose label the round's model had learned
-    generator   the state of the strategy's generator before it asked and after, base64; null where nothing was asked
+    generator   the state of the strategy's generator before the query and after, base64; null where there was none
 
 A file is written at once or not at all, and before its line of records.jsonl: the files are the truth about a run, and
-records.jsonl, which people and tables read, is made to agree with them whenever the run is taken up again.
+records.jsonl, which tables are made from, is made to agree with them whenever the run is resumed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class RoundFile:
         return int(self.record["round"])
 
     def generator(self) -> torch.Generator:
-        """The generator as the strategy got it. Raises UserError for a round that asked for nothing."""
+        """The generator as the strategy got it. Raises UserError for a round that has no query."""
         if self.before is None:
-            raise UserError(f"round {self.number} asked for nothing, and drew nothing at random")
+            raise UserError(f"round {self.number} has no query, and drew nothing at random")
         generator = torch.Generator()
         generator.set_state(torch.frombuffer(bytearray(base64.b64decode(self.before)), dtype=torch.uint8))
         return generator
@@ -65,9 +65,9 @@ def labelled_in(pool: Pool) -> tuple[tuple[int, int, int], ...]:
     return tuple((i, label, pool.round_of(i)) for i, label in zip(ids, pool.labels.tolist(), strict=True))
 
 
-def path_of(run: Path, number: int) -> Path:
-    """Where the file of that round is."""
-    return run / FOLDER / f"round_{number:02d}.json"
+def path_of(run: Path | str, number: int) -> Path:
+    """The path of that round's file."""
+    return Path(run) / FOLDER / f"round_{number:02d}.json"
 
 
 def write_round(run: Path, file: RoundFile) -> None:
@@ -83,7 +83,7 @@ def write_round(run: Path, file: RoundFile) -> None:
     write_atomically(path_of(run, file.number), lambda opened: opened.write(text.encode()))
 
 
-def read_round(run: Path, number: int) -> RoundFile:
+def read_round(run: Path | str, number: int) -> RoundFile:
     """The file of one round. Raises UserError where there is none, and for one that is damaged."""
     path = path_of(run, number)
     if not path.is_file():
@@ -109,19 +109,19 @@ def read_round(run: Path, number: int) -> RoundFile:
     return file
 
 
-def read_rounds(run: Path) -> list[RoundFile]:
+def read_rounds(run: Path | str) -> list[RoundFile]:
     """All rounds of a run, from the first on; [] where there is none.
 
     Raises UserError for a damaged file, and for one that is missing before others.
     """
-    numbers = sorted(int(path.stem.partition("_")[2]) for path in (run / FOLDER).glob("round_[0-9]*.json"))
+    numbers = sorted(int(path.stem.partition("_")[2]) for path in (Path(run) / FOLDER).glob("round_[0-9]*.json"))
     if numbers != list(range(len(numbers))):
         missing = next(number for number in range(len(numbers)) if number not in numbers)
         raise UserError(f"{path_of(run, missing)} is missing, and later ones are there: restore it, or remove those")
     return [read_round(run, number) for number in numbers]
 
 
-def pool_at(pool: Pool, run: Path, number: int) -> Pool:
+def pool_at(pool: Pool, run: Path | str, number: int) -> Pool:
     """This pool, given the labels that the model of round `number` had learned: as it was when that round asked.
 
     pool: of the run's ids, without labels of its own; it is changed, and returned. Raises UserError where the run did
@@ -143,7 +143,7 @@ def restore(pool: Pool, files: Sequence[RoundFile], run: Path) -> None:
         _take(pool, [(i, label, file.number + 1) for i, label in bought], run)
 
 
-def _take(pool: Pool, entries: Sequence[tuple[int, int, int]], run: Path) -> None:
+def _take(pool: Pool, entries: Sequence[tuple[int, int, int]], run: Path | str) -> None:
     for sample, label, when in entries:
         try:
             pool.label([sample], [label], round=when)

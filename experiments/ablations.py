@@ -9,15 +9,11 @@ The protocol, trials and measures are those of the arena.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-if __package__ in (None, ""):  # python experiments/ablations.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
+from dan.cli.command_line import Command
 from experiments.arena import Arena, cell_records, check, parts_of
 from experiments.arena_ablations import PREFIX, VARIANTS
 from experiments.framework.options import reduced
@@ -64,9 +60,3 @@ def report(folder: Path) -> Path:
 
 
 COMMAND = Command(Ablations, run_ablations, "what the parts of the project's own strategy are worth")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.ablations import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "Ablations.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

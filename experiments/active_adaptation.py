@@ -8,16 +8,12 @@ counts   rounds from a DAN, 10, 30, 50, 100, 200 and 300 labels in all (the colu
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-if __package__ in (None, ""):  # python experiments/active_adaptation.py puts this folder on the path, not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
+from dan.cli.command_line import Command
 from dan.errors import UserError
 from experiments import arena
 from experiments.arena import Arena, place_of, trained_how, viewing
@@ -253,9 +249,3 @@ def report(folder: Path) -> Path:
 
 
 COMMAND = Command(ActiveAdaptation, run_active_adaptation, "the field's two protocols of active adaptation")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.active_adaptation import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "Active adaptation.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

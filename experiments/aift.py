@@ -8,18 +8,14 @@ pool, the views and M_0, so differences are taken seed by seed.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-if __package__ in (None, ""):  # python experiments/aift.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 from active.aift_training import TRAINING_CODES
 from active.strategies.aift import CODES
-from dan.cli.command_line import Command, run
+from dan.cli.command_line import Command
 from dan.data.colon import PARTS, SIZE, nuclei
 from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
@@ -215,9 +211,3 @@ def report(folder: Path) -> Path:
 COMMAND = Command(
     Aift, run_aift, "AIFT and continual fine-tuning on colon nuclei, in the layout of the paper's Table 4"
 )
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.aift import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "AIFT.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

@@ -10,16 +10,12 @@ Transfers that share a target are not independent, so what is chosen is chosen a
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-if __package__ in (None, ""):  # python experiments/arena.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
+from dan.cli.command_line import Command
 from dan.errors import UserError
 from experiments.arena_field import GROUPS, PARTS, STRATEGIES, target_of
 from experiments.framework.measurements import alc
@@ -314,9 +310,3 @@ def report(folder: Path) -> Path:
 
 
 COMMAND = Command(Arena, run_arena, "fifteen transfers, nineteen strategies: which way to ask buys most?")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.arena import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "Which way to ask buys most?", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

@@ -10,31 +10,28 @@ Source: Long, Cao, Wang & Jordan, "Learning Transferable Features with Deep Adap
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 from typing import Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/dan_table1.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
 from dan.data.benchmarks import BENCHMARKS, domain_of
 from dan.data.paths import data_folder
 from dan.errors import UserError
 from dan.training.config import get_recipe
 from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
-from experiments.framework.options import Options, check_names, check_runs, command_of, reduced
-from experiments.framework.records import Record, read
-from experiments.framework.report import write_report
-from experiments.framework.runner import run_experiment
+from experiments.framework.experiment import Cell, Experiment, Results
+from experiments.framework.measurements import aggregate
+from experiments.framework.options import Options, check_names, check_runs
+from experiments.framework.records import Record
+from experiments.framework.report import Report
+from experiments.framework.reporting.tables import signed
 from experiments.framework.trials import Trial, slug
 from experiments.jobs import dan_table1 as jobs
 from experiments.jobs.dan_table1 import DOMAINS, SET
-from experiments.transfers import folders_of, last_and_oracle, paper_number, paper_table, weights_file
+from experiments.pages.dan_table2 import Accuracies, Beside, accuracy_table
+from experiments.transfers import folders_of, last_and_oracle, over_tasks, paper_number, paper_table, weights_file
 
-NAME = "dan_table1"
 TRANSFERS = ("a2w", "d2w", "w2d", "a2d", "d2a", "w2a")  # in the paper's order
 UNIFORM = "DAN, uniform weights"
 
@@ -113,7 +110,7 @@ ROWS = tuple(rows_of("alexnet"))
 class DanTable1(Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
-    NAME: ClassVar[str] = NAME
+    NAME: ClassVar[str] = "dan_table1"
     QUICK: ClassVar[dict[str, Any]] = {
         "networks": ("alexnet",),
         "transfers": ("w2d",),
@@ -144,6 +141,21 @@ class DanTable1(Options):
     """cpu, cuda, mps or auto"""
     workers: int = 1
     """trials at a time, one thread each: as many as the device has room for"""
+
+    def check(self) -> None:
+        from dan.devices import choose_device
+
+        for flag, known in (("networks", tuple(NETWORKS)), ("transfers", TRANSFERS), ("methods", ROWS)):
+            check_names(flag, getattr(self, flag), known, some=True)
+        check_runs(self.seeds, 1 if self.steps is None else self.steps)
+        if not 0 < self.trade_off < float("inf"):
+            raise UserError(f"--trade-off must be above 0, not {self.trade_off}")
+        choose_device(self.device)
+        for network in self.networks:
+            place_of(network, self)  # the data's folder and the weights' files are there
+        for side in DOMAINS:
+            if any(side in transfer.split("2") for transfer in self.transfers):
+                domain_of(BENCHMARKS["office31"], side, data_folder(self.data))
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -182,84 +194,124 @@ def trial_of(network: str, transfer: str, row: str, seed: int, config: DanTable1
     return Trial(name, jobs.adapt, arguments, tuple(preparing(network, config)))
 
 
-def parts_of(config: DanTable1) -> list[list[Trial]]:
-    """A part a network and seed: if time runs out, the seeds that are done have all their columns."""
-    return [
-        [
-            *preparing(network, config),
-            *(trial_of(network, t, row, seed, config) for t in config.transfers for row in listed(config)),
-        ]
-        for network in config.networks
-        for seed in config.seeds
+def cells(config: DanTable1) -> list[Cell]:
+    """One cell a network, transfer and row; a network's are all run before those of the next."""
+    made = []
+    for network, transfer, row in product(config.networks, config.transfers, ROWS):
+        if row in config.methods:
+            paper = paper_number(
+                paper_table(NETWORKS[network].paper), NETWORKS[network].rows.get(row, ""), column_of(transfer)
+            )
+            about = {"task": SET + transfer, "network": network, "method": row, "labels": 0, **paper}
+            only = {"networks": network, "transfers": transfer, "methods": row}
+            trials = [trial_of(network, transfer, row, seed, config) for seed in config.seeds]
+            made.append(Cell(about=about, only=only, trials=trials, part=network))
+    return made
+
+
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """The evaluations, and the oracle's choice among them."""
+    result = results[trial.name]
+    shared = {**cell.about, "seed": trial.arguments["seed"], "selection": "", "weights": result["weights"]}
+    return last_and_oracle(shared | {name: trial.arguments[name] for name in ("how", "trade_off", "steps")}, result)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def beside(made: Network) -> Beside:
+    """Whose numbers stand below those of a network."""
+    return Beside(made.paper, made.rows, made.of, made.base, SET)
+
+
+def with_means(records: Sequence[Record]) -> list[Record]:
+    """The records, and for each run of all six transfers one more for their mean, beside the published one."""
+    made = list(records)
+    for record in over_tasks(records, [SET + transfer for transfer in TRANSFERS], "mean"):
+        network = NETWORKS[record["network"]]
+        theirs = network.rows.get(record["method"], "")
+        made.append(record | paper_number(paper_table(network.paper), theirs, "Avg"))
+    return made
+
+
+def networks_in(records: Sequence[Record]) -> list[str]:
+    """The networks that have records, in order."""
+    there = {record["network"] for record in records}
+    return [network for network in NETWORKS if network in there]
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """Sentences that the records decide: what DAN gains, what its parts are worth, the worst transfer."""
+    found = Accuracies(records, prefix=SET)
+    said = []
+    for network in networks_in(records):
+        made = NETWORKS[network]
+        paper = paper_table(made.paper).values
+        base, gain = found.mean(network, SOURCE_ONLY, "mean"), found.gain(network, DAN, "mean")
+        if base is None or gain is None:
+            continue
+        gains = {task: value for task in TRANSFERS if (value := found.gain(network, DAN, task)) is not None}
+        worst = min(gains, key=gains.__getitem__)
+        theirs = next(row for row in (made.rows.get(DAN), made.rows.get(UNIFORM)) if row)
+        published = paper[theirs]["Avg"] - paper[made.base]["Avg"]
+        said.append(
+            f"{made.line}: DAN gains {signed(gain)} points over its own source-only row on six transfers, {base:.1f} "
+            f"to {base + gain:.1f} (published, {made.of}: {signed(published)}, {paper[made.base]['Avg']:.1f} to "
+            f"{paper[theirs]['Avg']:.1f}). Its worst transfer is {column_of(worst)}, {signed(gains[worst])}."
+        )
+        equal = found.gain(network, UNIFORM, "mean")
+        if equal is not None:
+            said.append(
+                f"{made.line}: learned kernel weights are worth {signed(gain - equal)} points over equal ones, as a "
+                "mean over the six."
+            )
+    return said
+
+
+def captions(records: Sequence[Record]) -> list[str]:
+    """How the numbers were made, and whose the others are."""
+    weights = sorted({record["weights"] for record in records if "weights" in record})
+    trade_offs = sorted({f"{record['trade_off']:g}" for record in records if record.get("trade_off")})
+    said = [
+        "Accuracy in percent on all target images, mean ± standard deviation over n seeds, of the model after the last "
+        "step (nothing is selected). gain: of the mean over source-only's; worst gain: of the transfer that gains "
+        "least. oracle mean: what choosing the best of a run's evaluations by target labels would have given; it is no "
+        "result.",
+        f"All source images labelled, no target label; {len(DOMAINS)} domains of Office-31; trade-off "
+        f"{', '.join(trade_offs) or '–'}. All rows of a seed start from the same weights and see the same source "
+        f"batches. Weights of the trunks: {'; '.join(weights)}.",
     ]
+    for network in networks_in(records):
+        made, paper = NETWORKS[network], paper_table(NETWORKS[network].paper)
+        steps = sorted({str(r["steps"]) for r in records if r["network"] == network and "steps" in r})
+        said.append(
+            f"{made.line}: recipe {made.recipe}, {' or '.join(steps)} steps; 7 is {made.seven}, 8 the logits; DAN "
+            f"aligns {', '.join(made.every)}. Published rows: {paper.source} ({paper.provenance}); {made.of}."
+        )
+    return said
 
 
-def listed(config: DanTable1) -> list[str]:
-    """The rows that are asked for, in the order of the table."""
-    return [row for row in ROWS if row in config.methods]
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
+    everything = with_means(records)
+    tables = [
+        (NETWORKS[network].line, accuracy_table(everything, network, TRANSFERS, "mean", beside(NETWORKS[network])))
+        for network in networks_in(records)
+    ]
+    return Report(
+        title="Office-31: DAN's Table 1",
+        findings=findings(everything),
+        tables=tables,
+        figures=[],
+        captions=captions(records),
+        rows=aggregate(everything),
+    )
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
-
-
-def cell_records(config: DanTable1, results: Mapping[str, Any]) -> list[Record]:
-    """The evaluations of all finished trials, and the oracle's choices among them."""
-    records: list[Record] = []
-    for network in config.networks:
-        paper = paper_table(NETWORKS[network].paper)
-        for transfer in config.transfers:
-            for row in listed(config):
-                about: Record = {"experiment": NAME, "task": SET + transfer, "network": network, "method": row}
-                about |= {"labels": 0, **paper_number(paper, NETWORKS[network].rows.get(row, ""), column_of(transfer))}
-                about |= {"command": command_of(config, networks=network, transfers=transfer, methods=row)}
-                about |= {"command_of_all": command_of(config)}
-                for seed in config.seeds:
-                    trial = trial_of(network, transfer, row, seed, config)
-                    if trial.name not in results:
-                        continue
-                    result, made = results[trial.name], trial.arguments
-                    shared = {**about, "seed": seed, "selection": "", "weights": result["weights"]}
-                    shared |= {key: made[key] for key in ("how", "trade_off", "steps")}
-                    records += last_and_oracle(shared, result)
-    return records
-
-
-def run_table(config: DanTable1) -> int:
-    """Train what is missing, seed by seed, and make the report after each; exit code 1 if a trial failed."""
-    config = reduced(config)
-    _check(config)
-    return run_experiment(config, parts_of(config), lambda results: cell_records(config, results), report)
-
-
-def _check(config: DanTable1) -> None:
-    """The mistakes that would otherwise show only after minutes of training, a missing set among them."""
-    from dan.devices import choose_device
-
-    for flag, known in (("networks", tuple(NETWORKS)), ("transfers", TRANSFERS), ("methods", ROWS)):
-        check_names(flag, getattr(config, flag), known, some=True)
-    check_runs(config.seeds, 1 if config.steps is None else config.steps)
-    if not 0 < config.trade_off < float("inf"):
-        raise UserError(f"--trade-off must be above 0, not {config.trade_off}")
-    choose_device(config.device)
-    for network in config.networks:
-        place_of(network, config)  # the data's folder and the weights' files are there
-    for side in DOMAINS:
-        if any(side in transfer.split("2") for transfer in config.transfers):
-            domain_of(BENCHMARKS["office31"], side, data_folder(config.data))
-
-
-def report(folder: Path) -> Path:
-    """Make the tables and the page again from the folder's records; the path of the page."""
-    from experiments.pages.dan_table1 import report_of
-
-    records = read(folder)
-    return write_report(folder, records, report_of(records))
-
-
-COMMAND = Command(DanTable1, run_table, "Office-31, six transfers: DAN's Table 1 on AlexNet and ResNet-50")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.dan_table1 import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "DAN's Table 1.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))
+EXPERIMENT = Experiment(
+    options=DanTable1,
+    summary="Office-31, six transfers: DAN beside the paper's Table 1",
+    cells=cells,
+    report=report_of,
+    records=records_of,
+)

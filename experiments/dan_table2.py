@@ -11,16 +11,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/dan_table2.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
+from dan.cli.command_line import Command
 from dan.data.paths import data_folder
 from dan.errors import UserError
 from experiments.framework.options import Options, check_names, check_runs, one_line, reduced, words_of
@@ -138,7 +134,7 @@ class DanTable2(Options):
 
 
 def command_of(config: DanTable2, **only: str) -> str:
-    """As `experiments.running.command_of`, and --search is told, whose choice decides the numbers."""
+    """As `experiments.framework.options.command_of`, and --search is told, whose choice decides the numbers."""
     return one_line(words_of(config, **only))
 
 
@@ -371,9 +367,3 @@ def report(folder: Path) -> Path:
 
 
 COMMAND = Command(DanTable2, run_table, "Office-10 + Caltech-10, 12 transfers: source-only, DAN and the other methods")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.dan_table2 import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "DAN's Table 2.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

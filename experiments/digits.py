@@ -16,10 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-if __package__ in (None, ""):  # python experiments/digits.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dan.cli.command_line import Command, run
+from dan.cli.command_line import Command
 from dan.data.digit_sets import COUNTS, Split, digit_set
 from dan.data.paths import cache_folder, data_folder
 from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY, Row
@@ -124,7 +121,7 @@ class Digits(Options):
 
 
 def command_of(config: Digits, **only: str) -> str:
-    """As `experiments.running.command_of`, and --search is told, whose choice decides the numbers; in single quotes,
+    """As `framework.options.command_of`, and --search is told, whose choice decides the numbers; in single quotes,
     as published."""
     return shlex.join(words_of(config, **only))
 
@@ -304,9 +301,3 @@ def report(folder: Path) -> Path:
 
 
 COMMAND = Command(Digits, run_digits, "MNIST <-> USPS and rendered -> MNIST: source-only, DAN and the other methods")
-
-if __name__ == "__main__":
-    # By its own name, so that the module that reports and the one that trains are the same.
-    from experiments.digits import COMMAND as ITSELF
-
-    sys.exit(run(f"experiments/{NAME}.py", "Digits.", {NAME: ITSELF}, [NAME, *sys.argv[1:]]))

@@ -39,7 +39,9 @@ from dan.errors import UserError
 from dan.models.dan import DAN
 from dan.models.model_file import load_kernels, load_model, save_model
 from dan.models.pretrained import read_state
+from dan.run_data import read_data_record
 from dan.run_dir import read_records, read_tensors
+from dan.run_networks import current_network
 from dan.source_free import read_kept
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
@@ -160,6 +162,12 @@ def linked(folder: Path) -> None:
 
 def answers(name: str) -> Callable[[Path], object]:
     return lambda folder: read_answers(folder / name, annotator="me", when="now")
+
+
+def reverted(folder: Path) -> None:
+    """A run with one network that labels have trained, and a log of labels that is damaged."""
+    text("labelled_01/records.jsonl", '{"event": "settings"}\n{"event": "done"}\n')(folder)
+    text("labels.jsonl", '{"event": "undo", "batch": Infinity}\n')(folder)
 
 
 def of_manifest(folder: Path) -> object:
@@ -468,6 +476,69 @@ CASES = (
         manifest("\x1b[2Ja.png,cat"),
         of_manifest,
         r"\x1b[2Ja.png",
+    ),
+    Case(
+        "content",
+        "a manifest with a column twice",
+        text("list.csv", "path,label,label\na.png,cat,dog\n"),
+        of_manifest,
+        'two columns "label"',
+    ),
+    Case(
+        "content",
+        "a manifest with a quote that is never closed",
+        manifest('"a.png,cat\nb.png,dog'),
+        of_manifest,
+        "a quote is opened and never closed",
+    ),
+    Case(
+        "content",
+        "labels that are a workbook of a spreadsheet",
+        text("a.csv", b"PK\x03\x04..."),
+        answers("a.csv"),
+        "is a workbook",
+    ),
+    Case(
+        "content",
+        "labels with a column twice",
+        text("a.csv", "sample,label,Label\n1,cat,dog\n"),
+        answers("a.csv"),
+        'two columns "label"',
+    ),
+    Case(
+        "content",
+        "labels as JSON with a key twice",
+        text("a.json", '[{"sample": "1", "label": "cat", "label": "dog"}]'),
+        answers("a.json"),
+        'two values of "label"',
+    ),
+    Case(
+        "content",
+        "a run's description of its data that is a list",
+        text("data.json", "[]"),
+        read_data_record,
+        "is no description of a run's data",
+    ),
+    Case(
+        "size",
+        "a run's description of its data, 100,000 brackets deep",
+        text("data.json", DEEP),
+        read_data_record,
+        "cannot be read",
+    ),
+    Case(
+        "content",
+        "a log of labels with a batch that is infinite, where the current network is looked for",
+        reverted,
+        current_network,
+        "is no line of a label log",
+    ),
+    Case(
+        "content",
+        "a HEIC called .jpg",
+        text("a.jpg", b"\0\0\0\x18ftypheic" + bytes(40)),
+        image("a.jpg"),
+        "it is HEIC: save it as JPEG or PNG",
     ),
     Case(
         "content",

@@ -98,7 +98,7 @@ def test_the_trials_of_a_seed(config: ActiveAdaptation) -> None:
     assert [len(part) for part in parts] == [2 + 1 + 2 * (1 + 3 + 1 + 2)] * 2
     for part in parts:
         names = {trial.name for trial in part}
-        assert all(set(trial.after) <= names for trial in part)
+        assert {before.name for trial in part for before in trial.after} <= names
     arguments = {trial.name: trial.arguments for trial in parts[0]}
     assert arguments[f"{tasks[0]}-counts-aift-seed0"]["budget"] == ["10", "20", "20", "50"]
     assert arguments[f"{TASK}-counts-random-seed0"]["budget"] == ["10", "20", "20", "50", "100", "100"]

@@ -217,7 +217,7 @@ def test_the_plan_is_every_cell_of_every_seed(somewhere: Path) -> None:
         ]
     moved = aift.parts_of(Aift(setting="transfer", selections=CODES, seeds=(3,)))[0]
     assert len(moved) == 1 + len(CODES) * len(TRAININGS)
-    assert moved[0].name == "start-seed3" and all(trial.after == ("start-seed3",) for trial in moved[1:])
+    assert moved[0].name == "start-seed3" and all(trial.after == (moved[0],) for trial in moved[1:])
     assert moved[1].arguments["trade_off"] == 1.0 and moved[0].arguments["steps"] == 500
 
 
@@ -229,7 +229,7 @@ def test_the_command_of_a_cell_reads_back_as_that_cell(cell: tuple[str, str]) ->
     assert tyro.cli(Aift, args=words[5:]) == replace(config, selections=cell[:1], trainings=cell[1:])
     assert "'ACFT(Q)'" in command_of(config)  # a shell would stumble over the parentheses
     quick = running.reduced(Aift(quick=True, rounds=3))
-    assert (quick.seeds, quick.rounds, quick.out) == ((0,), 3, Path("runs/aift_quick"))
+    assert (quick.seeds, quick.rounds, quick.folder) == ((0,), 3, Path("runs/aift_quick"))
     assert command_of(quick) == "python -m experiments run aift --quick --rounds 3"
 
 

@@ -89,7 +89,7 @@ def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folder
     for part in parts:
         names = {trial.name for trial in part}
         for trial in part:
-            assert set(trial.after) <= names
+            assert {before.name for before in trial.after} <= names
             assert named.setdefault(trial.name, trial.made_by()) == trial.made_by()
     for seed, task in product((0, 1), arena.tasks_of(config)):
         begin = named[f"{task}-start-seed{seed}"]["arguments"]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.framework.measurements import measurements
 from experiments.framework.records import to_lines, write_text
 from experiments.framework.report import Drawn, Report, write_report
-from experiments.framework.reporting import comparison_report, plots, report_html
+from experiments.framework.reporting import comparison_report, html, plots
 from experiments.framework.reporting.comparison_report import (
     FILES,
     caption_of_ranks,
@@ -176,8 +176,8 @@ def test_missing_cells_are_counted_and_compared_on_what_both_have() -> None:
 def test_a_family_with_nothing_to_compare_says_so(tmp_path: Path) -> None:
     comparison = only(grid({"a": 0.5}, 2), against="random")
     assert comparison.tests == () and comparison.uncompared == (("a", "random"),)
-    (html, *_) = sections = write_comparisons(tmp_path, [comparison], experiment="made")
-    assert "all against random" in html and "Nothing is compared" in "".join(sections)
+    (section,) = write_comparisons(tmp_path, [comparison], experiment="made")
+    assert "all against random" in section.heading and "Nothing is compared" in " ".join(section.paragraphs)
     assert "Not compared, for they share no cell: a and random." in (tmp_path / "tests.md").read_text(encoding="utf-8")
 
 
@@ -217,7 +217,7 @@ def test_the_files_say_what_the_comparison_says(tmp_path: Path) -> None:
     ]
     text = (tmp_path / "tests.md").read_text(encoding="utf-8")
     assert "| a\\|b − _$x | +10.00 | +10.00 to +10.00 | 8/0/0 | 8 | 16 | 0.008 | 0.023* |" in text
-    page = report_html.page("T", sections)
+    page = html.page("T", sections)
     assert "<b>" not in page and "&lt;b&gt;" in page and page.count("<img ") == 1 and "http" not in page
     figures = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert figures == ["ranks_1_accuracy_target_last.png", "ranks_1_accuracy_target_last.svg"]

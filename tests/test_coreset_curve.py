@@ -15,6 +15,7 @@ from made_cifar10 import write_made
 
 from active.pool import Query
 from active.round_files import read_rounds
+from active.strategies import STRATEGIES as KNOWN
 from dan.cli.command_line import run
 from experiments import coreset_curve
 from experiments.coreset_curve import (
@@ -32,7 +33,6 @@ from experiments.framework.experiment import parts_of
 from experiments.framework.options import command_of, reduced
 from experiments.framework.records import read, to_lines, write_text
 from experiments.framework.trials import _work
-from experiments.jobs import cifar10 as cifar10_trials
 from experiments.jobs.cifar10 import HE_2016, NETWORKS, network, rate_factor
 from experiments.jobs.cifar10_resnet import Block, resnet20
 
@@ -206,11 +206,11 @@ def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
 def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, out = write_made(tmp_path / "data", monkeypatch), tmp_path / "run"
     shown: list[Query] = []
-    asked = cifar10_trials.get_strategy("mmd_reduction")
+    original = KNOWN["mmd_reduction"]
 
     def watched(query: Query, budget: int, *, generator: torch.Generator) -> torch.Tensor:
         shown.append(query)
-        return asked(query, budget, generator=generator)
+        return original(query, budget, generator=generator)
 
     flags = ["--strategies", "badge", "mmd_reduction", "--seeds", "3", "--epochs", "1", "--networks", "narrow_cnn"]
     flags += ["--start", "40", "--budget", "60", "--rounds", "2", "--pool", "200", "--test", "100"]
@@ -219,7 +219,7 @@ def test_a_tiny_run_shows_mmd_reduction_the_labelled_as_source(tmp_path: Path, m
     (part,) = parts_of(cells(config), config.seeds)
     for trial in part:
         if trial.arguments["strategy"] == "mmd_reduction":
-            monkeypatch.setattr(cifar10_trials, "get_strategy", lambda name: watched)
+            monkeypatch.setitem(KNOWN, "mmd_reduction", watched)
         finished, result = _work(trial, out)
         assert finished, result
     assert [len(query.labelled_ids) for query in shown] == [40, 100]  # type: ignore[arg-type]

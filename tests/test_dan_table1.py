@@ -27,16 +27,20 @@ from experiments.dan_table1 import (
     TRANSFERS,
     UNIFORM,
     DanTable1,
-    parts_of,
+    beside,
+    captions,
+    cells,
+    findings,
     rows_of,
     trial_of,
+    with_means,
 )
 from experiments.framework import options as running
+from experiments.framework.experiment import parts_of
 from experiments.framework.records import read, to_lines, write_text
-from experiments.framework.trials import _work
+from experiments.framework.trials import _work, with_prerequisites
 from experiments.jobs.dan_table1 import Place, load_train_config
 from experiments.jobs.dan_table2 import start_new_layers
-from experiments.pages.dan_table1 import beside, captions, findings, with_means
 from experiments.pages.dan_table2 import accuracy_table
 from experiments.transfers import paper_table
 
@@ -84,11 +88,11 @@ def fabricated(network: str = "alexnet") -> list[dict[str, Any]]:
 
 def test_every_row_is_trained_on_every_transfer_and_source_only_differs_in_the_trade_off_alone() -> None:
     config = DanTable1(data=Path("/"))
-    parts = parts_of(config)
+    parts = [with_prerequisites(part) for part in parts_of(cells(config), config.seeds)]
     # A backbone that is computed once beside the rows where one is frozen.
     assert [len(part) for part in parts] == [1 + 6 * len(ROWS)] * 3 + [6 * len(ROWS)] * 3
     for part in parts:
-        assert {name for trial in part for name in trial.after} <= {trial.name for trial in part}
+        assert {before.name for trial in part for before in trial.after} <= {trial.name for trial in part}
     names = {trial.name for part in parts for trial in part}
     assert len(names) == 2 * 3 * 6 * 7 + 1 and len(ROWS) == 7
     for network in NETWORKS:
@@ -154,7 +158,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
 ) -> None:
     where = [] if "--data" in flags else ["--data", str(tmp_path)]
     words = ["dan_table1", *flags, *where, "--out", str(tmp_path / "run")]
-    assert run("experiments", "", {"dan_table1": dan_table1.COMMAND}, words) == 2
+    assert run("experiments", "", {"dan_table1": dan_table1.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -189,7 +193,7 @@ def test_the_table_has_the_paper_below_ours(tmp_path: Path) -> None:
     assert "best epoch by target labels" in captions(of_resnet)[-1]
 
     write_text(tmp_path / "records.jsonl", to_lines(fabricated()))
-    assert dan_table1.report(tmp_path) == tmp_path / "report.html"
+    assert dan_table1.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
     (mean,) = [r for r in listed if (r["task"], r["method"], r["selection"]) == ("mean", DAN, "last")]
@@ -235,14 +239,15 @@ def test_a_tiny_run(tree: Path, tmp_path: Path, network: str, size: int, kernels
     flags = ["--data", str(tree), "--out", str(out), "--image-cache", str(tmp_path / "cache" / "images"), "--quiet"]
     flags += ["--networks", network, "--alexnet-weights", "none", "--resnet50-weights", "none", "--transfers", "w2d"]
     flags += ["--methods", DAN, "--steps", "2", "--seeds", "0", "--image-size", str(size), "--device", "cpu"]
-    for part in parts_of(tyro.cli(DanTable1, args=flags)):
+    config = tyro.cli(DanTable1, args=flags)
+    for part in map(with_prerequisites, parts_of(cells(config), config.seeds)):
         for trial in part:
             finished, result = _work(trial, out)
             assert finished, result
     kept = list((tmp_path / "cache").glob("backbones/*.npy"))
     assert len(kept) == (2 if NETWORKS[network].frozen else 0)  # AlexNet's conv1-3 of both domains, computed once
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
-    assert run("experiments", "", {"dan_table1": dan_table1.COMMAND}, ["dan_table1", *flags]) == 0
+    assert run("experiments", "", {"dan_table1": dan_table1.EXPERIMENT.command}, ["dan_table1", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     (record,) = read(out / "records.jsonl")
     assert (record["network"], record["method"], record["step"], record["device"]) == (network, DAN, 2, "cpu")

@@ -231,8 +231,8 @@ def test_the_lowest_mean_over_transfers_is_chosen(config: DanTable2) -> None:
     assert (chosen[DAN]["trade_off"], chosen[DAN]["lr"]) == (3, 1e-3)
 
     # The records of an earlier run stand in for a search; one that lacks a row is refused.
-    config = replace(config, networks=("squeezenet1_1",), search=config.out / "records.jsonl")
-    write_text(config.out / "records.jsonl", to_lines([*records, accuracy("squeezenet1_1", DAN, "c2w", 0, 0.5)]))
+    config = replace(config, networks=("squeezenet1_1",), search=config.folder)
+    write_text(config.folder / "records.jsonl", to_lines([*records, accuracy("squeezenet1_1", DAN, "c2w", 0, 0.5)]))
     assert search_records(config) == records
     with pytest.raises(UserError, match="no search for jan"):
         search_records(replace(config, networks=("squeezenet1_1-frozen",), methods=("jan",)))

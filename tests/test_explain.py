@@ -165,7 +165,7 @@ def test_what_cannot_be_explained(base: Path, tmp_path: Path, capsys: pytest.Cap
     run = base / "margin"
     moved = shutil.copytree(run, tmp_path / "moved")
     for argv, words in (
-        ([str(run), "2"], "is the last and asked for nothing: name an earlier one"),
+        ([str(run), "2"], "is the last and has no query: name an earlier one"),
         ([str(run), "9"], "the run did not get as far as round 9"),
         ([str(run), "-1"], "rounds are numbered from 0"),
         ([str(run), "one"], '"one" is not a whole number'),

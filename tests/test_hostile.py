@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from active.annotation.tasks import Task, read_answers, write_tasks
 from active.gallery import Card, gallery
 from dan.safe_csv import FORMULA, as_written, plain_text, write_csv
-from experiments.framework.reporting import html as report_html
+from experiments.framework.reporting import html as report_page
 
 NASTY = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
 
@@ -90,17 +90,17 @@ def test_pages_show_a_name_and_never_obey_it(tmp_path: Path) -> None:
     png = tmp_path / "a.png"
     png.write_bytes(hostile.png(1, 1, b"\0\0"))
     card = Card(order=1, title=NASTY, share=0.5, path=NASTY, facts=[(NASTY, NASTY, True)], picture=NASTY)
-    report = [
-        report_html.heading(NASTY),
-        report_html.paragraph(NASTY),
-        report_html.note([NASTY]),
-        report_html.table([NASTY], [[NASTY]]),
-        report_html.facts([(NASTY, NASTY)]),
-        report_html.figure(png, NASTY),
-    ]
+    report = report_page.Section(
+        heading=NASTY,
+        notes=[NASTY],
+        table=([NASTY], [[NASTY]]),
+        paragraphs=[NASTY],
+        figures=[report_page.Shown(png=png, caption=NASTY)],
+        facts=[(NASTY, NASTY)],
+    )
     for page, shown in (
         (gallery(NASTY, [NASTY], [card], notes=[NASTY]), 8),
-        (report_html.page(NASTY, report), 10),
+        (report_page.page(NASTY, [report]), 10),
     ):
         seen = Seen()
         seen.feed(page)

@@ -499,6 +499,61 @@ def test_one_side_may_be_constant(backend: str) -> None:
 
 
 @each_named
+def test_vmap_is_one_clear_line(backend: str) -> None:
+    x, y, kernel = three_features()
+    batch = torch.stack([x.detach(), x.detach() + 1])
+    for call in calls_of(backend, kernel).values():
+        for mapped in (call, torch.func.grad(lambda a, b, call=call: call(a, b).sum())):
+            with pytest.raises(ValueError, match=r"cannot be mapped by torch\.vmap: loop over the batch") as caught:
+                torch.vmap(mapped, in_dims=(0, None))(batch, y.detach())
+            assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"cannot be mapped by torch\.vmap"):
+        torch.vmap(lambda w: mmd2(x.detach(), y.detach(), kernel, x_weights=w))(torch.rand(2, 5))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own, in forward mode
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("dense", "mmd2"), ("tiled", "mmd2"), ("tiled", "per kernel"), ("tiled", "totals"), ("tiled", "row sums")],
+)
+def test_transforms_of_gradients_in_closed_form_are_one_clear_line(backend: str, name: str) -> None:
+    x, y, kernel = three_features()
+    call, a, b = calls_of(backend, kernel)[name], x.detach(), y.detach()
+    for transformed in (
+        lambda: torch.func.grad(lambda z: call(z, b).sum())(a),
+        lambda: torch.func.grad(lambda z: call(a, z).sum())(b),
+        lambda: torch.func.jvp(lambda z: call(z, b), (a,), (a,)),
+    ):
+        with pytest.raises(ValueError, match=r"not with torch\.func.*mmd2_per_kernel.*dense") as caught:
+            transformed()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", with_keops("dense", "keops"))
+def test_transforms_of_plain_operations(backend: str) -> None:
+    """What the message names works: the derivatives of `torch.func` are those of `torch.autograd`."""
+    x, y, kernel = three_features()
+
+    def twin(z: Tensor) -> Tensor:
+        return mmd2_per_kernel(z, y.detach(), kernel, backend=backend) @ kernel.weights
+
+    (expected,) = torch.autograd.grad(mmd2(x, y, kernel), x)
+    torch.testing.assert_close(torch.func.grad(twin)(x.detach()), expected)
+
+
+@each_dtype
+@each_named
+def test_the_result_has_the_precision_of_the_samples(backend: str, dtype: torch.dtype) -> None:
+    x, y, kernel = three_features(dtype)
+    if backend == "keops" and dtype == torch.float32:
+        x, y, kernel = x[:, :1], y[:, :1], MultiKernel.ladder(2.0, 33)  # the formula that is compiled already
+    for name, call in calls_of(backend, kernel).items():
+        wanted = torch.float64 if name == "totals" else dtype  # sums of pairs, before they cancel
+        assert call(x, y).dtype == wanted, name
+        assert call(x.detach(), y.detach()).dtype == wanted, name
+
+
+@each_named
 def test_without_gradients(backend: str) -> None:
     x, y, kernel = three_features()
     for call in calls_of(backend, kernel).values():

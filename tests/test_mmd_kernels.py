@@ -148,3 +148,26 @@ def test_the_running_bandwidth_refuses_what_it_cannot_know() -> None:
         RunningBandwidth().eval()(*sample(3, 3, 1))
     with pytest.raises(ValueError, match="decay"):
         RunningBandwidth(decay=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_makes_the_same_ladder(dtype: torch.dtype) -> None:
+    """Its fifths and thirds sum to 1 but for a rounding that float32's would not have."""
+    gamma = torch.tensor(2.5, dtype=dtype)
+    for count in (3, 5, 33):
+        kernel = MultiKernel.ladder(gamma, count=count)
+        torch.testing.assert_close(kernel.bandwidths, MultiKernel.ladder(gamma.float(), count=count).bandwidths)
+        assert float(kernel.weights.double().sum()) == pytest.approx(1, abs=1e-6)
+    logits = torch.randn(33, generator=torch.Generator().manual_seed(0))
+    weights = logits.to(dtype).softmax(0)
+    kernel = MultiKernel(torch.arange(1.0, 34).to(dtype), weights)
+    assert float(kernel.weights.double().sum()) == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(kernel.weights, weights.float(), rtol=0.01, atol=0)
+    with pytest.raises(ValueError, match="sum to 1"):
+        MultiKernel(torch.ones(3).to(dtype), torch.full((3,), 0.32).to(dtype))
+
+
+def test_a_ladder_has_one_centre() -> None:
+    assert MultiKernel.ladder(torch.tensor([2.0])).bandwidths.tolist() == [0.5, 1, 2, 4, 8]
+    with pytest.raises(ValueError, match=r"one gamma, not a tensor of shape \(5,\)"):
+        MultiKernel.ladder(torch.ones(5))

@@ -108,7 +108,7 @@ def test_direction_of_imports_holds() -> None:
     ("contract", "importer", "imported"),
     [
         ("direction", "dan.errors", "active.pool"),
-        ("direction", "active.pool", "experiments.records"),
+        ("direction", "active.pool", "experiments.framework.records"),
         ("no-cli", "dan.run_task", "dan.cli.train"),
         ("no-cli", "active.learners.dan", "dan.cli.command_line"),
         ("no-cli", "dan.training.trainer", "active.cli.run"),

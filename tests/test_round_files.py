@@ -90,7 +90,7 @@ def test_a_round_can_be_asked_again_from_its_file(tmp_path: Path, strategy: str)
         assert picks.tolist() == file.record["queried"]
         assert state_of(generator) == file.after
         assert (file.after != file.before) == (strategy != "margin")  # margin draws nothing
-    with pytest.raises(UserError, match="asked for nothing"):
+    with pytest.raises(UserError, match="has no query"):
         read_round(tmp_path, 3).generator()
     with pytest.raises(UserError, match="did not get as far as round 4"):
         pool_at(Pool(IDS, Y), tmp_path, 4)

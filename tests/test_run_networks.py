@@ -240,3 +240,13 @@ def test_labels_of_images_that_are_gone_do_not_block_the_others(
         file.unlink()
     assert active("label", *common, "--steps", "2") == 2
     assert "6 of 6 labelled samples lie in none of the places" in capsys.readouterr().err
+
+
+def test_export_takes_the_same_network(run: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run.parent / "model.pt2"
+    assert dan("export", str(run), "--out", str(out)) == 0
+    assert f"network: {run / 'labelled_02'}\n" in capsys.readouterr().out
+    task = load_pair("folders", source=base / "source", target=base / "pool", image_size=16)
+    x = task.target.batch(torch.arange(4))[0]
+    expected = load_model(run / "labelled_02")(x).logits
+    assert torch.allclose(torch.export.load(out).module()(x), expected, atol=1e-4)

@@ -128,7 +128,7 @@ def test_the_whole_loop_through_the_door(place: Path, capsys: pytest.CaptureFixt
     assert not same(weights(run), weights(run / "labelled_01"))
 
     assert active(*asking, "--out", str(place / "more.csv")) == 0
-    assert f"with the network {run}/labelled_01\n" in capsys.readouterr().out
+    assert f"by the network {run}/labelled_01\n" in capsys.readouterr().out
     more = rows_of(place / "more.csv")
     assert not {row["sample"] for row in rows} & {row["sample"] for row in more}
     assert active("label", *common, "--labels", str(filled(place / "more.csv")), "--steps", "3", "--quiet") == 0
@@ -342,7 +342,7 @@ def test_rules_bring_several_people_to_one(place: Path, capsys: pytest.CaptureFi
     for number, rule in enumerate(("majority", "last", "refuse"), start=1):
         assert active(*argv, "--aggregate", rule) == 0
         told = capsys.readouterr()
-        assert "agreement: 4 samples were labelled by several people, Krippendorff's alpha" in told.out
+        assert "agreement: 4 samples have several annotators, Krippendorff's alpha" in told.out
         people = read_records(place / "run" / f"labelled_{number:02d}" / "records.jsonl")[0]["people"]
         assert people["rule"] == rule and people["batches"] == [1, 2, 3]
         learned[rule] = (
@@ -644,7 +644,7 @@ def test_a_mistake_of_select_is_one_line(
         (["--labels", "empty.csv"], "empty.csv holds no rows"),
         (["--labels", "other.csv"], 'other.csv has no column "sample"'),
         (["--undo"], "holds no labels to take back"),
-        (["--undo", "--labels", "empty.csv"], "--undo takes the latest labels back, and takes none"),
+        (["--undo", "--labels", "empty.csv"], "--undo reverts the latest labels and imports none"),
         (["--partial"], "--partial requires --labels"),
         (["--aggregate", "mayority"], '--aggregate: "mayority" is not one of majority, last, refuse'),
         (["--steps", "-1"], "--steps must be 0 or more, not -1"),

@@ -104,9 +104,9 @@ def _from_tasks(
     for task in tasks:
         for annotation in task.annotations:
             for result in annotation["result"]:
-                used = found.setdefault(_from_name(result), Control())
-                used.types.add(str(result.get("type") or "choices"))
-                used.choices += _choices(result) or []
+                content = found.setdefault(_from_name(result), Control())
+                content.types.add(str(result.get("type") or "choices"))
+                content.choices += _choices(result) or []
     control, notes = choose_control(path, found, classes)
     answers = []
     for task in tasks:
@@ -144,8 +144,7 @@ def _from_records(
     for record in records:
         for name, value in record.items():
             if name not in (*_TASK_FIELDS, *_EXPORT_FIELDS):
-                used = found.setdefault(name, Control({"choices"}))
-                used.choices += _all_choices([value])
+                found.setdefault(name, Control({"choices"})).choices.extend(_all_choices([value]))
     if records and not found:
         raise UserError(
             f"{path.name}, task 1: no data or annotations as Label Studio exports them (JSON), and no answer (JSON-MIN)"

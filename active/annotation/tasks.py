@@ -73,7 +73,7 @@ def write_tasks(
     ]
     interface = path.with_suffix(".xml")
     for file, text in ((path, json.dumps(listed, indent=1) + "\n"), (interface, labelling_interface(classes))):
-        written = text.encode()
+        written = text.encode(errors="backslashreplace")  # names of files may be of no Unicode
         try:
             write_atomically(file, lambda handle: handle.write(written))  # noqa: B023  (called at once)
         except OSError as error:

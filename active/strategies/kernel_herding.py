@@ -6,7 +6,7 @@ T is all of the target, labelled or not, M samples; n counts what is labelled an
 all x, each pick makes MMD^2(T, L u B), the biased estimate, as small as one pick can. Source: Welling, Herding
 dynamical weights to learn, ICML 2009; Chen, Welling & Smola, Super-samples from kernel herding, UAI 2010, equation 8.
 
-One pass over all pairs, streamed, then O(N F) a pick: see active/strategies/witness.py.
+One pass over all pairs, streamed, then O(N F) a pick: see active/strategies/mmd_witness.py.
 
 Shapes: N candidates, L labelled samples, F features.
 """

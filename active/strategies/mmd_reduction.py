@@ -17,7 +17,7 @@ whose part that depends on i is 2 (1 / (n + 1) + 1 / (m - 1)) times
 So both ask for the lowest w_i: where the target's mass most exceeds the source's (the witness function of MMD).
 Then m falls by one and r_j by k(t_j, t_i); if t_i joins the source, n grows by one and p_j by k(t_j, t_i).
 
-One pass over all pairs, streamed, then O(N F) a pick: see active/strategies/witness.py, which is exact whatever the
+One pass over all pairs, streamed, then O(N F) a pick: see active/strategies/mmd_witness.py, which is exact whatever the
 precision of the features. Source: this project's own; the witness function is in Gretton et al., A Kernel Two-Sample
 Test, JMLR 2012, section 2.3. Relatives: kernel herding, MMD-critic, BMDR.
 

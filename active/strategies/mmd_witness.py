@@ -136,6 +136,97 @@ class _Kept:
         self.held[row] = False
 
 
+class _Candidates:
+    """The candidates of T and their witness, as picks join S and leave T.
+
+    p, r: (N,) float64, sums over the present S and T. n, m: the present |S| and |T|. w: (N,), the witness as last
+    computed, infinite for what is picked. left, exact: (N,) bool, not picked yet, and with sums taken in float64.
+    slack: the assumed error of a kernel mean that is not exact.
+    """
+
+    def __init__(
+        self, target: Tensor, source: Tensor, others: Tensor, sums: Tensor, kernel: MultiKernel, batch: int
+    ) -> None:
+        self.target, self.source, self.others = target, source, others
+        self.kernel, self.centre, self.batch = unit_sum(kernel), mean_row(target), batch
+        self.p, self.r = sums.double().clone().unbind(0)
+        self.w = torch.zeros_like(self.p)
+        self.n, self.m = len(source), len(target) + len(others)
+        self.sizes = torch.tensor([max(1, self.n), self.m], dtype=torch.float64, device=target.device)
+        self.left = torch.ones(len(target), dtype=torch.bool, device=target.device)
+        self.exact = torch.full_like(self.left, target.dtype == source.dtype == torch.float64)
+        self.kept = _Kept(batch, self.p)
+        self.slack = ROUNDING
+
+    def lowest(self, *, joins: bool, leaves: bool) -> int:
+        """The candidate of the lowest w, the lowest row of those that tie; sums that might matter become exact."""
+        if leaves and self.m == 1:
+            return int(self.left.nonzero()[0, 0])
+        while True:
+            self.w = self.p / (self.n + joins) - self.r / (self.m - leaves)
+            self.w.masked_fill_(~self.left, torch.inf)
+            certain = self.w.masked_fill(~self.exact, torch.inf)
+            least = certain.min() + TIE
+            doubtful = self._doubtful(least, self.m - leaves)
+            if len(doubtful) == 0:
+                return int((certain <= least).nonzero()[0, 0])
+            self._sum_exactly(doubtful, joins=joins, leaves=leaves)
+
+    def take(self, pick: int, *, joins: bool, leaves: bool) -> None:
+        """Remove a candidate, and let it join S and leave T."""
+        self.left[pick] = False
+        if pick not in self.kept.slot:
+            ahead = self.w.masked_fill(self.kept.held, torch.inf)
+            ahead[pick] = -torch.inf
+            at = self._first(ahead)
+            self.kept.add(at, self._rows(at), self.w)
+        k = self.kept.buffer[self.kept.slot[pick]]  # (N,)
+        self.kept.drop(pick)
+        if leaves:
+            self.r -= k
+            self.m -= 1
+        if joins:
+            self.p += k
+            self.n += 1
+
+    def _doubtful(self, least: Tensor, m: int) -> Tensor:
+        """A batch of candidates whose w, over m of T, may be `least` or lower, for all that is known; (0,) if none."""
+        nothing = torch.empty(0, dtype=torch.long, device=self.w.device)
+        if bool(self.exact.all()):
+            return nothing
+        # p is off by slack n, r by slack m, of the n and m that they were summed over.
+        off = self.slack * (1 + float(self.sizes[1]) / m)
+        lower = (self.w - off).masked_fill_(self.exact | ~self.left, torch.inf)
+        return self._first(lower) if bool((lower <= least).any()) else nothing
+
+    def _sum_exactly(self, at: Tensor, *, joins: bool, leaves: bool) -> None:
+        """Take p and r of candidates `at` (B,) in float64, and widen the slack if they are further off than assumed."""
+        rows = self._rows(at)
+        of_target = self.target[at]
+        p = kernel_rows(of_target, self.source, self.kernel, self.centre).sum(dim=1)
+        p = p + (rows @ (~self.left).double() if joins else 0)
+        r = rows @ (self.left.double() if leaves else torch.ones_like(self.p))
+        r = r + kernel_rows(of_target, self.others, self.kernel, self.centre).sum(dim=1)
+        sums = torch.stack((p, r))  # (2, B)
+        seen = (sums - torch.stack((self.p[at], self.r[at]))).abs() / self.sizes[:, None]
+        self.slack = max(self.slack, CAUTION * float(seen.max()))
+        self.p[at], self.r[at] = sums
+        self.exact[at] = True
+        new = ~self.kept.held[at]
+        self.kept.add(at[new], rows[new], self.w)
+
+    def _first(self, values: Tensor) -> Tensor:
+        """The candidates of the lowest finite values, a batch at most, in order."""
+        at = values.topk(min(self.batch, len(values)), largest=False).indices
+        return at[values[at] < torch.inf]
+
+    def _rows(self, at: Tensor) -> Tensor:
+        """k(t_i, .) of candidates `at` (B,): (B, N) float64, with k(t_i, t_i) = 1."""
+        rows = kernel_rows(self.target[at], self.target, self.kernel, self.centre)
+        rows[torch.arange(len(at), device=at.device), at] = 1
+        return rows
+
+
 @torch.no_grad()
 def lowest_witness(
     target: Tensor,
@@ -157,76 +248,16 @@ def lowest_witness(
     the features have; those of float64 features are taken as exact. budget: <= N.
     Time: O(B (N + S) F) for each batch of B candidates, most of which are picked in time; memory O(B (N + S)).
     """
-    count, kernel = len(target), unit_sum(kernel)
     others = target[:0] if others is None else others
     picks = torch.empty(budget, dtype=torch.long, device=target.device)
     if budget == 0:
         return picks
-    p, r = sums.double().clone().unbind(0)
-    n, m = len(source), count + len(others)
-    sizes = torch.tensor([max(1, n), m], dtype=torch.float64, device=target.device)
-    centre = mean_row(target)
-    batch = max(1, min(BATCH, NUMBERS // max(count, n), count, max(8, budget)))
-    left = torch.ones(count, dtype=torch.bool, device=target.device)
-    exact = torch.full_like(left, target.dtype == source.dtype == torch.float64)
-    kept = _Kept(batch, p)
-    slack = ROUNDING
-
-    def rows_of(at: Tensor) -> Tensor:
-        values = kernel_rows(target[at], target, kernel, centre)  # (B, N)
-        values[torch.arange(len(at), device=at.device), at] = 1
-        return values
-
+    count = len(target)
+    batch = max(1, min(BATCH, NUMBERS // max(count, len(source)), count, max(8, budget)))
+    candidates = _Candidates(target, source, others, sums, kernel, batch)
     for t in watched(range(budget), "MMD", budget):
-        while True:
-            if leaves and m == 1:
-                pick = int(left.nonzero()[0, 0])
-                break
-            witness = p / (n + joins) - r / (m - leaves)  # (N,)
-            witness = witness.masked_fill_(~left, torch.inf)
-            bound = witness.masked_fill(~exact, torch.inf)  # of those that are exact, for now
-            least = bound.min() + TIE
-            if not bool(exact.all()):
-                # p is off by slack n, r by slack m, of the n and m that they were summed over.
-                off = slack * (1 + float(sizes[1]) / (m - leaves))
-                lowest = (witness - off).masked_fill_(exact | ~left, torch.inf)
-                if bool((lowest <= least).any()):
-                    at = lowest.topk(min(batch, count), largest=False).indices
-                    at = at[lowest[at] < torch.inf]
-                    rows = rows_of(at)
-                    met = torch.stack(
-                        (
-                            kernel_rows(target[at], source, kernel, centre).sum(dim=1)
-                            + (rows @ (~left).double() if joins else 0),
-                            rows @ (left.double() if leaves else torch.ones_like(p))
-                            + kernel_rows(target[at], others, kernel, centre).sum(dim=1),
-                        )
-                    )  # (2, B)
-                    seen = (met - torch.stack((p[at], r[at]))).abs() / sizes[:, None]
-                    slack = max(slack, CAUTION * float(seen.max()))
-                    p[at], r[at] = met
-                    exact[at] = True
-                    new = ~kept.held[at]
-                    kept.add(at[new], rows[new], witness)
-                    continue
-            pick = int((bound <= least).nonzero()[0, 0])  # the lowest row of those that tie
-            break
+        pick = candidates.lowest(joins=joins, leaves=leaves)
         picks[t] = pick
-        left[pick] = False
-        if t + 1 == budget or (leaves and m == 1):
-            continue
-        if pick not in kept.slot:
-            ahead = witness.masked_fill(kept.held, torch.inf)
-            ahead[pick] = -torch.inf
-            at = ahead.topk(min(batch, count), largest=False).indices
-            at = at[ahead[at] < torch.inf]
-            kept.add(at, rows_of(at), witness)
-        k = kept.buffer[kept.slot[pick]]  # (N,)
-        kept.drop(pick)
-        if leaves:
-            r -= k
-            m -= 1
-        if joins:
-            p += k
-            n += 1
+        if t + 1 < budget:
+            candidates.take(pick, joins=joins, leaves=leaves)
     return picks

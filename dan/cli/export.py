@@ -36,6 +36,9 @@ class Export:
     """Run directory, or folder of a released checkpoint."""
     out: Path | None = None
     """The file: .pt2 (torch.export) or .onnx. Default: RUN/model.pt2."""
+    network: str = "current"
+    """Which of the run's networks: current, the newest that labels have trained; first, the run's own; or
+    labelled_NN."""
     weights: Path | None = None
     """Weights of the frozen backbone, for a checkpoint that holds the trained parts only."""
 
@@ -47,6 +50,7 @@ def export_run(config: Export) -> None:
     from dan.models.model_file import load_model
     from dan.run_dir import write_atomically
     from dan.run_metadata import load_run_config, required
+    from dan.run_networks import chosen_network
 
     out = config.out or config.run / "model.pt2"
     suffix = out.suffix.lower()
@@ -59,7 +63,8 @@ def export_run(config: Export) -> None:
     settings = load_run_config(config.run)
     shape = tuple(required(settings, "shape", config.run))
     note = {name: settings.get(name) for name in ("task", "kind", "classes", "shape", "normalisation")}
-    network = logits_of(load_model(config.run, weights=config.weights))
+    folder = chosen_network(config.run, config.network)
+    network = logits_of(load_model(folder, weights=config.weights))
     samples = torch.randn(max(SIZES), *shape, generator=torch.Generator().manual_seed(0))
     content = (as_pt2 if suffix == ".pt2" else as_onnx)(network, samples, json.dumps(note))
     try:
@@ -70,6 +75,7 @@ def export_run(config: Export) -> None:
     if not difference <= TOLERANCE:
         out.unlink()
         raise RuntimeError(f"{out} gave other logits than the network (by {difference:.2g} of the largest): removed")
+    print(f"network: {folder}")
     print(f"{out}: (batch, {', '.join(map(str, shape))}) -> logits (batch, {len(note['classes'] or ())})")
     print(
         f"checked on batches of {', '.join(map(str, SIZES))}: largest difference {difference:.1g} of the largest logit"

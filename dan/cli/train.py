@@ -96,7 +96,25 @@ def _fit_options(
         options["source_weights"] = context.of_first(lambda: weigh_source(setup, config))
         option = "select_fraction" if config.source_weights == "select" else "kmm_bound"
         metadata |= {"source_weights": config.source_weights, option: getattr(config, option)}
+    if config.label_shift != "ignore" and config.trade_off:
+        weights = context.of_first(lambda: _label_shift(config, setup, options["cache"]))
+        if config.label_shift == "correct":
+            options["class_weights"], metadata["label_shift"] = weights, "correct"
     return options, metadata, {name: data for name, data in tests.items() if data is not None}
+
+
+def _label_shift(config: Train, setup: TrainingSetup, cache: Any) -> Any:
+    """The class weights, from the estimate before alignment; a shift is printed as a warning."""
+    from dan.training.label_shift import estimate_label_shift
+
+    task = setup.task
+    found = estimate_label_shift(
+        setup.build(), task.source, task.target, steps=config.steps, seed=config.seed, cache=cache,
+        config=train_config_from(config), device=config.device, precision=config.precision,
+    )  # fmt: skip
+    for warning in found.warnings(task.classes):
+        print(f"warning: {warning}", file=sys.stderr)
+    return found.weights
 
 
 def _tune(

@@ -106,6 +106,9 @@ class AdaptationOptions:
     """Fraction of the source that `--source-weights select` keeps."""
     kmm_bound: float = 3.0
     """Upper bound of a sample's weight in `--source-weights kmm`; large weights make training unstable."""
+    label_shift: Literal["ignore", "warn", "correct"] = "ignore"
+    """Class shares that differ between the domains, estimated before alignment by a source-only training of as many
+    steps: ignore them, warn, or correct by class weights in the cross-entropy and in the method's terms."""
     target_labels: int = 0
     """Semi-supervised: number of labelled target samples of each class, drawn by the seed."""
     coreset_size: int = 0

@@ -41,16 +41,17 @@ class DomainPair:
     image_size: int | None = None  # pixels a side
     normalisation: str | None = None
     target_labelled: bool = True
-    target_test_labelled: bool = True
+    target_test_labelled: bool | None = None  # None: as the target
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, Dataset[Any]]:
         """The data sets that an accuracy can be told of, by the names that records use."""
+        of_test = self.target_labelled if self.target_test_labelled is None else self.target_test_labelled
         labelled = {
             "source_test": self.source_test,
             "target": self.target if self.target_labelled else None,
-            "target_test": self.target_test if self.target_test_labelled else None,
+            "target_test": self.target_test if of_test else None,
         }
         return {name: data for name, data in labelled.items() if data is not None}
 

@@ -28,14 +28,14 @@ def with_target_test(pair: DomainPair, options: Options) -> DomainPair:
     if options.target_test is not None and options.target_holdout:
         raise UserError("target_test and target_holdout are two ways to hold out target samples: give one of them")
     if options.target_test is not None:
-        return replace(pair, target_test=_test_set(pair, options.target_test, options))
+        return replace(pair, target_test=_test_set(pair, options.target_test, options), target_test_labelled=True)
     if not options.target_holdout:
         return pair
     if not isinstance(pair.target, (Images, Vectors)) or pair.target_test is not None:
         raise UserError(f"the target of {pair.name} has a test split of its own: leave out target_holdout")
     whole: Any = pair.target
     target, held = split_off(whole, options.target_holdout, "target_holdout")
-    return replace(pair, target=target, target_test=held, target_test_labelled=pair.target_labelled)
+    return replace(pair, target=target, target_test=held)
 
 
 def _test_set(pair: DomainPair, path: Path, options: Options) -> Images | Vectors:

@@ -43,8 +43,6 @@ def warnings_of(
     Raises ValueError for shapes that do not fit, empty samples, labels outside 0 .. C - 1, rows that are no
     distribution, or names that are not C.
     """
-    from scipy.stats import chi2_contingency, norm
-
     target_probs = _distributions("target_probs", target_probs)
     m, c = target_probs.shape
     if source_targets.ndim != 1 or not len(source_targets):
@@ -54,54 +52,76 @@ def warnings_of(
     if classes is not None and len(classes) != c:
         raise ValueError(f"{len(classes)} names were given for {c} classes")
     names = [str(i) for i in range(c)] if classes is None else list(classes)
-
-    lines = []
     in_source = torch.bincount(source_targets.cpu().long(), minlength=c).double()  # (C,)
     in_target = torch.bincount(target_probs.argmax(1), minlength=c).double()
-    p, q = in_source / in_source.sum(), in_target / m
-    distance = float((p - q).abs().sum() / 2)
-    present = (in_source + in_target) > 0
-    counts = torch.stack([in_source, in_target])[:, present].numpy()
-    if distance > share_limit and chi2_contingency(counts).pvalue < significance:
-        order = (q - p).argsort(stable=True).tolist()
-        more, fewer = order[-1], order[0]
-        lines.append(
-            f"the target's predicted class shares differ from the source's by {distance:.0%} (total variation): "
-            f"most of all {names[more]}, {_share(q[more])} predicted against {_share(p[more])} of the source, and "
-            f"{names[fewer]}, {_share(q[fewer])} against {_share(p[fewer])}; the classes may be shared out otherwise "
-            "in the target, or some confused"
-        )
-    missing = [
-        i
-        for i in range(c)
-        if not in_target[i] and p[i] > 0 and m * math.log1p(-_below_one(p[i])) < math.log(significance / c)
+    lines = [
+        _shares_warning(in_source, in_target, names, share_limit, significance),
+        _missing_warning(in_source, in_target, names, significance),
     ]
-    if missing:
-        listed = ", ".join(names[i] for i in missing[:5]) + (
-            f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        )
-        lines.append(
-            f"of the {m} target samples none is predicted as {listed} ({_share(p[missing].sum())} of the source): "
-            "the target may not hold every class of the source"
-        )
     if source_probs is not None:
         of_source = _distributions("source_probs", source_probs)
         if of_source.shape[1] != c:
             raise ValueError(
                 f"source_probs and target_probs must be of the same classes, not {of_source.shape[1]} and {c}"
             )
-        sure, unsure = of_source.amax(1), target_probs.amax(1)  # (N',), (M,)
-        drop = float(sure.mean() - unsure.mean())
-        error = math.sqrt(sum(float(top.var(correction=0)) / len(top) for top in (sure, unsure)))
-        if drop > confidence_limit and drop > float(norm.isf(significance / 2)) * error:
-            below = (unsure < torch.quantile(sure, 0.05)).double().mean()
-            lines.append(
-                f"the network is less sure of the target than of held-out source samples: {_share(unsure.mean())} on "
-                f"average against {_share(sure.mean())}, and {_share(below)} of the target lie below "
-                "the least sure 5% of the source; the target may hold classes that the source does not, or lie "
-                "too far from it"
-            )
-    return lines
+        lines.append(_confidence_warning(of_source.amax(1), target_probs.amax(1), confidence_limit, significance))
+    return [line for line in lines if line]
+
+
+def _shares_warning(
+    in_source: Tensor, in_target: Tensor, names: Sequence[str], share_limit: float, significance: float
+) -> str:
+    """A line where the class counts (C,) of the two domains differ in their shares, else ""."""
+    from scipy.stats import chi2_contingency
+
+    p, q = in_source / in_source.sum(), in_target / in_target.sum()
+    distance = float((p - q).abs().sum() / 2)
+    present = (in_source + in_target) > 0
+    counts = torch.stack([in_source, in_target])[:, present].numpy()
+    if not (distance > share_limit and chi2_contingency(counts).pvalue < significance):
+        return ""
+    order = (q - p).argsort(stable=True).tolist()
+    more, fewer = order[-1], order[0]
+    return (
+        f"the target's predicted class shares differ from the source's by {distance:.0%} (total variation): "
+        f"most of all {names[more]}, {_share(q[more])} predicted against {_share(p[more])} of the source, and "
+        f"{names[fewer]}, {_share(q[fewer])} against {_share(p[fewer])}; the classes may be shared out otherwise "
+        "in the target, or some confused"
+    )
+
+
+def _missing_warning(in_source: Tensor, in_target: Tensor, names: Sequence[str], significance: float) -> str:
+    """A line where classes of the source are never predicted, which chance does not explain, else ""."""
+    p, m, c = in_source / in_source.sum(), int(in_target.sum()), len(names)
+    missing = [
+        i
+        for i in range(c)
+        if not in_target[i] and p[i] > 0 and m * math.log1p(-_below_one(p[i])) < math.log(significance / c)
+    ]
+    if not missing:
+        return ""
+    rest = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    return (
+        f"of the {m} target samples none is predicted as {', '.join(names[i] for i in missing[:5])}{rest} "
+        f"({_share(p[missing].sum())} of the source): the target may not hold every class of the source"
+    )
+
+
+def _confidence_warning(sure: Tensor, unsure: Tensor, confidence_limit: float, significance: float) -> str:
+    """A line where the confidences (M,) in the target are below those (N',) in the held-out source, else ""."""
+    from scipy.stats import norm
+
+    drop = float(sure.mean() - unsure.mean())
+    error = math.sqrt(sum(float(top.var(correction=0)) / len(top) for top in (sure, unsure)))
+    if not (drop > confidence_limit and drop > float(norm.isf(significance / 2)) * error):
+        return ""
+    below = (unsure < torch.quantile(sure, 0.05)).double().mean()
+    return (
+        f"the network is less sure of the target than of held-out source samples: {_share(unsure.mean())} on "
+        f"average against {_share(sure.mean())}, and {_share(below)} of the target lie below "
+        "the least sure 5% of the source; the target may hold classes that the source does not, or lie "
+        "too far from it"
+    )
 
 
 def _distributions(name: str, probs: Tensor) -> Tensor:

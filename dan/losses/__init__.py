@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dan.errors import UserError, nearest
 from dan.losses.adversarial import ConditionalAdversary, DomainAdversary
+from dan.losses.composed import ComposedLoss, parse_multiples, split_methods
 from dan.losses.coral import Coral
 from dan.losses.jan import JointAlignment
 from dan.losses.mcc import ClassConfusion
@@ -29,7 +30,9 @@ __all__ = [
     "DomainLoss",
     "alignment",
     "build_loss",
+    "check_method",
     "comparable",
+    "fewest_samples",
 ]
 
 DomainLoss = Callable[[Output, Output], Mapping[str, Tensor]]
@@ -147,12 +150,34 @@ METHODS: dict[str, Method] = {
 }
 
 
-def build_loss(method: str, model: DAN, align: Sequence[str], **options: Any) -> Any:
-    """The module of METHODS with that name, for that network; options that it has no use for are left out.
+def check_method(method: str) -> tuple[str, ...]:
+    """The methods of a name such as "dan" or "dan+mcc". Raises UserError for an unknown or repeated one."""
+    parts = split_methods(method)
+    for name in parts:
+        if name not in METHODS:
+            raise UserError(f'unknown method "{name}"{nearest(name, METHODS)}: one of {", ".join(METHODS)}')
+    return parts
 
-    Raises UserError for an unknown name.
+
+def fewest_samples(method: str) -> int:
+    """Samples a batch that the method, or the neediest of a composition, needs of each domain."""
+    return max(METHODS[name].fewest for name in check_method(method))
+
+
+def build_loss(method: str, model: DAN, align: Sequence[str], **options: Any) -> Any:
+    """The module of METHODS with that name, or the sum of several, as "dan+mcc", for that network.
+
+    options: those of the methods, by name; what a method has no use for is left out. method_multiples: of a
+    composition, the multiples of the trade-off, as ("mcc=0.5",).
+    Raises UserError for an unknown name, and for multiples of methods that are not composed.
     """
-    if method not in METHODS:
-        raise UserError(f'unknown method "{method}"{nearest(method, METHODS)}: one of {", ".join(METHODS)}')
-    entry = METHODS[method]
-    return entry.build(model, align, **{name: value for name, value in options.items() if name in entry.takes})
+    parts = check_method(method)
+    multiples = parse_multiples(tuple(options.get("method_multiples", ())), parts)
+
+    def build(name: str) -> Any:
+        entry = METHODS[name]
+        return entry.build(model, align, **{key: value for key, value in options.items() if key in entry.takes})
+
+    if len(parts) == 1 and not multiples:
+        return build(parts[0])
+    return ComposedLoss({name: build(name) for name in parts}, multiples)

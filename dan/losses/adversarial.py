@@ -39,16 +39,16 @@ def reverse_gradient(x: Tensor) -> Tensor:
     return _Reversal.apply(x)
 
 
-def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def domain_loss(source: Tensor, target: Tensor, weights: tuple[Tensor | None, Tensor | None] = (None, None)) -> Tensor:
     """Binary cross-entropy of a domain discriminator, source 1 and target 0, both domains counting one half.
 
-    source (N,), target (M,): the discriminator's logits. weights: (N,) and (M,) positive, of the samples within their
+    source (N,), target (M,): the discriminator's logits. weights: (N,) and (M,) >= 0, of the samples within their
     domain; None: equal. -> scalar, nats, float32 at least: log 2 is that of a coin.
     Source: Ganin and Lempitsky, ICML 2015.
     """
     source, target = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (source, target))
     parts = []
-    for value, weight in zip((logsigmoid(source), logsigmoid(-target)), weights or (None, None), strict=True):
+    for value, weight in zip((logsigmoid(source), logsigmoid(-target)), weights, strict=True):
         parts.append(value.mean() if weight is None else (weight * value).sum() / weight.sum())
     return -(parts[0] + parts[1]) / 2
 
@@ -61,6 +61,14 @@ def certainty_weights(probs: Tensor) -> Tensor:
     """
     p = probs.detach()
     return 1 + (p * p.clamp_min(1e-30).log()).sum(1).exp()
+
+
+def sample_weights(output: Output, *, by_certainty: bool = False) -> Tensor | None:
+    """The weights (N,) of an output's samples, times `certainty_weights` if wanted; None where all are equal."""
+    certain = certainty_weights(output.logits.softmax(1)) if by_certainty else None
+    if output.weights is None or certain is None:
+        return certain if output.weights is None else output.weights
+    return output.weights * certain
 
 
 class _Discriminator(nn.Sequential):
@@ -85,7 +93,8 @@ class DomainAdversary(nn.Module):
         self.discriminator = _Discriminator(discriminator_width)
 
     def forward(self, source: Output, target: Output) -> dict[str, Tensor]:
-        return {"domain": domain_loss(self._logits(source), self._logits(target))}
+        weights = sample_weights(source), sample_weights(target)
+        return {"domain": domain_loss(self._logits(source), self._logits(target), weights)}
 
     def seen(self, output: Output) -> Tensor:
         """What the discriminator is shown of each sample (N, ...)."""
@@ -114,9 +123,8 @@ class ConditionalAdversary(DomainAdversary):
         self.entropy_weighted = entropy_weighted
 
     def forward(self, source: Output, target: Output) -> dict[str, Tensor]:
-        weights = None
-        if self.entropy_weighted:
-            weights = certainty_weights(source.logits.softmax(1)), certainty_weights(target.logits.softmax(1))
+        certain = self.entropy_weighted
+        weights = sample_weights(source, by_certainty=certain), sample_weights(target, by_certainty=certain)
         return {"domain": domain_loss(self._logits(source), self._logits(target), weights)}
 
     def seen(self, output: Output) -> Tensor:

@@ -23,13 +23,20 @@ from dan.models.dan import Output
 
 
 def joint_mmd2(
-    x: Sequence[Tensor], y: Sequence[Tensor], kernels: Sequence[MultiKernel], estimator: str = "unbiased"
+    x: Sequence[Tensor],
+    y: Sequence[Tensor],
+    kernels: Sequence[MultiKernel],
+    estimator: str = "unbiased",
+    *,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
 ) -> Tensor:
     """MMD^2 under the product of one multi-kernel a layer -> scalar, differentiable in all layers.
 
     x: layers (N, F_l) of the same N samples; y: (M, F_l) of the same M; kernels: one for each layer. The product of
     kernels is a kernel: of the concatenated layers, and with one layer this is `dan.mmd.mmd2`.
     estimator: "biased" (the paper's equation 9), "unbiased", or "linear" on disjoint quadruples (its equation 10).
+    x_weights (N,), y_weights (M,): how much each sample counts, as in `dan.mmd.mmd2`.
     O((N + M)^2 (K + F) L) time for L layers, O((N + M)^2) memory: it is for batches.
 
     Raises ValueError for layers that do not belong together, an unknown estimator, or too few samples for it.
@@ -47,7 +54,12 @@ def joint_mmd2(
             _product([a[i::2] for a in one], [b[j::2] for b in other], kernels)
             for one, i, other, j in ((x, 0, x, 1), (y, 0, y, 1), (x, 0, y, 1), (x, 1, y, 0))
         ]
-        return (quadruples[0] + quadruples[1] - quadruples[2] - quadruples[3]).mean()
+        if x_weights is None and y_weights is None:
+            return (quadruples[0] + quadruples[1] - quadruples[2] - quadruples[3]).mean()
+        a, b = _weights(x_weights, x[0]), _weights(y_weights, y[0])
+        products = (a[::2] * a[1::2], b[::2] * b[1::2], a[::2] * b[1::2], a[1::2] * b[::2])
+        means = [(w * k).sum() / w.sum() for w, k in zip(products, quadruples, strict=True)]
+        return (means[0] + means[1] - means[2] - means[3]).to(quadruples[0].dtype)
     if estimator not in ESTIMATORS:
         raise ValueError(
             f'unknown estimator "{estimator}"{nearest(estimator, ESTIMATORS)}: one of {", ".join(ESTIMATORS)}'
@@ -61,10 +73,26 @@ def joint_mmd2(
     assert isinstance(k, Tensor)
     # A sample with itself counts 1 whatever the features, or not at all: either way it has no gradient.
     k = k.masked_fill(torch.eye(n + m, dtype=torch.bool, device=k.device), 1.0 if estimator == "biased" else 0.0)
-    within_x, within_y = (n * n, m * m) if estimator == "biased" else (n * (n - 1), m * (m - 1))
     k = k.double()  # what is left of the three sums may be a millionth of each
-    value = k[:n, :n].sum() / within_x + k[n:, n:].sum() / within_y - 2 * k[:n, n:].sum() / (n * m)
+    w, v = (None if each is None else each.to(k.device, torch.float64) for each in (x_weights, y_weights))
+    within = _mean_pair(k[:n, :n], w, w, estimator) + _mean_pair(k[n:, n:], v, v, estimator)
+    value = within - 2 * _mean_pair(k[:n, n:], w, v, "biased")
     return value.to(torch.promote_types(at_least_float32(x[0][:0]).dtype, y[0].dtype))
+
+
+def _mean_pair(k: Tensor, a: Tensor | None, b: Tensor | None, estimator: str) -> Tensor:
+    """The mean of k (N, M) over pairs, weighted by a_i b_j; unbiased: k is symmetric with a zero diagonal, left out."""
+    if a is None and b is None:
+        return k.sum() / (len(k) * (k.shape[1] - (estimator == "unbiased")))
+    a = k.new_ones(len(k)) if a is None else a
+    b = k.new_ones(k.shape[1]) if b is None else b
+    pairs = a.sum() * b.sum() - (a.square().sum() if estimator == "unbiased" else 0.0)
+    return a @ k @ b / pairs
+
+
+def _weights(weights: Tensor | None, of: Tensor) -> Tensor:
+    """The weights of the rows of a layer, float64; None: 1 each."""
+    return of.new_ones(len(of), dtype=torch.float64) if weights is None else weights.to(of.device, torch.float64)
 
 
 def _product(x: Sequence[Tensor], y: Sequence[Tensor], kernels: Sequence[MultiKernel]) -> Tensor:
@@ -126,4 +154,5 @@ class JointAlignment(nn.Module):
             for running, a, b in zip(self.bandwidths, x, y, strict=True)
         ]
         with torch.autocast(device_type=x[0].device.type, enabled=False):
-            return {"joint": joint_mmd2(x, y, ladders, self.estimator)}
+            weights = {"x_weights": source.weights, "y_weights": target.weights}
+            return {"joint": joint_mmd2(x, y, ladders, self.estimator, **weights)}

@@ -51,6 +51,25 @@ def alignment(
     return result
 
 
+def weighted_mmd2(
+    x: Tensor, y: Tensor, kernel: MultiKernel, source: Output, target: Output, *, estimator: str
+) -> Tensor:
+    """`mmd2` of a layer x (N, F), y (M, F) under the weights of the two outputs' samples, if they have any.
+
+    0 for a batch whose weights leave fewer than two effective samples on a side: no unbiased estimate exists then, and
+    a training skips the term for that step.
+    """
+    for weights in (source.weights, target.weights):
+        if weights is not None and not float(effective_samples(weights)) >= 2:
+            return (x.sum() + y.sum()) * 0
+    return mmd2(x, y, kernel, estimator=estimator, x_weights=source.weights, y_weights=target.weights)
+
+
+def effective_samples(weights: Tensor) -> Tensor:
+    """n_eff = (sum_i w_i)^2 / sum_i w_i^2 of weights (N,): N for equal ones; NaN where all are 0."""
+    return weights.sum().square() / weights.square().sum()
+
+
 class Alignment(nn.Module):
     """MK-MMD^2 of every aligned layer, with what is learned about its kernels on the way; see `alignment`.
 
@@ -105,7 +124,8 @@ class Alignment(nn.Module):
                     statistics.update(x.detach(), y.detach(), ladder)
                     if (int(self.batches) + 1) % self.every == 0:
                         self.beta[place] = statistics.weights()
-            terms[name] = mmd2(x, y, MultiKernel(ladder.bandwidths, self.beta[place]), estimator=self.estimator)
+            kernel = MultiKernel(ladder.bandwidths, self.beta[place])
+            terms[name] = weighted_mmd2(x, y, kernel, source, target, estimator=self.estimator)
         if self.training:
             self.batches += 1
         return terms

@@ -7,55 +7,15 @@ so one more product gives it for both samples at once, while the kernel's values
 Shapes: N, M samples; F features; K kernels. Memory O((N + M)^2), whatever F and K; best at batch size.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from dan.mmd.distances import at_least_float32, by_subtraction, compress_gaps, gram_is_inexact, squared_distances
 from dan.mmd.kernel_powers import kernels, scale_of
 
-# How far |z|^2 may exceed a bandwidth before the Gram form's rounding, eps |z|^2 / gamma in the exponent, shows.
-TOLERATED = {torch.float32: 3.0, torch.float64: 1e5}
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision cannot hold a squared distance; everything else stays as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j|^2 for x (N, F), y (M, F) -> (N, M), differentiable, never negative.
-
-    Both are first centred on their common mean (distances do not change), so that a large offset costs no precision.
-    """
-    x, y = at_least_float32(x), at_least_float32(y)
-    centre = torch.cat([x.detach(), y.detach()]).mean(dim=0)
-    x, y = x - centre, y - centre  # (N, F), (M, F)
-    norms = x.square().sum(1)[:, None] + y.square().sum(1)[None, :]  # (N, M)
-    # Rounding can push a tiny distance below zero, and exp would then exceed 1.
-    return torch.addmm(norms, x, y.T, alpha=-2).clamp_min(0)
-
-
-def measured_by_subtraction(negative_d2: Tensor, mean_norm: float, bandwidths: tuple[float, ...]) -> bool:
-    """Whether -d2 (N, M), from a Gram form, is too inexact for some pair that matters.
-
-    With r_u = mean |z|^2 / gamma_u, the error of k_u is about eps r_u exp(-d2 / gamma_u): it is tolerated below
-    eps TOLERATED, so only pairs nearer than gamma_u log(r_u / TOLERATED) ask for more; those are few or none, for the
-    common ladders of bandwidths, and then one comparison says so.
-    mean_norm: mean |z|^2 in the unit of d2, `scale_of(bandwidths)`; the larger one, of two samples that count alike.
-    """
-    if not mean_norm < float("inf"):
-        return True
-    scale, tolerated = scale_of(bandwidths), TOLERATED[negative_d2.dtype]
-    norm = mean_norm * scale
-    limits = [g / scale * math.log(norm / g / tolerated) for g in bandwidths if norm > tolerated * g]
-    return bool(limits) and not bool((negative_d2 < -max(limits)).all())
-
-
-def by_subtraction(x: Tensor, y: Tensor) -> Tensor:
-    """-|x_i - y_j|^2 with every difference taken before it is squared: slower than the Gram form, and exact."""
-    return -torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+__all__ = ["at_least_float32", "row_sums", "squared_distances", "totals", "weighted"]
 
 
 def _larger_mean(norms: Tensor, n: int) -> float:
@@ -84,9 +44,10 @@ def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], weights: Tensor 
     negative = torch.addmm(-(norms[:, None] + norms[None, :]), z, z.T, alpha=2)
     diagonal = torch.eye(len(z), dtype=torch.bool, device=z.device)
     off_diagonal = negative.detach().masked_fill(diagonal, -torch.inf)
-    if measured_by_subtraction(off_diagonal, _larger_mean(norms.detach(), n), bandwidths):
+    if gram_is_inexact(off_diagonal, _larger_mean(norms.detach(), n), bandwidths, norms.detach()):
         if z.dtype == torch.float32:
             return totals(x.double(), y.double(), bandwidths, weights)
+        z = _compressed(torch.cat([x, y]), bandwidths) * scale**-0.5
         # Not cdist: its gradient at coinciding points is that of a root, and cannot be differentiated twice.
         negative = -torch.stack([(row - z).square().sum(1) for row in z])
     # The diagonal is zero by definition; filling it also stops its (rounding-sized) gradient.
@@ -100,6 +61,22 @@ def totals(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], weights: Tensor 
             blocks = _block_sums(k.masked_fill(diagonal, 0), weights.to(k.dtype))
             sums.append(torch.stack([blocks[0, 0], blocks[1, 1], blocks[0, 1]]))
     return torch.stack(sums, dim=1)
+
+
+def _gram(z: Tensor, n: int, bandwidths: tuple[float, ...]) -> tuple[Tensor, bool]:
+    """-|z_i - z_j|^2 (N + M, N + M) in units of the bandwidths' scale, and whether it is inexact.
+
+    z (N + M, F), centred, is divided by the root of the scale in place; n: rows of the first sample.
+    """
+    z.mul_(scale_of(bandwidths) ** -0.5)
+    norms = torch.linalg.vecdot(z, z)
+    negative = torch.addmm(norms[:, None] + norms, z, z.T, beta=-1, alpha=2).fill_diagonal_(-torch.inf)
+    return negative, gram_is_inexact(negative, _larger_mean(norms, n), bandwidths, norms)
+
+
+def _compressed(z: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+    """`compress_gaps`, through which the gradient passes unchanged."""
+    return compress_gaps(z.detach(), bandwidths) + (z - z.detach())
 
 
 def _block_sums(k: Tensor, weights: Tensor) -> Tensor:
@@ -125,16 +102,16 @@ def weighted(
     n, count = len(x), len(x) + len(y)
     scale = scale_of(bandwidths)
     z = torch.cat([x, y])
-    z = z.sub_(z.mean(0)).mul_(scale**-0.5)
-    norms = torch.linalg.vecdot(z, z)
-    negative = torch.addmm(norms[:, None] + norms, z, z.T, beta=-1, alpha=2).fill_diagonal_(-torch.inf)
-    if measured_by_subtraction(negative, _larger_mean(norms, n), bandwidths):
-        if z.dtype == torch.float32:
-            wide = None if weights is None else weights.double()
-            value, of_x, of_y = weighted(
-                x.double(), y.double(), bandwidths, betas, coefficients, wide, gradients=gradients
-            )
-            return value, None if of_x is None else of_x.float(), None if of_y is None else of_y.float()
+    z.sub_(z.mean(0))
+    negative, inexact = _gram(z, n, bandwidths)
+    if inexact and z.dtype == torch.float32:
+        wide = None if weights is None else weights.double()
+        value, of_x, of_y = weighted(x.double(), y.double(), bandwidths, betas, coefficients, wide, gradients=gradients)
+        return value, None if of_x is None else of_x.float(), None if of_y is None else of_y.float()
+    if inexact:
+        z = compress_gaps(torch.cat([x, y]), bandwidths)
+        negative, inexact = _gram(z, n, bandwidths)
+    if inexact:
         negative = by_subtraction(z, z)
     negative.clamp_max_(0).fill_diagonal_(0)
 
@@ -179,9 +156,11 @@ def row_sums(x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
     x_norms, y_norms = x.square().sum(1), y.square().sum(1)
     negative = torch.addmm(-(x_norms[:, None] + y_norms), x, y.T, alpha=2)
     mean_norm = float(x_norms.detach().mean() + y_norms.detach().mean()) / 2
-    if measured_by_subtraction(negative.detach(), mean_norm, bandwidths):
+    if gram_is_inexact(negative.detach(), mean_norm, bandwidths, x_norms.detach(), y_norms.detach()):
         if negative.dtype == torch.float32:
             return row_sums(x_given.double(), y_given.double(), bandwidths).float()
+        z = _compressed(torch.cat([x_given, y_given]), bandwidths) * scale**-0.5
+        x, y = z[: len(x)], z[len(x) :]
         negative = -torch.stack([(row - y).square().sum(1) for row in x])
     negative = _not_above_zero(negative)
     return torch.stack([torch.exp(negative * (scale / gamma)).sum(1) for gamma in bandwidths], dim=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dan.errors import nearest
-from dan.mmd.dense import at_least_float32
+from dan.mmd.distances import at_least_float32, precision_of
 from dan.mmd.kernels import MultiKernel, kernel_of
 from dan.mmd.pairwise import kernel_totals, weighted_total
 from dan.mmd.sample_weights import SampleWeights, as_weights, check_effective_size
@@ -72,7 +72,7 @@ def mmd2_per_kernel(
     (a, b, c), constant = pair_coefficients(estimator, len(x), len(y), weights)
     xx, yy, xy = kernel_totals(x, y, kernel.bandwidths, backend=backend, sample_weights=weights)
     # In float64: what is left of the three sums may be a millionth of each.
-    return (a * xx + b * yy + c * xy + constant).to(torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype))
+    return (a * xx + b * yy + c * xy + constant).to(precision_of(x, y))
 
 
 def pair_coefficients(

@@ -1,16 +1,19 @@
-"""The multi-kernel k(x, y) = sum_u beta_u exp(-|x - y|^2 / gamma_u) and the heuristics that give its bandwidth.
+"""The multi-kernel k(x, y) = sum_u beta_u exp(-|x - y|^2 / gamma_u), and the ladders of bandwidths that it is built of.
 
 Shapes: N, M samples; F features; K kernels.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dan.mmd.samples import Sample, as_samples
+from dan.mmd.bandwidths import RunningBandwidth, mean_bandwidth, median_bandwidth
+from dan.mmd.distances import at_least_float32
+from dan.mmd.samples import Sample
+
+__all__ = ["MultiKernel", "RunningBandwidth", "kernel_of", "mean_bandwidth", "median_bandwidth"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +21,8 @@ class MultiKernel:
     """A convex combination of Gaussian kernels, k(x, y) = sum_u beta_u exp(-|x - y|^2 / gamma_u).
 
     bandwidths: gamma (K,), positive, in units of squared distance. weights: beta (K,), >= 0, summing to 1.
-    Weights and bandwidths carry no gradient: both are chosen, not descended (Long et al. 2015, section 3).
+    Weights and bandwidths carry no gradient: both are chosen, not descended (Long et al. 2015, section 3). In half
+    precision, whose sums are far from 1, they become float32, and the weights are divided by their sum.
 
     Raises ValueError when the shapes differ, a bandwidth is not positive and finite, or the weights do not sum to 1.
     """
@@ -36,8 +40,11 @@ class MultiKernel:
             )
         if not bool(((bandwidths > 0) & bandwidths.isfinite()).all()):
             raise ValueError(f"every bandwidth must be positive and finite, not {bandwidths.tolist()}")
-        if not bool((weights >= 0).all()) or abs(float(weights.double().sum()) - 1) > 1e-4:
+        total, rounding = float(weights.double().sum()), _rounding(self.weights)
+        if not bool((weights >= 0).all()) or not abs(total - 1) <= max(1e-4, rounding):
             raise ValueError(f"weights must be >= 0 and sum to 1, not {weights.tolist()}")
+        if rounding > 1e-4:
+            weights = weights / total
         object.__setattr__(self, "bandwidths", bandwidths)
         object.__setattr__(self, "weights", weights)
 
@@ -52,11 +59,14 @@ class MultiKernel:
         """Bandwidths gamma * step^(u - (count - 1)/2), u = 0 .. count - 1, equally weighted.
 
         The default is the ladder of five that most re-implementations of DAN use; the paper's is `MultiKernel.paper`.
-        Raises ValueError for count < 1, step <= 0, and a gamma that gives a bandwidth that is not positive and finite.
+        Raises ValueError for count < 1, step <= 0, and a gamma that is not one number, or gives a bandwidth that is not
+        positive and finite.
         """
         if count < 1 or step <= 0:
             raise ValueError(f"a ladder needs count >= 1 and step > 0, not count={count}, step={step}")
         centre = _floating(gamma)
+        if centre.numel() != 1:
+            raise ValueError(f"a ladder is built around one gamma, not a tensor of shape {tuple(centre.shape)}")
         exponents = torch.arange(count, dtype=torch.float64, device=centre.device) - (count - 1) / 2
         return cls.of(centre * (step**exponents).to(centre.dtype))
 
@@ -76,78 +86,6 @@ class MultiKernel:
         return value
 
 
-def median_bandwidth(x: Sample, y: Sample, max_points: int = 4096) -> Tensor:
-    """The median heuristic: median of |z_i - z_j|^2 over the pairs i < j of the pooled sample z = (x, y).
-
-    The zero diagonal is left out. An even number of pairs takes the mean of the middle two. If the median is 0 (many
-    duplicates) it is the mean of the non-zero distances; if all points are equal, as they also are where their squared
-    distances underflow, it is 1: so it is always positive.
-
-    x (N, F), y (M, F) -> scalar, detached, at least float32. Pools of more than `max_points` samples are thinned evenly
-    (every i-th row of each), so that the heuristic stays deterministic and its cost bounded.
-
-    Raises ValueError for fewer than two pooled samples, other shapes than (., F), values that are not finite, or a
-    bandwidth that the result's precision cannot hold.
-    Source: Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, section 8.
-    """
-    x, y = _checked(x, y)
-    stride = -(-(len(x) + len(y)) // max_points)
-    pooled = torch.cat([x.detach()[::stride], y.detach()[::stride]])
-    if pooled.dtype in (torch.float16, torch.bfloat16):
-        pooled = pooled.float()
-    _check_finite(pooled)
-    # pdist subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
-    middle = _median(torch.pdist(pooled.contiguous()).square())
-    if _SAFE < middle < 1 / _SAFE:
-        return middle
-    # Too many duplicates, or squares that leave the precision: a power of two scales the features exactly.
-    wide = pooled.double()
-    exponent = math.frexp(float(wide.abs().amax()))[1]
-    d2 = torch.pdist(_times_power_of_two(wide, -exponent)).square()
-    middle = _median(d2)
-    if not middle > 0:
-        apart = d2[d2 > 0]
-        if not apart.numel():
-            return pooled.new_ones(())
-        middle = apart.mean()
-    return _representable(_times_power_of_two(middle, 2 * exponent), pooled.dtype)
-
-
-def mean_bandwidth(x: Sample, y: Sample) -> Tensor:
-    """The mean heuristic: mean of |z_i - z_j|^2 over the pairs i < j of the pooled sample z = (x, y), N in all.
-
-    In closed form 2/(N - 1) sum_i |z_i - mean|^2, so O(N F) over all samples, however many; 1 if all points are equal.
-    Most re-implementations of DAN use it in place of the median; they often divide by N^2, diagonal included.
-
-    x (N, F), y (M, F) -> scalar, detached, at least float32; read some thousand rows at a time, summed in float64.
-    Raises ValueError as `median_bandwidth`.
-    """
-    x, y = _checked(x, y)
-    rows = [part for sample in (x.detach(), y.detach()) for part in sample.split(_ROWS)]
-    largest = 0.0
-    for part in rows:
-        _check_finite(part)
-        largest = max(largest, float(part.abs().amax()) if part.numel() else 0.0)
-    exponent = math.frexp(largest)[1]
-    # Measured from the first sample, so that equal samples are at exactly 0.
-    first = _times_power_of_two(torch.cat([x.detach()[:1], y.detach()[:1]])[0].double(), -exponent)  # (F,)
-
-    def shifted(part: Tensor) -> Tensor:
-        return _times_power_of_two(part.double(), -exponent) - first
-
-    count = len(x) + len(y)
-    mean = torch.zeros_like(first)
-    for part in rows:
-        mean += shifted(part).sum(0) / count
-    spread = torch.zeros_like(mean.sum())
-    for part in rows:
-        spread += (shifted(part) - mean).square().sum()
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    if not spread > 0:
-        return torch.ones((), dtype=dtype, device=x.device)
-    return _representable(_times_power_of_two(spread * (2 / (count - 1)), 2 * exponent), dtype)
-
-
 def kernel_of(x: Sample, y: Sample, kernel: MultiKernel | None) -> MultiKernel:
     """`kernel`, or where it is None the ladder of five around `median_bandwidth(x, y)`.
 
@@ -162,91 +100,14 @@ def kernel_of(x: Sample, y: Sample, kernel: MultiKernel | None) -> MultiKernel:
     return kernel
 
 
-class RunningBandwidth(torch.nn.Module):
-    """The exponential average of a bandwidth over batches: gamma <- decay gamma + (1 - decay) heuristic(x, y).
-
-    The first batch sets it. In evaluation mode it is given back as it stands, and not moved. `gamma` and `count` (the
-    number of batches seen) are buffers, so a checkpoint of the module keeps them.
-
-    heuristic: `median_bandwidth`, `mean_bandwidth` or any function of (x, y). decay: in [0, 1), share of the old value.
-    Raises ValueError for another decay, and in evaluation mode before the first batch.
-    """
-
-    gamma: Tensor
-    count: Tensor
-
-    def __init__(
-        self, heuristic: Callable[[Sample, Sample], Tensor] = median_bandwidth, *, decay: float = 0.99
-    ) -> None:
-        super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), not {decay}")
-        self.heuristic, self.decay = heuristic, decay
-        self.register_buffer("gamma", torch.ones(()))
-        self.register_buffer("count", torch.zeros((), dtype=torch.long))
-
-    def forward(self, x: Sample, y: Sample) -> Tensor:
-        """x (N, F), y (M, F) -> gamma, a scalar without gradient. Errors: the heuristic's, and those of the class."""
-        if self.training:
-            new = self.heuristic(x, y).detach().to(self.gamma)
-            # In place, and on the device: whoever holds the buffer sees it move, and nothing waits for the count.
-            kept = torch.where(self.count == 0, new, self.gamma * self.decay + new * (1 - self.decay))
-            self.gamma.copy_(kept)
-            self.count += 1
-        elif not self.count:
-            raise ValueError("the running bandwidth has seen no batch yet: call it once in training mode")
-        return self.gamma.clone()
-
-
-_SAFE = 1e-30  # a median above it, and below its inverse, has lost nothing to float32's range
-_ROWS = 4096  # read at a time by mean_bandwidth
-
-
 def _floating(values: Sequence[float] | float | Tensor) -> Tensor:
-    """A detached tensor; what has no floating-point precision of its own becomes float64."""
+    """A detached tensor, float32 at least; what has no floating-point precision of its own becomes float64."""
     if isinstance(values, Tensor) and values.is_floating_point():
-        return values.detach()
+        return at_least_float32(values.detach())
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _checked(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
-    x, y = as_samples(x, y)
-    if not x.shape[1]:
-        raise ValueError("a bandwidth needs at least one feature")
-    if len(x) + len(y) < 2:
-        raise ValueError("a bandwidth needs at least two samples in x and y together")
-    return x, y
-
-
-def _check_finite(z: Tensor) -> None:
-    if not bool(z.isfinite().all()):
-        raise ValueError("the samples hold NaN or infinite values: a bandwidth needs finite features")
-
-
-def _median(values: Tensor) -> Tensor:
-    """Median of values (P,); the mean of the middle two where P is even, unlike torch's own."""
-    low = values.median()
-    if len(values) % 2:
-        return low
-    above = torch.where(values > low, values, torch.inf).amin()
-    return torch.where((values <= low).sum() > len(values) // 2, low, low / 2 + above / 2)
-
-
-def _times_power_of_two(z: Tensor, exponent: int) -> Tensor:
-    """z * 2^exponent for z in float64; in steps, since one factor may be out of range where the product is not."""
-    while exponent:
-        step = max(-1000, min(1000, exponent))
-        z, exponent = z * 2.0**step, exponent - step
-    return z
-
-
-def _representable(gamma: Tensor, dtype: torch.dtype) -> Tensor:
-    """Too large is an error; too small for the precision is what samples have that are equal as far as it can tell: 1.
-
-    Saturated probabilities come to that in training. A bandwidth of 1e-38 would be no better than none: its gradient is
-    1e19 times a difference of rounding errors.
-    """
-    value = gamma.to(dtype)
-    if not bool(value.isfinite()):
-        raise ValueError(f"the bandwidth is too large for {dtype}: scale the features first")
-    return value if bool(value >= torch.finfo(dtype).tiny) else torch.ones_like(value)
+def _rounding(values: Sequence[float] | Tensor) -> float:
+    """How far the sum of numbers may be from 1 that sum to 1 but for rounding each of them."""
+    floating = isinstance(values, Tensor) and values.is_floating_point()
+    return torch.finfo(values.dtype).eps if isinstance(values, Tensor) and floating else 0.0

@@ -25,8 +25,8 @@ from torch.autograd import Function
 
 from dan.errors import nearest
 from dan.mmd import dense, keops, tiled
-from dan.mmd.autograd import first_order_only
-from dan.mmd.dense import at_least_float32, squared_distances
+from dan.mmd.autograd import first_order_only, refuse_transforms, refuse_vmap
+from dan.mmd.distances import precision_of, squared_distances
 from dan.mmd.kernels import MultiKernel
 from dan.mmd.sample_weights import SampleWeights
 
@@ -100,7 +100,8 @@ def weighted_total(
     with torch.autocast(device_type=x.device.type, enabled=False):
         if name not in WITH_GRADIENT:
             sums = BACKENDS[name](x, y, bandwidths, weights)
-            return sums.new_tensor(coefficients) @ sums @ kernel.weights.to(sums)
+            return (sums.new_tensor(coefficients) @ sums @ kernel.weights.to(sums)).to(x.dtype)
+        refuse_transforms(x, y)
         arguments = (bandwidths, kernel.weights.tolist(), coefficients, weights)
         if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
             return _Weighted.apply(x, y, WITH_GRADIENT[name], arguments)
@@ -178,9 +179,10 @@ def _crossovers() -> dict[str, list[dict[str, Any]]]:
 
 def _alike(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both in one precision, float32 at least."""
+    refuse_vmap(x, y)
     if x.dtype == y.dtype and x.dtype in (torch.float32, torch.float64):
         return x, y
-    dtype = torch.promote_types(at_least_float32(x[:0]).dtype, at_least_float32(y[:0]).dtype)
+    dtype = precision_of(x, y)
     return x.to(dtype), y.to(dtype)
 
 

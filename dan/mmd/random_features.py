@@ -14,10 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-from dan.mmd.dense import at_least_float32
+from dan.mmd.distances import at_least_float32
 from dan.mmd.kernels import MultiKernel
-from dan.mmd.samples import Sample, as_samples
+from dan.mmd.samples import Sample, as_samples, largest_entry
 
+_RADIANS = 1e-2  # rounding of an angle, by which a wave may be wrong
 _CHUNK = 2**21  # entries of the (T, D) matrix of angles: 8 MB in float32, and some copies of it
 
 
@@ -32,9 +33,10 @@ def random_feature_mmd2(
     samples: see `mmd2_variance`. No gradient.
 
     Rows are read in chunks of about 2^21 / D, so x and y may be memory-mapped files larger than the memory; angles are
-    taken in their precision (at least float32), sums in float64.
+    taken in their precision (at least float32), or in float64 where they are large, sums in float64.
 
-    Raises ValueError for other shapes, fewer than 2 samples on a side or 2 features, or NaN.
+    Raises ValueError for other shapes, fewer than 2 samples on a side or 2 features, NaN, and entries so large that
+    float64 cannot tell their angle.
     Source: Rahimi and Recht, "Random features for large-scale kernel machines", NIPS 2007; Zhao and Meng, "FastMMD",
     Neural Computation 2015.
     """
@@ -45,8 +47,9 @@ def random_feature_mmd2(
     if features < 2:
         raise ValueError(f"an estimate with its error needs at least 2 random features, not {features}")
     rows = max(1, _CHUNK // features)
-    # Angles are relative to some point near the samples: an offset would cost precision, and changes no difference.
-    centre = at_least_float32(torch.cat([x[:rows], y[:rows]])).mean(0)
+    # Angles are relative to some point near the samples: an offset would cost precision, and changes no difference. A
+    # mean would be far from all of them where one has a fill value of 1e20.
+    centre = at_least_float32(torch.cat([x[:rows], y[:rows]])).median(0).values
     w = draw_frequencies(kernel, x.shape[1], features, generator).to(centre)
     (cos_x, sin_x), (cos_y, sin_y) = fourier_waves(x, centre, w, rows), fourier_waves(y, centre, w, rows)
     h = (
@@ -55,7 +58,7 @@ def random_feature_mmd2(
         - (cos_x * cos_y + sin_x * sin_y) * (2 / (n * m))
     )
     if not bool(h.isfinite().all()):
-        raise ValueError("the samples hold NaN or infinite values: MMD^2 needs finite features")
+        raise ValueError(f"MMD^2 needs finite features, not NaN or infinite ones: {largest_entry(x, y)}")
     return float(h.mean()), float(h.std()) / math.sqrt(features)
 
 
@@ -72,8 +75,18 @@ def fourier_waves(x: Tensor, centre: Tensor, w: Tensor, rows: int) -> tuple[Tens
     """sum_i cos(w'x_i) and sum_i sin(w'x_i), each (D,) in float64: x (N, F), centre (F,), w (F, D)."""
     cos = torch.zeros(w.shape[1], dtype=torch.float64, device=w.device)
     sin = torch.zeros_like(cos)
-    for part in x.split(rows):
-        angles = (part.to(w) - centre) @ w  # (T, D)
+    steepest = float(w.square().sum(0).amax().sqrt()) if w.numel() else 0.0
+    for chunk, part in enumerate(x.split(rows)):
+        offsets = part.to(w) - centre
+        angles = torch.linalg.vector_norm(offsets.double(), dim=1) * steepest  # (T,), the largest in radians
+        if float(angles.amax()) > _RADIANS / torch.finfo(w.dtype).eps:
+            if float(angles.amax()) > _RADIANS / torch.finfo(torch.float64).eps:
+                raise ValueError(
+                    f"row {chunk * rows + int(angles.argmax())} of a sample is too far from the others for random "
+                    "features under this kernel: leave it out, or widen the kernel"
+                )
+            offsets = part.to(w.device, torch.float64) - centre.double()
+        angles = offsets @ w.to(offsets.dtype)  # (T, D)
         cos += angles.cos().sum(0, dtype=torch.float64)
         sin += angles.sin_().sum(0, dtype=torch.float64)
     return cos, sin

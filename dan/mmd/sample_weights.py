@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dan.mmd.autograd import refuse_vmap
 from dan.mmd.samples import Sample, to_tensor
 
 
@@ -54,6 +55,7 @@ def _checked(name: str, count: int, weights: Sample | None, device: torch.device
     if weights is None:
         return torch.ones((), device=device)
     w = to_tensor(f"{name}_weights", weights, device)
+    refuse_vmap(w)
     if w.shape != (count,):
         raise ValueError(f"{name}_weights must be ({count},), one for each row of {name}, not {tuple(w.shape)}")
     if w.requires_grad and torch.is_grad_enabled():

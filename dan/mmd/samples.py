@@ -32,6 +32,17 @@ def as_samples(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def largest_entry(x: Tensor, y: Tensor) -> str:
+    """Where the largest entry of two samples is, for a message: "row 3 of x holds 1e+20". NaN counts as largest."""
+    found = []
+    for name, sample in (("x", x), ("y", y)):
+        if sample.numel():
+            sizes = sample.detach().abs().nan_to_num(torch.inf, torch.inf)
+            row, column = divmod(int(sizes.argmax()), sample.shape[1])
+            found.append((float(sizes[row, column]), f"row {row} of {name} holds {float(sample[row, column]):g}"))
+    return max(found)[1]
+
+
 def to_tensor(name: str, values: Sample, device: torch.device | None) -> Tensor:
     """An array as a tensor on that device; a tensor as it is. `name` is what messages call it."""
     if isinstance(values, Tensor):

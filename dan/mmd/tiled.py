@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from dan.mmd.autograd import first_order_only
+from dan.mmd.autograd import first_order_only, refuse_transforms, refuse_vmap
 from dan.mmd.kernel_powers import kernels, scale_of
 from dan.mmd.kernels import MultiKernel
 from dan.mmd.tiles import Rows, Tile, centred_rows, pair_tiles
@@ -61,9 +61,9 @@ def _sweep(
             if slopes is not None:
                 if tile.diagonal:
                     v.fill_diagonal_(0)  # no pair, but for rounding, which a narrow kernel would blow up
-                first.add(tile.rows, v, second.weigh(tile.columns, tile.b), tile.exact)
+                first.add(tile.rows, v, tile.a, second.weigh(tile.columns, tile.b), tile)
                 if not tile.diagonal:
-                    second.add(tile.columns, v.T, first.weigh(tile.rows, tile.a), tile.exact)
+                    second.add(tile.columns, v.T, tile.b, first.weigh(tile.rows, tile.a), tile)
         if slopes is not None:
             for side, view in zip(sides, views, strict=True):
                 # Within a sample k(x_i, x_j) depends on x_i twice: as (i, j) and as (j, i).
@@ -136,6 +136,7 @@ def totals(
     tile: int | None = None,
 ) -> Tensor:
     """As `dan.mmd.dense.totals`, (3, K) in float64; a gradient costs a second pass, and is not differentiable again."""
+    refuse_transforms(x, y)
     return _Totals.apply(x, y, bandwidths, weights, tile)
 
 
@@ -165,14 +166,15 @@ class _RowSums(Function):
                 v = torch.zeros_like(part.negative_d2)
                 for u, k in kernels(part.negative_d2, bandwidths):
                     v.addcmul_(k, output[part.rows, u, None], value=scale / bandwidths[u])
-                first.add(part.rows, v, part.b, part.exact)
-                second.add(part.columns, v.T, part.a, part.exact)
+                first.add(part.rows, v, part.a, part.b, part)
+                second.add(part.columns, v.T, part.b, part.a, part)
             of_x, of_y = first.gradient().to(x.dtype), second.gradient().to(y.dtype)
         return first_order_only(of_x, x), first_order_only(of_y, y), None, None
 
 
 def row_sums(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], *, tile: int | None = None) -> Tensor:
     """As `dan.mmd.dense.row_sums`, (N, K), streamed."""
+    refuse_transforms(x, y)
     return _RowSums.apply(x, y, bandwidths, tile)
 
 
@@ -182,6 +184,7 @@ def kernel_blocks(z: Tensor, kernel: MultiKernel, *, tile: int = 1024) -> Iterat
 
     Tiles on and above the diagonal only; those on it are whole, with k(z_i, z_i) = 1 exactly. No gradient.
     """
+    refuse_vmap(z)
     bandwidths, weights = tuple(kernel.bandwidths.tolist()), kernel.weights.tolist()
     scale = scale_of(bandwidths)
     (view,) = centred_rows([z], scale, tile)

@@ -6,7 +6,7 @@ Shapes: N, M samples; F features; K kernels.
 import torch
 from torch import Tensor
 
-from dan.mmd.dense import at_least_float32
+from dan.mmd.distances import precision_of
 from dan.mmd.estimators import pair_coefficients, quadruple_terms
 from dan.mmd.kernels import MultiKernel, kernel_of
 from dan.mmd.samples import Sample, as_samples
@@ -54,7 +54,7 @@ def mmd2_variance(x: Sample, y: Sample, kernel: MultiKernel | None = None, estim
         - 4 * a * _covariance(xx, xy, m)
         - 4 * b * _covariance(yy, yx, n)
     )
-    return variance.to(torch.promote_types(at_least_float32(x[:0]).dtype, y.dtype))
+    return variance.to(precision_of(x, y))
 
 
 def mmd2_variance_per_kernel(

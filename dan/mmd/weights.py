@@ -18,6 +18,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from dan.mmd.autograd import refuse_vmap
 from dan.mmd.estimators import quadruple_terms
 from dan.mmd.kernels import MultiKernel, kernel_of
 from dan.mmd.samples import Sample, as_samples
@@ -90,6 +91,7 @@ class PowerStatistics(torch.nn.Module):
         Raises ValueError for other sizes, another number of kernels, or kernel values that are not finite.
         """
         x, y = as_samples(x, y)
+        refuse_vmap(x, y)
         if len(x) < 4:
             raise ValueError(f"kernel weights need at least 4 samples on each side, not {len(x)} and {len(y)}")
         if len(kernel.bandwidths) != len(self.sum_d):

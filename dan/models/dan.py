@@ -27,11 +27,12 @@ class Output:
     """What a network says of a batch: logits (N, C), and its named layers, in order, (N, F) each.
 
     The layers are the captured stages of the backbone, if any, then "hidden1", "hidden2", ... and "output" (the
-    logits).
+    logits). weights: (N,) how much each sample counts in the terms that compare domains; None: all the same.
     """
 
     logits: Tensor
     layers: dict[str, Tensor]
+    weights: Tensor | None = None
 
     @property
     def features(self) -> Tensor:

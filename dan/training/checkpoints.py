@@ -82,6 +82,7 @@ def run_settings(options: TrainOptions) -> dict[str, Any]:
     later = {
         "continue_from": (before, None),
         "total_steps": (options.total_steps, None),
+        "class_weights": (None if options.class_weights is None else options.class_weights.tolist(), None),
         "labelled_domain": (options.labelled_domain, "target"),
         "cache_backbone": (bool(options.cache), False),
         "log_mmd": (options.log_mmd, True),
@@ -90,6 +91,8 @@ def run_settings(options: TrainOptions) -> dict[str, Any]:
     settings |= {name: value for name, (value, default) in later.items() if value != default}
     if config.optimizer == TrainConfig().optimizer:
         del settings["optimizer"]
+    if not config.method_multiples:
+        del settings["method_multiples"]
     return settings
 
 

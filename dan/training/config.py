@@ -29,7 +29,9 @@ class TrainConfig:
     """
 
     method: str = "dan"
-    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e, mcc or mme."""
+    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e, mcc or mme; several as dan+mcc."""
+    method_multiples: tuple[str, ...] = ()
+    """Multiples of the trade-off for single methods of a composition, such as: mcc=0.5 (default: 1 each)."""
     optimizer: Literal["sgd", "adam", "adadelta"] = "sgd"
     """How steps are made of gradients: SGD with momentum, Adam, or Adadelta (whose rate is near 1)."""
     batch_size: int = 32

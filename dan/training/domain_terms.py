@@ -15,11 +15,15 @@ def joined_outputs(source: Output, labelled: Output, drawn: Tensor, count: int) 
 
     drawn: which labelled sample each row of the labelled batch is: the same one never comes twice (a pair of equal ones
     is no draw from a domain), so where the batch has fewer than `count` different ones it is as many as there are.
+    Where the source's samples have weights, the labelled ones, which are of the target, weigh 1.
     """
     first = [row for row, sample in enumerate(drawn.tolist()) if sample not in drawn[:row].tolist()][:count]
     kept = len(source.logits) - len(first)
     layers = {name: torch.cat([layer[:kept], labelled.layers[name][first]]) for name, layer in source.layers.items()}
-    return Output(torch.cat([source.logits[:kept], labelled.logits[first]]), layers)
+    logits = torch.cat([source.logits[:kept], labelled.logits[first]])
+    if source.weights is None:
+        return Output(logits, layers)
+    return Output(logits, layers, torch.cat([source.weights[:kept], source.weights.new_ones(len(first))]))
 
 
 def checked_terms(terms: Any) -> Mapping[str, Tensor]:

@@ -50,6 +50,9 @@ class TrainOptions:
     their samples as likely as any other; then `target` holds what is left without them, which is up to the caller."""
     source_weights: Tensor | None = None
     """(N,) a weight >= 0 of each source sample's cross-entropy, as `dan.instance_weights` gives them."""
+    class_weights: Tensor | None = None
+    """(C,) w_c >= 0 of a source sample of class c, in its cross-entropy and in the method's terms: p_T(c) / p_S(c), as
+    `dan.training.label_shift` estimates it; None: 1 each."""
     tests: Mapping[str, Dataset] = field(default_factory=dict)
     """Data sets to evaluate on, by name."""
     domain_loss: DomainLoss | None = None

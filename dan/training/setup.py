@@ -15,7 +15,8 @@ from dan.devices import choose_device
 from dan.errors import UserError, nearest
 from dan.evaluation.metrics import predict
 from dan.feature_cache import cached, stages_run
-from dan.losses import METHODS, DomainLoss, build_loss
+from dan.losses import DomainLoss, build_loss, check_method, fewest_samples
+from dan.losses.composed import parse_multiples
 from dan.models.dan import DAN, Output, layer_named
 from dan.training.config import TrainConfig, check_train_config
 from dan.training.options import TrainOptions
@@ -43,15 +44,12 @@ class TrainingData:
 def check_options(options: TrainOptions) -> None:
     """What depends on the method and on the number of processes. Raises UserError."""
     config, context = options.config, options.context
-    if config.method not in METHODS:
-        raise UserError(
-            f'unknown method "{config.method}"{nearest(config.method, METHODS)}: one of {", ".join(METHODS)}'
-        )
+    parse_multiples(config.method_multiples, check_method(config.method))
     if options.domain_loss is not None and not callable(options.domain_loss):
         kind = type(options.domain_loss).__name__
         raise UserError(f"domain_loss is a callable of the outputs for source and target, not a {kind}")
     of_method = options.trade_off and options.domain_loss is None
-    check_train_config(config, METHODS[config.method].fewest if of_method else 1)
+    check_train_config(config, fewest_samples(config.method) if of_method else 1)
     if config.batch_size < context.size:
         raise UserError(
             f"a batch of {config.batch_size} has no share for each of {context.size} processes: raise batch_size, or "
@@ -85,6 +83,7 @@ def prepare_data(
     start, context, cache = _start_stage(model, source, options.cache), options.context, options.cache
     if options.trade_off:  # where nothing is aligned, samples may repeat
         check_batch_size(options.config.batch_size, source=source, target=target)
+    _check_class_weights(model, options.class_weights)
     weights, total = options.source_weights, num_samples(source)
     if weights is not None and weights.shape != (total,):
         raise ValueError(f"source_weights must be ({total},), one a source sample, not {tuple(weights.shape)}")
@@ -108,6 +107,14 @@ def prepare_data(
         source=source, target=target, labelled=labelled, tests=tests, start_stage=start,
         held_source=_held(source), held_target=_held(target),
     )  # fmt: skip
+
+
+def _check_class_weights(model: DAN, weights: Tensor | None) -> None:
+    classes = model.settings["num_classes"]
+    if weights is None:
+        return
+    if weights.shape != (classes,) or not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise UserError(f"class_weights must be {classes} numbers of 0 or more, one for each class")
 
 
 def build_streams(data: TrainingData, options: TrainOptions) -> BatchStreams:

@@ -12,6 +12,7 @@ all of them (see `dan.distributed`), so that the loop is the same for one and fo
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,9 @@ class Trainer:
     def compute_loss(self, batch: StepBatch, step: int) -> dict[str, Tensor]:
         """The losses of a batch by name: source, labelled, the method's terms, alignment (weighed), and their total."""
         whole, outputs = self._forward(batch)
+        if self.options.class_weights is not None:
+            weights = self.options.class_weights.to(whole.logits)[self._labels("source", batch)]
+            outputs["source"] = replace(outputs["source"], weights=weights)
         losses = {"source": self._source_loss(outputs["source"], batch)}
         total = losses["source"]
         if "labelled" in outputs:
@@ -239,11 +243,13 @@ class Trainer:
         return self.context.rows(share, self.context.counts(self.config.batch_size))
 
     def _source_loss(self, output: Output, batch: StepBatch) -> Tensor:
-        """Mean cross-entropy of the source batch; with weights (of the whole source), mean_i w_i CE_i."""
+        """Mean cross-entropy of the source batch; with weights (of the samples, of the classes), mean_i w_i CE_i."""
         y, weights = self._labels("source", batch), self.options.source_weights
-        if weights is None:
+        if weights is None and output.weights is None:
             return cross_entropy(output.logits, y)
-        own = weights[batch.rows["source"]].to(output.logits)
+        own = torch.ones_like(output.logits[:, 0]) if output.weights is None else output.weights
+        if weights is not None:
+            own = own * weights[batch.rows["source"]].to(own)
         return (own * cross_entropy(output.logits, y, reduction="none")).mean()
 
     def _domain_terms(self, batch: StepBatch, outputs: Mapping[str, Output]) -> Mapping[str, Tensor]:

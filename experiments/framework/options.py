@@ -67,7 +67,7 @@ def reduced(config: Config) -> Config:
     """
     full = bool(getattr(config, "full", False))
     if full and config.quick:
-        raise UserError("--quick and --full are two forms: give one of them")
+        raise UserError("--quick and --full are two forms: name one of them")
     if not full and not config.quick:
         return config
     form = config.QUICK if config.quick else config.FULL

@@ -83,7 +83,7 @@ def run_trials(
 ) -> Outcome:
     """Run what is not finished in `workers` single-threaded processes; read the rest. Every trial is heard out.
 
-    cluster: run it on the workers of a cluster instead, as "dask://HOST:PORT": see experiments/places.py.
+    cluster: run it on the workers of a cluster instead, as "dask://HOST:PORT": see executors.py.
 
     What trials start from is run too. UserError if a name is used twice, `workers` < 1, a folder holds the same trial
     made with other arguments, or another process runs trials there. A failing trial is one line in `failed`; the

@@ -34,7 +34,7 @@ def with_means(records: Sequence[Record]) -> list[Record]:
 
 
 class Accuracies:
-    """Accuracies in percent: of(method, task, split) -> {seed: value}, for the splits of `experiments.records`."""
+    """Accuracies in percent: of(method, task, split) -> {seed: value}, for the splits of `framework.measurements`."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.table: dict[tuple[str, str, str], dict[int, float]] = {}

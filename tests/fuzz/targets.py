@@ -33,7 +33,9 @@ from dan.data.manifests import Listing, read_list, read_manifest
 from dan.errors import UserError
 from dan.models.dan import DAN
 from dan.models.model_file import load_kernels, load_model, save_model
+from dan.run_data import read_data_record
 from dan.run_dir import read_records, read_tensors
+from dan.run_networks import current_network
 from dan.safe_csv import as_written, plain_text
 
 Target = Callable[[bytes], bool]
@@ -76,6 +78,19 @@ def _answers(path: Path) -> object:
 def _labels(path: Path) -> object:
     log = LabelLog(path)
     return aggregate_labels(log.labels), krippendorff_alpha(log.labels), log.batches
+
+
+def _networks(path: Path) -> object:
+    """The current network of a run with two finished ones, of which the log may revert the labels."""
+    for number in (1, 2):
+        folder = path.parent / f"labelled_{number:02d}"
+        folder.mkdir()
+        (folder / "model.pt").touch()
+        records = [{"event": "settings", "people": {"batches": list(range(1, number + 1))}}, {"event": "done"}]
+        (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    network = current_network(path.parent)
+    assert network == path.parent or network.parent == path.parent
+    return network
 
 
 def _image(path: Path) -> object:
@@ -123,6 +138,8 @@ def _scores(data: bytes) -> bool:
 TARGETS: dict[str, Target] = {
     "labels.csv": _file("a.csv", _answers),
     "labels.json": _file("a.json", _answers),
+    "data record": _file("data.json", lambda path: read_data_record(path.parent)),
+    "networks": _file("labels.jsonl", _networks),
     "label log": _file("labels.jsonl", _labels),
     "task log": _file("asked.jsonl", RequestLog),
     "records": _file("records.jsonl", read_records),
@@ -149,33 +166,88 @@ def _saved(write: Callable[[io.BytesIO], object]) -> bytes:
     return file.getvalue()
 
 
+def _label_tables() -> list[bytes]:
+    """Tasks that were filled in, as spreadsheets save them, and Label Studio's CSV and TSV."""
+    sample = "a" * 64
+    tasks = f"order,sample,path,guess,confidence,label,annotator\n1,{sample},a.png,cat,0.5,dog,me\n"
+    minimal = f"annotation_id,annotator,label,quality,sample,updated_at\n1,2,cat,good,{sample},2026\n"
+    several = f'annotation_id,annotator,label,sample\n1,2,"{{""choices"": [""cat"", ""dog""]}}",{sample}\n'
+    semicolons = "sep=;\r\n" + tasks.replace(",", ";").replace("\n", "\r\n") + ";;;;;;\r\n"
+    texts = [
+        tasks,
+        minimal,
+        several,
+        minimal.replace("label", "species").replace("quality", "id"),
+        minimal.replace(",", "\t"),
+    ]
+    return [
+        *(text.encode() for text in texts),
+        semicolons.encode("utf-8-sig"),
+        tasks.replace(",", "\t").encode("utf-16"),
+    ]
+
+
+def _label_exports() -> list[bytes]:
+    """Label Studio's JSON and JSON-MIN."""
+
+    def exported(*results: object, **annotation: object) -> object:
+        given = {"result": list(results), "completed_by": {"email": "a@b"}, "was_cancelled": False} | annotation
+        return [{"data": {"sample": "a" * 64, "path": "a"}, "annotations": [given]}]
+
+    def choice(control: str) -> dict[str, object]:
+        return {"from_name": control, "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}
+
+    record = {"sample": "a" * 64, "annotator": 1, "annotation_id": 2}
+    found = [
+        exported({"value": {"choices": ["cat"]}}),
+        exported(choice("label"), choice("quality")),
+        exported(choice("species")),
+        exported(result=None),
+        [{"data": {"sample": "a" * 64}, "annotations": None}],
+        [record | {"label": "cat"}, record | {"label": {"choices": ["cat", "dog"]}}],
+    ]
+    return [*(json.dumps(part).encode() for part in found), json.dumps(found[0]).encode("utf-8-sig")]
+
+
 def _seeds() -> dict[str, list[bytes]]:
     x, y = np.arange(6, dtype=np.float32).reshape(3, 2), np.arange(3)
     picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    deep = Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 250)
     label = {"event": "label", "batch": 1, "sample": "s", "path": "p", "label": "cat", "annotator": "a", "when": "w"}
     asked = dict.fromkeys(("sample", "path", "file", "place", "guess", "strategy", "network", "out", "when"), "a")
     record = {"round": 0, "queried": [1], "event": "round"}
     state = {"before": "YQ==", "after": "YQ=="}
     content = {"settings": {}, "record": record, "answers": [1], "labelled": [[0, 1, 0]], "generator": state}
-    choice = {"result": [{"value": {"choices": ["cat"]}}], "completed_by": {"email": "a@b"}, "was_cancelled": False}
+    side = {"type": "Images", "samples": 2, "fingerprint": "a"}
+    data = {"kind": "vector", "shape": [2], "classes": ["a"], "named": True, "source": side, "target": side}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         save_model(Path(folder) / "model.pt", DAN("lenet", 3, layers=(4,)))
         network = (Path(folder) / "model.pt").read_bytes()
     tensors = {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
     return {
-        "labels.csv": [
-            b"order,sample,path,guess,confidence,label,annotator\n1," + b"a" * 64 + b",a.png,cat,0.5,dog,me\n"
+        "labels.csv": _label_tables(),
+        "labels.json": _label_exports(),
+        "data record": [json.dumps(data).encode()],
+        "networks": [
+            b'{"event": "label", "batch": 1}\n{"event": "label", "batch": 2}\n{"event": "undo", "batch": 2}\n'
         ],
-        "labels.json": [json.dumps([{"data": {"sample": "a" * 64, "path": "a"}, "annotations": [choice]}]).encode()],
         "label log": [json.dumps({**label, "origin": "o"}).encode() + b'\n{"event": "undo", "batch": 1}\n'],
         "task log": [
             json.dumps({"event": "asked", "batch": 1, "order": 1, "confidence": 0.5, **asked}).encode() + b"\n"
         ],
         "records": [b'{"event": "settings"}\n{"event": "evaluation", "step": 1}\n'],
         "round": [json.dumps(content).encode()],
-        "manifest": [b"path,label,group\na.png,cat,1\nb.png,dog,2\n"],
+        "manifest": [
+            b"path,label,group\na.png,cat,1\nb.png,dog,2\n",
+            b"\xef\xbb\xbfsep=;\r\nPath;Label \r\na.png;cat\r\n.\\b.png;ve\xcc\x81lo\r\n;\r\n",
+            'path\tlabel\r\na.png\t"x\ny"\r\nb.png\tdog\r\n'.encode("utf-16"),
+            b"path,label\na.png,-1\nb.png,-1\n",
+        ],
         "list": [b"a/1.png 0\nb/2.png 1\n"],
-        "candidates": [b"path,label,candidate\na.png,cat,1\nb.png,dog,2\n"],
+        "candidates": [
+            b"path,label,candidate\na.png,cat,1\nb.png,dog,2\n",
+            b"candidate\tpath\tlabel\tgroup\t\n1\ta.png\tcat\tp\t\n2\tb.png\tdog\tq\t\n",
+        ],
         "features.npy": [_saved(lambda file: np.save(file, x))],
         "features.npz": [_saved(lambda f: np.savez(f, x=x, y=y)), _saved(lambda f: np.savez_compressed(f, x=x, y=y))],
         "features.pt": [_saved(lambda file: torch.save(tensors, file))],
@@ -185,7 +257,13 @@ def _seeds() -> dict[str, list[bytes]]:
         ],
         "checkpoint": [_saved(lambda file: torch.save({"step": 1, "records": 2, "model": tensors}, file))],
         "network": [network],
-        "image": [_saved(lambda file, kind=kind: picture.save(file, kind)) for kind in FORMATS],
+        "image": [
+            *(_saved(lambda file, kind=kind: picture.save(file, kind)) for kind in FORMATS),
+            *(_saved(lambda file, kind=kind: deep.save(file, kind)) for kind in ("PNG", "TIFF")),
+            _saved(lambda file: deep.save(file, "TIFF", tiffinfo={262: 0})),
+            _saved(lambda file: picture.save(file, "TIFF", save_all=True, append_images=[picture])),
+            _saved(lambda file: picture.convert("CMYK").save(file, "JPEG")),
+        ],
         "budget": [b"5%", b"30", b"1%,1%,3%", b"0.5%"],
         "cell": [b"=1+1", b"'=1", b"plain"],
         "scores": [bytes([1]) + np.linspace(-3, 3, 12, dtype="<f4").tobytes() + bytes([2])],
