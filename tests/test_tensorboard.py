@@ -3,6 +3,7 @@
 Shapes: N, M samples, F features.
 """
 
+import errno
 import pickle
 import random
 import re
@@ -18,6 +19,7 @@ import torch
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
+from dan.errors import UserError
 from dan.figures import class_colours, feature_map_figure, pictures_figure, pixels, principal_components
 from dan.training.tensorboard import Band, TensorBoardLogger
 
@@ -304,3 +306,21 @@ def test_a_raster_has_the_size_of_its_figure() -> None:
     raster = pixels(figure)
     assert raster.dtype == np.uint8 and raster.shape == (int(height), int(width), 3)
     assert raster.min() < 200 < raster.max()  # something is drawn on the white page
+
+
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard writes in a thread of its own, and tells of it at a later write; an error before it is kept."""
+
+    def full(*given: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match="cannot be written any more .*No space left on device.*: make room") as told:
+        with TensorBoardLogger(tmp_path) as logger:
+            monkeypatch.setattr(logger._writer, "add_scalar", full)
+            logger.scalars({"a": 1.0}, 1)
+    assert "\n" not in str(told.value)
+    with pytest.raises(KeyError, match="before"), TensorBoardLogger(tmp_path) as logger:
+        monkeypatch.setattr(logger._writer, "close", full)
+        raise KeyError("before")
+    with pytest.raises(UserError, match="make room"), TensorBoardLogger(tmp_path) as logger:
+        monkeypatch.setattr(logger._writer, "close", full)

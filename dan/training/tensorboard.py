@@ -4,7 +4,8 @@ A monitor only watches: it draws no random number and touches no tensor, so a ru
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dan.errors import UserError
 from dan.run_dir import write_atomically
 
 if TYPE_CHECKING:
@@ -52,7 +54,11 @@ class TensorBoardLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except UserError:
+            if error is None:
+                raise  # else what went wrong before is what counts
 
     @property
     def on(self) -> bool:
@@ -71,8 +77,9 @@ class TensorBoardLogger:
         """One point of each named curve. A name may hold letters, digits and `_ - . /`; others become `_`."""
         if self._writer is None:
             return
-        for name, value in values.items():
-            self._writer.add_scalar(_tag(name), float(value), step)
+        with self._writing():
+            for name, value in values.items():
+                self._writer.add_scalar(_tag(name), float(value), step)
 
     def charts(self, layout: Mapping[str, Mapping[str, Band | Sequence[str]]]) -> None:
         """Charts of several curves each, under CUSTOM SCALARS: category -> title -> a Band, or the names of curves.
@@ -122,7 +129,8 @@ class TensorBoardLogger:
         xt = _rows(target_features, chosen[1])
         yt = None if target_targets is None else _rows(target_targets, chosen[1])
         figure = feature_map_figure(xs, ys, xt, yt, classes=classes, title=f"{name}, step {step}")
-        self._writer.add_image(_tag(name), pixels(figure), step, dataformats="HWC")
+        with self._writing():
+            self._writer.add_image(_tag(name), pixels(figure), step, dataformats="HWC")
 
         labels = [*ys.tolist(), *([None] * len(xt) if yt is None else yt.tolist())]
         named = ["?" if y is None or y < 0 else classes[y] if y < len(classes) else str(y) for y in labels]
@@ -131,7 +139,8 @@ class TensorBoardLogger:
         points = torch.cat([xs, xt])
         if points.shape[1] > PROJECTOR_COMPONENTS:
             points = torch.from_numpy(principal_components(points.double().numpy(), PROJECTOR_COMPONENTS)[0])
-        _project(self._folder, _tag(name), step, points, metadata)
+        with self._writing():
+            _project(self._folder, _tag(name), step, points, metadata)
 
     def pictures(self, images: Tensor, captions: Sequence[str], step: int, name: str = "queried") -> None:
         """The images (N, C, H, W) with a caption each, in a grid under IMAGES; nothing when there are none."""
@@ -140,13 +149,26 @@ class TensorBoardLogger:
         from dan.figures import pictures_figure, pixels
 
         figure = pictures_figure(images, captions, title=f"{name}, step {step}")
-        self._writer.add_image(_tag(name), pixels(figure), step, dataformats="HWC")
+        with self._writing():
+            self._writer.add_image(_tag(name), pixels(figure), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is pending. A closed monitor is off."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with self._writing():
+                writer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises UserError where the disk takes no more; TensorBoard tells of it at a later write, or at the end."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._folder} cannot be written any more ({error.strerror or error}): make room, and run the same "
+                "command again; it goes on from the last checkpoint"
+            ) from None
 
 
 def _tag(name: str) -> str:
