@@ -16,6 +16,7 @@ from test_evaluate import CLASSES, trained, trees
 
 from active.annotation.imports import ImportRefused, finetune, import_labels
 from active.annotation.label_log import LabelLog
+from active.annotation.request_options import SampleChoice, TaskFiles
 from active.annotation.requests import create_tasks
 from dan.data.tasks import load_pair
 
@@ -95,7 +96,8 @@ def chosen(*labels: str) -> list[dict[str, Any]]:
 
 def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path: Path) -> None:
     run = trained(tmp_path / "run", load_pair("folders", **trees(tmp_path), image_size=16), backbone="lenet:3")
-    tasks = create_tasks(run, tmp_path / "target", budget=6, out=tmp_path / "tasks.json").tasks
+    files = TaskFiles(out=tmp_path / "tasks.json")
+    tasks = create_tasks(run, tmp_path / "target", SampleChoice(budget=6), files).tasks
     interface = (tmp_path / "tasks.xml").read_text()
     project = studio("POST", "/api/projects/", {"title": "cold to warm", "label_config": interface})["id"]
     imported = studio("POST", f"/api/projects/{project}/import", json.loads((tmp_path / "tasks.json").read_text()))
@@ -150,6 +152,7 @@ def test_tasks_go_to_label_studio_and_labels_come_back(studio: Server, tmp_path:
     before = LabelLog(run / "labels.jsonl").labels
     assert import_labels(run, default, annotator="me", partial=True).batch == 0
     assert LabelLog(run / "labels.jsonl").labels == before
-    again = create_tasks(run, tmp_path / "target", budget=4, out=tmp_path / "more.json")
+    more = TaskFiles(out=tmp_path / "more.json")
+    again = create_tasks(run, tmp_path / "target", SampleChoice(budget=4), more)
     assert again.network == run / "labelled_01"
     assert not {task.sample for task in again.tasks} & {task.sample for task in tasks}

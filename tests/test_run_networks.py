@@ -13,6 +13,7 @@ from test_evaluate import CLASSES, trained, trees
 from test_select_and_label import active, filled, rows_of, truth, write_rows
 
 from active.annotation.imports import finetune, import_labels, revert_batch
+from active.annotation.request_options import RunAccess, SampleChoice, TaskFiles
 from active.annotation.requests import create_tasks
 from dan.__main__ import COMMANDS
 from dan.cli.command_line import run as run_command
@@ -33,7 +34,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     trained(folder / "run", load_pair("folders", **trees(folder), image_size=16), backbone="lenet:3", steps=3)
     shutil.copytree(folder / "target", folder / "pool")
     for number in range(2):
-        create_tasks(folder / "run", folder / "pool", budget=3, out=folder / f"{number}.csv", cache=folder / "cache")
+        files, access = TaskFiles(out=folder / f"{number}.csv"), RunAccess(cache=folder / "cache")
+        create_tasks(folder / "run", folder / "pool", SampleChoice(budget=3), files, access)
         rows = [row | {"label": Path(row["path"]).parent.name} for row in rows_of(folder / f"{number}.csv")]
         write_rows(folder / f"{number}.csv", rows)
         import_labels(folder / "run", folder / f"{number}.csv", annotator="me")
@@ -193,15 +195,17 @@ def test_files_that_a_manifest_lists_and_that_are_gone_are_skipped_too(
     assert dan(*argv, "--skip-unreadable") == 1
     listed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not read: ")]
     assert [line.split(" ")[2] for line in listed] == ["gone.png", "text.png"] and len(rows_of(out)) == 2
-    chosen = create_tasks(run, broken / "list.csv", budget=1, out=run.parent / "a.csv", skip_unreadable=True)
+    choice, files = SampleChoice(budget=1, skip_unreadable=True), TaskFiles(out=run.parent / "a.csv")
+    chosen = create_tasks(run, broken / "list.csv", choice, files)
     assert sum("not read: " in note for note in chosen.notes) == 2
 
 
 def test_only_unreadable_images_are_one_line(run: Path, broken: Path) -> None:
     for name in ("00.png", "01.png", "sub/02.png", "03.png"):
         (broken / name).unlink()
+    choice, files = SampleChoice(budget=1, skip_unreadable=True), TaskFiles(out=run.parent / "a.csv")
     with pytest.raises(UserError, match="none of 3 images can be read"):
-        create_tasks(run, broken, budget=1, out=run.parent / "a.csv", skip_unreadable=True)
+        create_tasks(run, broken, choice, files)
 
 
 def test_labels_of_images_that_are_gone_do_not_block_the_others(

@@ -25,6 +25,7 @@ from active.annotation.imports import ImportRefused, finetune, import_labels, re
 from active.annotation.label_log import LabelLog, aggregate_labels
 from active.annotation.pool_files import row_hashes
 from active.annotation.request_log import RequestLog
+from active.annotation.request_options import RunAccess, SampleChoice, TaskFiles
 from active.annotation.requests import create_tasks
 from active.annotation.state import current_network
 from dan import DAN, fit
@@ -69,8 +70,10 @@ def place(base: Path, tmp_path: Path) -> Path:
 
 def choose(place: Path, out: str = "tasks.csv", **options: Any) -> list[str]:
     """The samples that were asked for, in order."""
-    plan = {"budget": 4, "cache": place / "cache"} | options
-    return [task.sample for task in create_tasks(place / "run", place / "pool", out=place / out, **plan).tasks]
+    access = RunAccess(cache=place / "cache", cache_backbone=options.pop("cache_backbone", False))
+    choice = SampleChoice(**{"budget": 4} | options)
+    tasks = create_tasks(place / "run", place / "pool", choice, TaskFiles(out=place / out), access).tasks
+    return [task.sample for task in tasks]
 
 
 def truth(path: str) -> str:
@@ -140,7 +143,7 @@ def test_the_whole_loop_through_the_door(place: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_picks_are_the_strategys_and_the_figures_the_networks(place: Path) -> None:
-    chosen = create_tasks(place / "run", place / "pool", budget=5, out=place / "tasks.csv")
+    chosen = create_tasks(place / "run", place / "pool", SampleChoice(budget=5), TaskFiles(out=place / "tasks.csv"))
     listing = images_under(place / "pool")
     data = images_of(listing, image_size=16, classes=CLASSES)
     probs = predict(load_model(place / "run"), data)[0].logits.double().softmax(1)
@@ -192,7 +195,7 @@ def test_what_is_out_is_not_asked_for_again_unless_it_is_wanted(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = choose(place, budget=10)
-    chosen = create_tasks(place / "run", place / "pool", budget=8, out=place / "b.csv")
+    chosen = create_tasks(place / "run", place / "pool", SampleChoice(budget=8), TaskFiles(out=place / "b.csv"))
     assert not {task.sample for task in chosen.tasks} & set(first)
     note = "10 still out with people, skipped or contradicted: left out (--include-pending asks for them once more)"
     assert chosen.notes == [note]
@@ -504,12 +507,12 @@ def test_a_changed_image_is_another_sample(place: Path) -> None:
 def test_a_manifest_is_a_pool_and_a_folder_elsewhere_is_another(place: Path) -> None:
     manifest = place / "some.csv"
     manifest.write_text("path,label\n" + "".join(f"pool/{i:02d}.png,\n" for i in range(6)))
-    tasks = create_tasks(place / "run", manifest, budget=3, out=place / "tasks.csv").tasks
+    tasks = create_tasks(place / "run", manifest, SampleChoice(budget=3), TaskFiles(out=place / "tasks.csv")).tasks
     assert {Path(task.path).stem for task in tasks} <= {f"{i:02d}" for i in range(6)}
     import_labels(place / "run", filled(place / "tasks.csv"), annotator="me")
     (place / "other").mkdir()
     shutil.copy(place / "pool" / "17.png", place / "other" / "a.png")
-    chosen = create_tasks(place / "run", place / "other", budget=1, out=place / "b.csv")
+    chosen = create_tasks(place / "run", place / "other", SampleChoice(budget=1), TaskFiles(out=place / "b.csv"))
     assert chosen.notes == ["3 labelled samples are not in this pool: the strategy does not see them"]
 
 
@@ -560,7 +563,8 @@ def test_a_frozen_backbone_is_computed_once(place: Path, base: Path) -> None:
         name = "kept" if kept else "plain"
         run = shutil.copytree(place / "own", place / f"run-{name}")
         plan: dict[str, Any] = {"cache": place / "cache", "cache_backbone": kept}
-        chosen = create_tasks(run, place / "pool", budget=4, out=place / f"{name}.csv", strategy="k_center", **plan)
+        choice, files = SampleChoice(budget=4, strategy="k_center"), TaskFiles(out=place / f"{name}.csv")
+        chosen = create_tasks(run, place / "pool", choice, files, RunAccess(**plan))
         import_labels(run, filled(place / f"{name}.csv"), annotator="me")
         results.append((chosen, weights(finetune(run, steps=3, **plan).network)))
     assert [t.sample for t in results[0][0].tasks] == [t.sample for t in results[1][0].tasks]
@@ -595,7 +599,7 @@ def test_labels_are_learned_as_the_run_was(place: Path, base: Path) -> None:
         str(place / "first" / "images"),
     ]
     assert run_door("python -m dan", "", OF_DAN, words) == 0 and list((place / "first" / "backbones").glob("*.npy"))
-    create_tasks(place / "own", place / "pool", budget=4, out=place / "tasks.csv")
+    create_tasks(place / "own", place / "pool", SampleChoice(budget=4), TaskFiles(out=place / "tasks.csv"))
     told = ["label", "--run", str(place / "own"), "--quiet", "--steps", "2"]
     labels = ["--labels", str(filled(place / "tasks.csv"))]
     assert active(*told, *labels, "--image-cache", str(place / "second" / "images")) == 0

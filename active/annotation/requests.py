@@ -17,6 +17,7 @@ from torch import Tensor
 from active.annotation.label_log import PATIENCE, LabelLog, aggregate_labels
 from active.annotation.pool_files import UnlabelledPool, read_unlabelled
 from active.annotation.request_log import Request, RequestLog
+from active.annotation.request_options import RunAccess, SampleChoice, TaskFiles
 from active.annotation.state import LABELS, REQUESTS, load_classified_run, load_network, reload_run_task, utc_now
 from active.annotation.tasks import Task, write_tasks
 from active.budgets import budget_count
@@ -35,8 +36,7 @@ from dan.locks import lock_dir
 from dan.models.dan import DAN
 from dan.models.model_file import load_kernels
 from dan.progress import showing
-from dan.run_location import DataLocation
-from dan.run_networks import CURRENT, chosen_network
+from dan.run_networks import chosen_network
 
 BATCHES = 20  # the stream of seeds that batches of tasks are drawn with
 
@@ -64,82 +64,69 @@ class _Candidates:
 
 
 def create_tasks(
-    run: Path,
-    pool: Path,
-    *,
-    budget: int | str,
-    out: Path,
-    strategy: str = "margin",
-    page: Path | None = None,
-    include_pending: bool = False,
-    skip_unreadable: bool = False,
-    network: str = CURRENT,
-    seed: int = 0,
-    thumbnail_side: int = 320,
-    data: Path | None = None,
-    location: DataLocation | None = None,
-    cache: Path | None = None,
-    cache_backbone: Path | bool = False,
-    device: str = "cpu",
-    quiet: bool = True,
+    run: Path, pool: Path, choice: SampleChoice, files: TaskFiles, access: RunAccess | None = None
 ) -> TaskBatch:
-    """Choose samples of a pool to be labelled, by the run's current network, and write the tasks.
+    """Choose samples of a pool to be labelled, by a network of the run, and write the tasks.
 
-    budget: how many: a number, or a share of the pool as "5%".
-    pool: a folder of images, a CSV manifest, or a file of features. out: .csv, or .json for Label Studio, with its
-    labelling interface (.xml) beside it. page: a gallery to look at. include_pending: samples without an answer yet,
-    and those about which people contradict each other, may be requested again. skip_unreadable: leave out images that
-    cannot be read, and note them. network: see `dan.run_networks.chosen_network`. seed: with the number of batches
-    before, it decides what is random. thumbnail_side: pixels of the pictures in `page` and in a .json. data, cache:
-    folders of data sets and of decoded images; location: where the run's own data lie now; cache_backbone: as `cache`
-    of `dan.training.fit`.
+    run: a finished run. pool: a folder of images, a CSV manifest, or a file of features. choice: which samples.
+    files: what to write. access: how the run is reached, RunAccess() if None: its current network, on the CPU.
     Of copies of one image one is requested; what is labelled is left out. Nothing is written into the pool.
     Raises UserError for a run, pool or strategy that cannot be, for a budget beyond what is left, for an `out` that is
     there already (labels may have been filled in), and where the run's own task cannot be read again.
     """
+    access = access or RunAccess()
     settings, classes = load_classified_run(run)
-    get_strategy(strategy)
-    _refuse_output(out, page, settings["kind"], budget)
+    get_strategy(choice.strategy)
+    _refuse_output(files, settings["kind"], choice.budget)
     with lock_dir(run, wait=PATIENCE):  # two who choose at once would request the same samples
         requests, log = RequestLog(run / REQUESTS), LabelLog(run / LABELS)
-        folder = chosen_network(run, network)
-        model = load_network(folder, classes, device)
-        samples = read_unlabelled(pool, settings, run, skip_unreadable=skip_unreadable, cache=cache, quiet=quiet)
-        settled = aggregate_labels(log.labels)[0]
-        rows = _candidates(samples, requests, log, settled, classes, include_pending)
-        count = _budget(budget, samples, rows, pool, include_pending)
-        task = replace(
-            reload_run_task(settings, run, data, cache, quiet, location), target=samples.data, target_test=None
+        folder = chosen_network(run, access.network)
+        model = load_network(folder, classes, access.device)
+        samples = read_unlabelled(
+            pool, settings, run, skip_unreadable=choice.skip_unreadable, cache=access.cache, quiet=access.quiet
         )
-        query = _query(model, task, rows, strategy, load_kernels(folder), requests.batches, seed, cache_backbone, quiet)
-        generator = torch.Generator().manual_seed(derived_seed(seed, BATCHES, requests.batches))
-        picks = pick_details(_select(strategy, query, count, generator, rows.candidates, quiet), query)
-        wants_pictures = page is not None or out.suffix.lower() == ".json"
-        pictures = [_picture(samples, pick.id, thumbnail_side) if wants_pictures else "" for pick in picks]
-        tasks = [
-            Task(
-                order=pick.order,
-                sample=samples.samples[pick.id],
-                path=samples.places[pick.id].path,
-                guess=classes[pick.guess],
-                confidence=pick.probability,
-                image=picture,
-            )
-            for pick, picture in zip(picks, pictures, strict=True)
-        ]
+        settled = aggregate_labels(log.labels)[0]
+        rows = _candidates(samples, requests, log, settled, classes, choice.include_pending)
+        count = _budget(choice, samples, rows, pool)
+        task = replace(
+            reload_run_task(settings, run, access.data, access.cache, access.quiet, access.location),
+            target=samples.data,
+            target_test=None,
+        )
+        query = _query(model, task, rows, choice, access, kernels=load_kernels(folder), batches=requests.batches)
+        generator = torch.Generator().manual_seed(derived_seed(choice.seed, BATCHES, requests.batches))
+        chosen = _select(choice.strategy, query, count, generator, rows.candidates, access.quiet)
+        picks = pick_details(chosen, query)
+        tasks = _tasks(picks, samples, classes, files)
         name = folder.name if folder == run else f"{run.name}/{folder.name}"
-        if page is not None:
-            write_page(page, _page(tasks, picks, classes, strategy=strategy, network=name))
-        files = write_tasks(out, tasks, classes, version=name)
+        if files.page is not None:
+            write_page(files.page, _page(tasks, picks, classes, strategy=choice.strategy, network=name))
+        written = write_tasks(files.out, tasks, classes, version=name)
         # The files first: a kill in between leaves tasks that the same command, on the same state, chooses again.
-        requests.append(_requests(tasks, picks, samples, pool, strategy=strategy, network=folder.name, out=out))
+        requests.append(
+            _requests(tasks, picks, samples, pool, strategy=choice.strategy, network=folder.name, out=files.out)
+        )
         return TaskBatch(
             picks=picks,
             tasks=tasks,
-            files=[*files, *([page] if page else [])],
+            files=[*written, *([files.page] if files.page else [])],
             network=folder,
-            notes=_notes(samples, rows, include_pending, len(settled)),
+            notes=_notes(samples, rows, choice.include_pending, len(settled)),
         )
+
+
+def _tasks(picks: Sequence[Pick], samples: UnlabelledPool, classes: Sequence[str], files: TaskFiles) -> list[Task]:
+    return [
+        Task(
+            order=pick.order,
+            sample=samples.samples[pick.id],
+            path=samples.places[pick.id].path,
+            guess=classes[pick.guess],
+            confidence=pick.probability,
+            image=_picture(samples, pick.id, files.thumbnail_side) if files.with_pictures else "",
+        )
+        for pick in picks
+    ]
 
 
 def _candidates(
@@ -162,12 +149,13 @@ def _candidates(
     )
 
 
-def _budget(budget: int | str, samples: UnlabelledPool, rows: _Candidates, pool: Path, include_pending: bool) -> int:
+def _budget(choice: SampleChoice, samples: UnlabelledPool, rows: _Candidates, pool: Path) -> int:
     """How many samples to request. Raises UserError for more than there are."""
-    count = budget_count(budget, len(samples.samples))
+    count = budget_count(choice.budget, len(samples.samples))
     if count > len(rows.candidates):
-        pending = "" if include_pending else f", {len(rows.pending)} still out with people"
-        again = "" if include_pending or not rows.pending else ", or ask for those once more with --include-pending"
+        closed = not choice.include_pending
+        pending = f", {len(rows.pending)} still out with people" if closed else ""
+        again = ", or ask for those once more with --include-pending" if closed and rows.pending else ""
         raise UserError(
             f"--budget {count}: {pool} has {len(rows.candidates)} samples to ask for (of {len(samples.samples)}, "
             f"{len(rows.labelled)} labelled{pending}): lower it{again}"
@@ -179,21 +167,27 @@ def _query(
     model: DAN,
     task: DomainPair,
     rows: _Candidates,
-    strategy: str,
+    choice: SampleChoice,
+    access: RunAccess,
+    *,
     kernels: Mapping[str, Tensor],
     batches: int,
-    seed: int,
-    cache_backbone: Path | bool,
-    quiet: bool,
 ) -> Query:
     """What the strategy sees: the candidates and the labelled samples. Pending samples are neither, and left out."""
     images = task.target
-    if cache_backbone:
-        task = cached_pair(task, model, None if cache_backbone is True else cache_backbone, quiet=quiet)
+    if access.cache_backbone:
+        backbones = None if access.cache_backbone is True else access.cache_backbone
+        task = cached_pair(task, model, backbones, quiet=access.quiet)
     pool = Pool(sorted([*rows.candidates, *rows.labelled]))
     pool.label(rows.labelled, rows.labels, round=batches)
     fields = query_fields(
-        model, task, pool.ids, needs=required_fields(strategy), kernels=kernels, seed=seed, images=images
+        model,
+        task,
+        pool.ids,
+        needs=required_fields(choice.strategy),
+        kernels=kernels,
+        seed=choice.seed,
+        images=images,
     )
     return query_of(pool, fields)
 
@@ -238,12 +232,13 @@ def _requests(
     ]
 
 
-def _refuse_output(out: Path, page: Path | None, kind: str, budget: int | str) -> None:
+def _refuse_output(files: TaskFiles, kind: str, budget: int | str) -> None:
     """Raises UserError for an output that cannot be, before time is spent."""
     budget_count(budget, 1)
+    out = files.out
     if out.suffix.lower() not in (".csv", ".json"):
         raise UserError(f"--out {out}: tasks are written as .csv, or as .json for Label Studio")
-    if kind != "image" and (page is not None or out.suffix.lower() == ".json"):
+    if kind != "image" and files.with_pictures:
         raise UserError("features have no pictures to show: write the tasks as .csv, without --gallery")
     if out.exists():
         raise UserError(f"{out} is there already, and may hold labels: take them back first, or name another --out")

@@ -51,24 +51,23 @@ class Select(DataLocation):
 
 def select(config: Select) -> None:
     """Write the tasks, and print a summary and the next command."""
+    from active.annotation.request_options import RunAccess, SampleChoice, TaskFiles
     from active.annotation.requests import create_tasks
     from dan.data.paths import cache_folder, data_folder
 
     if not 16 <= config.thumbnail <= 4096:
         raise UserError(f"--thumbnail must be 16 to 4096 pixels, not {config.thumbnail}")
     cache = cache_folder(config.image_cache)
-    chosen = create_tasks(
-        config.run,
-        config.pool,
+    choice = SampleChoice(
         budget=config.budget,
-        out=config.out,
         strategy=config.strategy,
-        page=config.gallery,
         include_pending=config.include_pending,
         skip_unreadable=config.skip_unreadable,
-        network=config.network,
         seed=config.seed,
-        thumbnail_side=config.thumbnail,
+    )
+    files = TaskFiles(out=config.out, page=config.gallery, thumbnail_side=config.thumbnail)
+    access = RunAccess(
+        network=config.network,
         data=data_folder(config.data),
         location=config,
         cache=cache,
@@ -76,6 +75,7 @@ def select(config: Select) -> None:
         device=config.device,
         quiet=config.quiet,
     )
+    chosen = create_tasks(config.run, config.pool, choice, files, access)
     for note in chosen.notes:
         print(printable(note), file=sys.stderr)
     if config.quiet:
