@@ -113,6 +113,7 @@ def load_train_config(data: Made) -> Any:
 
     A batch is not larger than a domain that is aligned: a quick run has few patches.
     """
+    from dan.data.batches import num_samples
     from dan.training.config import TrainConfig
 
     patches = [] if data.source is None else [num_samples(data.pool.patches), num_samples(data.source)]
