@@ -100,7 +100,7 @@ def test_predict_and_evaluate_and_select_use_the_same(
     tasks = run.parent / "tasks.csv"
     argv = ["select", "--run", str(run), "--pool", str(base / "pool"), "--budget", "2", "--out", str(tasks), *common]
     assert active(*argv) == 0
-    assert f"with the network {network}\n" in capsys.readouterr().out
+    assert f"by the network {network}\n" in capsys.readouterr().out
 
 
 def test_label_prints_the_next_command_as_a_shell_reads_it(
@@ -119,7 +119,7 @@ def test_label_prints_the_next_command_as_a_shell_reads_it(
     tasks.write_text("sample,label\n" + "".join(f"{row['sample']},{CLASSES[0]}\n" for row in rows))
     assert active("label", *argv, "--labels", str(tasks), "--steps", "2") == 0
     printed = capsys.readouterr().out
-    assert f"network: {place / 'run' / 'labelled_03'}, trained on with" in printed
+    assert f"network: {place / 'run' / 'labelled_03'}, finetuned with" in printed
     (line,) = [line for line in printed.splitlines() if "-m dan predict" in line]
     words = shlex.split(line.split(": ", 1)[1])
     assert words == ["python", "-m", "dan", "predict", str(place / "run"), "FOLDER"]
@@ -232,14 +232,14 @@ def test_labels_of_images_that_are_gone_do_not_block_the_others(
         assert active("label", *common, "--labels", str(tasks), "--steps", "2") == 0
         captured = capsys.readouterr()
         missing = [line for line in captured.err.splitlines() if "is not found: left out of the training" in line]
-        assert len(missing) == number + 1 and f"trained on with {2 * number + 2} labels" in captured.out
+        assert len(missing) == number + 1 and f"finetuned with {2 * number + 2} labels" in captured.out
     assert len((run / "labels.jsonl").read_text().splitlines()) == 6  # the log keeps all
     assert current_network(run) == run / "labelled_02"
     assert active("label", *common) == 0  # nothing new: the same labels, the same samples
     assert "was trained on these 4 labels already" in capsys.readouterr().out
     (tmp_path / "gone0").rename(tmp_path / "pool" / "back.png")
     assert active("label", *common, "--steps", "2") == 0  # one is found again, by its content
-    assert "labelled_03, trained on with 5 labels" in capsys.readouterr().out
+    assert "labelled_03, finetuned with 5 labels" in capsys.readouterr().out
     for file in pool.iterdir():
         file.unlink()
     assert active("label", *common, "--steps", "2") == 2
