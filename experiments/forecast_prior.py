@@ -11,10 +11,9 @@ and, to see whether "not reachable" is right, the accuracy with all labels plus 
 from __future__ import annotations
 
 import json
-import lzma
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -94,7 +93,7 @@ def read_runs(measure: Measure, results: Path = RESULTS) -> list[Run]:
     """The curves of arena, and of active_adaptation in rounds, that have this measure, in a fixed order."""
     runs = []
     for experiment in ("arena", "active_adaptation"):
-        records = [r for r in _records(results / experiment) if KEYS[measure] in r and r.get("selection") == "last"]
+        records = [r for r in read(results / experiment) if KEYS[measure] in r and r.get("selection") == "last"]
         curves = defaultdict(list)
         every: dict[tuple[str, int], dict[str, Any]] = {}
         for record in records:
@@ -102,7 +101,7 @@ def read_runs(measure: Measure, results: Path = RESULTS) -> list[Run]:
                 every[record["task"], record["seed"]] = record
             elif "round" in record:
                 curves[record["task"], record["method"], record["seed"]].append(record)
-        sizes = {r["task"]: r["sizes"]["target_test"] for r in _records(results / experiment) if "sizes" in r}
+        sizes = {r["task"]: r["sizes"]["target_test"] for r in read(results / experiment) if "sizes" in r}
         for (task, method, seed), points in sorted(curves.items()):
             points.sort(key=lambda record: int(record["labels"]))
             last = every.get((task, seed))
@@ -114,12 +113,6 @@ def read_runs(measure: Measure, results: Path = RESULTS) -> list[Run]:
             whole = None if last is None else last[KEYS[measure]]
             runs.append(Run(experiment, task, method, seed, pool, samples, labels, accuracies, whole))
     return runs
-
-
-def _records(folder: Path) -> Iterable[dict[str, Any]]:
-    packed = folder / "records.jsonl.xz"
-    content = lzma.decompress(packed.read_bytes()) if packed.exists() else (folder / "records.jsonl").read_bytes()
-    return [json.loads(line) for line in content.splitlines()]
 
 
 # --- prior ------------------------------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def test_names_of_other_programs_and_misspelt_flags_are_understood(typed: str, m
     assert suggest_flag(typed, flags_of(TrainFlags), "p") == f" (did you mean {meant}?)"
 
 
-@pytest.mark.parametrize("typed", ["--zebra", "--wokers", "--fold", "--x"])
+@pytest.mark.parametrize("typed", ["--zebra", "--qqqq", "--fold", "--x"])
 def test_no_flag_is_suggested_without_a_good_likeness(typed: str) -> None:
     assert suggest_flag(typed, flags_of(TrainFlags), "p") == " (see p --help)"
 

@@ -205,7 +205,7 @@ def test_a_trial_learns_and_source_only_never_looks_at_the_target(
     evaluation = adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]
     assert evaluation["step"] == 25
     assert evaluation["accuracy/target"] > 0.9 and evaluation["accuracy/target_test"] > 0.9
-    moved = replace(made, target=made_images(40, 9))
+    moved = replace(made, target=made_images(70, 9))
     monkeypatch.setattr(Place, "task", lambda self, name: moved)
     assert adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]["loss"] == evaluation["loss"]
     assert adapt(tmp_path, trade_off=1.0, **arguments)["evaluation"]["loss"] != evaluation["loss"]

@@ -305,7 +305,7 @@ def test_the_command_learns_from_the_samples_that_are_like_the_target(
     assert "source_weights" not in header and "select_fraction" not in header
     matched, header = accuracy("kmm", "--source-weights", "kmm")
     assert (header["source_weights"], header["kmm_bound"]) == ("kmm", 3.0) and "select_fraction" not in header
-    assert "source weights: 200 samples count as " in capsys.readouterr().out
+    assert "source weights: 200 samples, effective sample size " in capsys.readouterr().out
     chosen, header = accuracy("select", "--source-weights", "select", "--select-fraction", "0.3")
     assert (header["source_weights"], header["select_fraction"]) == ("select", 0.3)
     assert "kmm_bound" not in header

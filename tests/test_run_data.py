@@ -54,7 +54,7 @@ def test_evaluate_select_and_label_take_the_new_place(moved: Path, capsys: pytes
     assert active(*labelling, "--labels", str(moved / "t.csv")) == 2
     assert "were moved: --source, --target)" in capsys.readouterr().err
     assert active(*labelling, *place) == 0  # the labels are in the log already
-    assert "labelled_01, trained on with 3 labels" in capsys.readouterr().out
+    assert "labelled_01, finetuned with 3 labels" in capsys.readouterr().out
 
 
 def test_other_contents_at_the_new_place_are_refused(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
