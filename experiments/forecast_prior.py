@@ -24,6 +24,7 @@ import numpy as np
 
 from active.forecast import FILE, Forecast, Measure, fit_curve
 from active.learning_curves import Points, Prior, fit_prior
+from experiments.framework.records import read
 
 RESULTS = Path(__file__).parent / "results"
 KEYS: dict[Measure, str] = {"pool": "accuracy/target", "held_out": "accuracy/target_test"}

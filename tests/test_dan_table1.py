@@ -226,7 +226,7 @@ def test_new_layers_start_the_same_for_a_seed(tree: Path, tmp_path: Path) -> Non
     assert torch.equal(before, one.hidden[0][0].weight)  # of the seed alone
     assert float(one.hidden[0][0].weight.detach().std()) == pytest.approx(0.005, rel=0.02)
     assert one.layer_names == ["hidden1", "output"] and one.cached_stages == 0
-    assert (len(task.source), len(task.target), len(task.classes)) == (31, 31, 31)
+    assert (len(task.source), len(task.target), len(task.classes)) == (93, 93, 31)
 
 
 @pytest.mark.parametrize(
