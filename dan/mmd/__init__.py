@@ -1,5 +1,6 @@
 """How far apart are two samples? Multi-kernel maximum mean discrepancy (MK-MMD)."""
 
+from dan.mmd.adaptive import PairDistances, adaptive_mmd2, ladder_multiples
 from dan.mmd.bandwidths import RunningBandwidth, mean_bandwidth, median_bandwidth
 from dan.mmd.estimators import linear_mmd2, mmd2, mmd2_per_kernel
 from dan.mmd.kernels import MultiKernel
@@ -10,11 +11,14 @@ from dan.mmd.weights import PowerStatistics, optimal_weights
 
 __all__ = [
     "MultiKernel",
+    "PairDistances",
     "PowerStatistics",
     "RunningBandwidth",
     "TwoSampleTest",
     "a_distance",
+    "adaptive_mmd2",
     "domain_probabilities",
+    "ladder_multiples",
     "linear_mmd2",
     "mean_bandwidth",
     "median_bandwidth",

@@ -12,6 +12,7 @@ from torch import Tensor
 from dan.mmd.autograd import refuse_vmap
 from dan.mmd.distances import at_least_float32
 from dan.mmd.samples import Sample, as_samples, largest_entry
+from dan.mmd.selection import median, median_squared_distance
 
 _SAFE = 1e-30  # a median above it, and below its inverse, has lost nothing to float32's range
 _ROWS = 4096  # read at a time by mean_bandwidth
@@ -37,15 +38,14 @@ def median_bandwidth(x: Sample, y: Sample, max_points: int = 4096) -> Tensor:
     pooled = at_least_float32(pooled)
     if not bool(pooled.isfinite().all()):
         raise ValueError(f"a bandwidth needs finite features, not NaN or infinite ones: {largest_entry(x, y)}")
-    # pdist subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
-    middle = _median(torch.pdist(pooled.contiguous()).square())
+    middle = median_squared_distance(pooled)
     if _SAFE < middle < 1 / _SAFE:
         return middle
     # Too many duplicates, or squares that leave the precision: a power of two scales the features exactly.
     wide = pooled.double()
     exponent = math.frexp(float(wide.abs().amax()))[1]
     d2 = torch.pdist(_times_power_of_two(wide, -exponent)).square()
-    middle = _median(d2)
+    middle = median(d2)
     if not middle > 0:
         apart = d2[d2 > 0]
         if not apart.numel():
@@ -116,13 +116,19 @@ class RunningBandwidth(torch.nn.Module):
     def forward(self, x: Sample, y: Sample) -> Tensor:
         """x (N, F), y (M, F) -> gamma, a scalar without gradient. Errors: the heuristic's, and those of the class."""
         if self.training:
-            new = self.heuristic(x, y).detach().to(self.gamma)
-            # In place, and on the device: whoever holds the buffer sees it move, and nothing waits for the count.
-            kept = torch.where(self.count == 0, new, self.gamma * self.decay + new * (1 - self.decay))
-            self.gamma.copy_(kept)
-            self.count += 1
-        elif not self.count:
+            return self.update(self.heuristic(x, y))
+        if not self.count:
             raise ValueError("the running bandwidth has seen no batch yet: call it once in training mode")
+        return self.gamma.clone()
+
+    @torch.no_grad()
+    def update(self, new: Tensor) -> Tensor:
+        """Take in the heuristic's value of a batch, a scalar -> gamma, a scalar without gradient."""
+        new = new.to(self.gamma)
+        # In place, and on the device: whoever holds the buffer sees it move, and nothing waits for the count.
+        kept = torch.where(self.count == 0, new, self.gamma * self.decay + new * (1 - self.decay))
+        self.gamma.copy_(kept)
+        self.count += 1
         return self.gamma.clone()
 
 
@@ -134,15 +140,6 @@ def _checked(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:
     if len(x) + len(y) < 2:
         raise ValueError("a bandwidth needs at least two samples in x and y together")
     return x, y
-
-
-def _median(values: Tensor) -> Tensor:
-    """Median of values (P,); the mean of the middle two where P is even, unlike torch's own."""
-    low = values.median()
-    if len(values) % 2:
-        return low
-    above = torch.where(values > low, values, torch.inf).amin()
-    return torch.where((values <= low).sum() > len(values) // 2, low, low / 2 + above / 2)
 
 
 def _times_power_of_two(z: Tensor, exponent: int) -> Tensor:
