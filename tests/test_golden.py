@@ -48,7 +48,11 @@ def assert_close(was: Any, now: Any, where: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_records_are_as_before(name: str, made: Path) -> None:
-    was, now = renamed(GOLDEN["runs"][name]), without_clock(make_run(name, made))
+    # A file of records without an evaluation or a round, as the demo's own, says nothing, wherever it lies.
+    was, now = (
+        {path: kept for path, kept in found.items() if kept}
+        for found in (renamed(GOLDEN["runs"][name]), without_clock(make_run(name, made)))
+    )
     if machine() == GOLDEN["machine"]:
         assert now == was
     else:
