@@ -24,7 +24,7 @@ from active.query_fields import query_fields
 from active.round_files import pool_at, read_round
 from active.selection import Pick, pick_details, pick_facts
 from active.strategies import get_strategy, required_fields
-from dan.data.batches import fetch, num_samples
+from dan.data.batches import fetch, labels_of, num_samples
 from dan.data.domain_pair import DomainPair
 from dan.data.tensor_datasets import NORMALISATIONS
 from dan.devices import choose_device
@@ -32,7 +32,7 @@ from dan.errors import UserError
 from dan.feature_cache import cached_pair
 from dan.models.model_file import load_kernels, load_model
 from dan.run_location import DataLocation
-from dan.run_metadata import cached_backbone, labels_of
+from dan.run_metadata import cached_backbone
 
 
 @dataclass(frozen=True, kw_only=True)

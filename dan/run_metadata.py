@@ -10,15 +10,12 @@ normalisation   a name of `dan.data.tensor_datasets.NORMALISATIONS`, or null
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dan.errors import UserError
 from dan.run_data import completed
 from dan.run_dir import Record, read_records
 from dan.training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def run_metadata(task: Any) -> dict[str, Any]:
@@ -28,7 +25,7 @@ def run_metadata(task: Any) -> dict[str, Any]:
     """
     import torch
 
-    from dan.data.batches import fetch
+    from dan.data.batches import fetch, labels_of
 
     sample = fetch(task.source, torch.tensor([0]))[0]
     return {
@@ -40,19 +37,6 @@ def run_metadata(task: Any) -> dict[str, Any]:
         "normalisation": task.normalisation,
         "class_counts": torch.bincount(labels_of(task.source), minlength=len(task.classes)).tolist(),
     }
-
-
-def labels_of(data: Any) -> "Tensor":
-    """All labels (N,) of a data set of (x, y). Its samples are read only where it keeps no labels by themselves."""
-    import torch
-    from torch.utils.data import TensorDataset
-
-    from dan.data.batches import is_plain, iter_batches
-
-    if is_plain(data, TensorDataset) and len(data.tensors) > 1:
-        return data.tensors[1]
-    own = getattr(data, "targets", None)
-    return torch.cat([y for _, y in iter_batches(data, 500)]) if own is None else torch.as_tensor(own)
 
 
 def load_run_config(run: Path) -> Record:

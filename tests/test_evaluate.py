@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dan import DAN, MultiKernel, fit, median_bandwidth, mmd2
 from dan.cli.evaluate import Evaluate, evaluate_run
+from dan.data.batches import labels_of
 from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
 from dan.evaluation.calibration import expected_calibration_error, reliability
@@ -21,7 +22,7 @@ from dan.evaluation.metrics import class_accuracies, confusion_matrix, evaluate,
 from dan.figures import confusion_figure, pixels
 from dan.mmd import a_distance
 from dan.models.model_file import load_model
-from dan.run_metadata import labels_of, load_run_config, run_metadata
+from dan.run_metadata import load_run_config, run_metadata
 from dan.safe_csv import plain_text, write_csv
 from dan.training.config import TrainConfig
 

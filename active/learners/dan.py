@@ -25,7 +25,7 @@ from active.loop import run_loop
 from active.pool import Pool
 from active.query_fields import query_fields
 from active.strategies import resolve_strategy
-from dan.data.batches import fetch, num_samples
+from dan.data.batches import fetch, labels_of, num_samples
 from dan.data.domain_pair import DomainPair
 from dan.devices import choose_device
 from dan.errors import UserError
@@ -34,7 +34,7 @@ from dan.feature_cache import CachedOutputs, cached_pair, stages_run
 from dan.models.dan import DAN
 from dan.models.model_file import load_kernels, load_model
 from dan.run_dir import Record, read_records, read_tensors
-from dan.run_metadata import labels_of, load_run_config, load_train_config
+from dan.run_metadata import load_run_config, load_train_config
 from dan.training.tensorboard import TensorBoardLogger
 from dan.training.trainer import TrainConfig, fit
 

@@ -12,7 +12,7 @@ from active.budgets import budget_schedule, check_rounds
 from dan.data.batches import derived_seed, num_samples
 from dan.data.domain_pair import DomainPair
 from dan.errors import UserError, nearest
-from dan.training.config import TrainConfig, check_train_config
+from dan.training.config import TrainConfig
 
 Retrain = Literal["scratch", "fine-tune", "continue"]
 RETRAIN = ("scratch", "fine-tune", "continue")
@@ -118,7 +118,6 @@ def check_rounds_config(task: DomainPair, rounds: RoundsConfig, config: TrainCon
     if not task.target_labelled:
         raise UserError(f"the target of {task.name} has no labels, so nobody can answer: simulated rounds need them")
     _check_choices(rounds)
-    check_train_config(config, 1)
     for domain, data in (("source", task.source), ("target", task.target)):
         if config.batch_size > num_samples(data) and (domain == "source" or rounds.trade_off):
             raise UserError(

@@ -61,8 +61,9 @@ def evaluate_run(config: Evaluate) -> None:
     Raises UserError for a folder that is no run of a task, for data that are missing, and for an output folder that
     cannot be written.
     """
+    from dan.data.batches import labels_of
     from dan.evaluation.label_shift import warnings_of
-    from dan.run_metadata import labels_of, load_run_config
+    from dan.run_metadata import load_run_config
     from dan.run_networks import chosen_network
 
     if config.most < MIN_SAMPLES:

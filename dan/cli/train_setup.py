@@ -87,9 +87,8 @@ def split_target(task: Any, config: Train) -> tuple[Any, Any]:
     """For --target-labels: (the labelled target samples, the rest of the target or None if there is none)."""
     from torch.utils.data import Subset
 
-    from dan.data.batches import num_samples
+    from dan.data.batches import labels_of, num_samples
     from dan.data.semi_supervised import drawn_by_seed, rest_of
-    from dan.run_metadata import labels_of
 
     if not task.target_labelled:
         raise UserError(f"--target-labels draws labelled target samples, and the target of {task.name} has no labels")

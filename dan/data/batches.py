@@ -104,3 +104,11 @@ def iter_batches(data: Dataset, batch_size: int, which: slice = slice(None)) -> 
     """All samples once, in the data set's order. which: of these batches only, counted from 0."""
     for indices in torch.arange(num_samples(data)).split(batch_size)[which]:
         yield fetch(data, indices)
+
+
+def labels_of(data: Any) -> Tensor:
+    """All labels (N,) of a data set of (x, y). Its samples are read only where it keeps no labels by themselves."""
+    if is_plain(data, TensorDataset) and len(data.tensors) > 1:
+        return data.tensors[1]
+    own = getattr(data, "targets", None)
+    return torch.cat([y for _, y in iter_batches(data, 500)]) if own is None else torch.as_tensor(own)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from dan.data.batches import derived_seed, fetch, num_samples
+from dan.data.batches import derived_seed, labels_of
 from dan.errors import UserError
 from dan.evaluation.class_shares import Shares, bbse, class_shares, estimate_shares, posterior_shares
 from dan.evaluation.metrics import predict
@@ -102,7 +102,7 @@ def estimate_label_shift(
     chosen = replace(chosen, labelled_target=None, labelled_domain="target", class_weights=None, source_weights=None)
     copied = copy.deepcopy(model).to(training_device(chosen))
     data = prepare_data(copied, source, target, chosen, training_device(chosen))
-    labels = fetch(data.source, torch.arange(num_samples(data.source)))[1]
+    labels = labels_of(data.source)
     kept, held = split_by_class(labels, HOLDOUT, derived_seed(seed, 11))
     if len(kept) < chosen.config.batch_size or not held:
         raise UserError(

@@ -85,8 +85,7 @@ def ask_at(
     from active.learners.rounds_config import RoundsConfig
     from active.loop import rounds
     from active.pool import Pool
-    from dan.data.batches import num_samples
-    from dan.run_metadata import labels_of
+    from dan.data.batches import labels_of, num_samples
     from experiments.jobs.arena_learner import AdaptationLearner
 
     began, where, start = time.process_time(), Place(**place), folder.parent / begun / BEGUN

@@ -219,8 +219,7 @@ def ask(
     from active.learners.rounds_config import RoundsConfig
     from active.loop import rounds
     from active.pool import Pool
-    from dan.data.batches import num_samples
-    from dan.run_metadata import labels_of
+    from dan.data.batches import labels_of, num_samples
     from experiments.jobs.arena_learner import ArenaLearner, Timed
 
     began, where, config = time.process_time(), Place(**place), load_train_config(task, how, steps_per_round)
