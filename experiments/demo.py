@@ -151,7 +151,7 @@ def findings(records: Sequence[Record]) -> list[str]:
     """What DAN gains over source-only, and what the labels add, on the target's test split."""
     from statistics import fmean
 
-    found = {m: fmean(by_seed.values()) for m, (_, by_seed) in plots.final(measurements(records), "test").items()}
+    found = {m: fmean(by_seed.values()) for m, by_seed in plots.final_values(measurements(records), "test").items()}
     said = []
     if SOURCE_ONLY in found and DAN in found:
         said.append(f"Target test accuracy: source-only {found[SOURCE_ONLY]:.1f} %, DAN {found[DAN]:.1f} %.")

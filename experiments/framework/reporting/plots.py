@@ -6,16 +6,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING, Any
 
 from experiments.framework.measurements import Key
 from experiments.framework.reporting.comparisons import ALPHA, Ranking
 from experiments.framework.reporting.tables import tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 Measured = Mapping[Key, Mapping[int, float]]  # as records.measurements gives it
 
@@ -44,8 +44,15 @@ def final(measured: Measured, split: str, metric: str = "accuracy") -> dict[str,
     return last
 
 
+def final_values(measured: Measured, split: str, metric: str = "accuracy") -> dict[str, Mapping[int, float]]:
+    """method -> {seed: value} at the most labels it was given."""
+    return {method: values for method, (_, values) in final(measured, split, metric).items()}
+
+
 def bars(measured: Measured, split: str = "target") -> Figure:
     """Mean accuracy of each method with its standard deviation, and one dot a seed."""
+    from matplotlib.figure import Figure
+
     methods, paint = final(measured, split), colours(measured)
     figure = Figure(figsize=(6, 1.1 + 0.42 * len(methods)), layout="constrained")
     axes = figure.subplots()
@@ -79,6 +86,8 @@ def curves(measured: Measured, split: str = "target") -> Figure | None:
 
     None where no method was given labels on this split.
     """
+    from matplotlib.figure import Figure
+
     paint = colours(measured)
     lines: dict[str, dict[int, list[float]]] = {}
     for key, values in measured.items():
@@ -111,6 +120,8 @@ def panels(measured: Measured, split: str = "target", *, columns: int = 4) -> Fi
 
     None where no method was given labels on this split.
     """
+    from matplotlib.figure import Figure
+
     lines: dict[str, dict[str, dict[int, list[float]]]] = {}
     for key, values in measured.items():
         if (key.split, key.metric) == (split, "accuracy"):
@@ -172,6 +183,8 @@ def critical_difference(ranking: Ranking) -> Figure:
 
     Source: Demsar, JMLR 2006, figure 1.
     """
+    from matplotlib.figure import Figure
+
     count = len(ranking.methods)
     left = (count + 1) // 2  # these have their names at the left, the best at the top
     levels = _levels(ranking)
@@ -225,6 +238,8 @@ def _levels(ranking: Ranking) -> list[int]:
 
 def save(figure: Figure, png: Path) -> None:
     """The figure as PNG, and as SVG beside it, with all of its text inside; the same figure gives the same files."""
+    import matplotlib
+
     with matplotlib.rc_context({"svg.hashsalt": png.stem}):
         figure.savefig(png, dpi=130, bbox_inches="tight")
         figure.savefig(png.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})

@@ -44,6 +44,15 @@ def told(by_seed: Mapping[int, float] | None, digits: int = 1) -> str:
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
+def by_method(records: Iterable[Record], name: str, scale: float = 100.0) -> dict[str, dict[int, float]]:
+    """method -> {seed: scale * record[name]}, of the records that have it; the last of a seed counts."""
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record.get(name) is not None:
+            found.setdefault(record["method"], {})[record["seed"]] = scale * record[name]
+    return found
+
+
 def mean_of(by_seed: Mapping[int, float] | None) -> float | None:
     """The mean over seeds; None for none."""
     return statistics.fmean(by_seed.values()) if by_seed else None

@@ -1,4 +1,4 @@
-"""What strategies ask for, seen in the plane: python experiments/planar.py --out docs/planar.png
+"""What strategies query, on a two-dimensional example: python -m experiments.toy_2d --out docs/toy_2d.png
 
 Three classes. The source has one group of each. In the target they have moved; a part of class 1 lies where the source
 has nothing, and the classifier, a linear one that learned the source, is sure there and wrong; and a few samples lie
@@ -14,9 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-if __package__ in (None, ""):  # python experiments/planar.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch import Tensor
@@ -96,7 +93,7 @@ def plane(seed: int = 0) -> Plane:
 
 
 def pick_details(strategy: str, domains: Plane, budget: int, seed: int = 0) -> Tensor:
-    """Positions of the target samples that the strategy asks for, (budget,), in pick order."""
+    """Positions of the target samples that the strategy queries, (budget,), in pick order."""
     from active.strategies import get_strategy
 
     return get_strategy(strategy)(domains.query(), budget, generator=torch.Generator().manual_seed(seed))
@@ -136,20 +133,20 @@ def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int 
 
 
 @dataclass(frozen=True)
-class Planar:
-    """What strategies ask for, seen in the plane."""
+class Toy2d:
+    """What is drawn."""
 
-    out: Path = Path("planar.png")
+    out: Path = Path("toy_2d.png")
     """the picture: .png, .pdf or .svg"""
     strategies: tuple[str, ...] = STRATEGIES
-    """which ways to ask (python -m active strategies), your own as module:function too"""
+    """acquisition strategies (python -m active strategies), your own as module:function too"""
     budget: int = 12
     """picks of each"""
     seed: int = 0
     """decides the samples, and what strategies draw at random"""
 
 
-def draw(config: Planar) -> None:
+def draw(config: Toy2d) -> None:
     """Write the picture."""
     from experiments.framework.reporting import plots
 
@@ -162,13 +159,13 @@ def draw(config: Planar) -> None:
     print(f"picture: {config.out}")
 
 
-COMMAND = Command(Planar, draw, "What strategies ask for, seen in the plane.")
+COMMAND = Command(Toy2d, draw, "What strategies query, on a two-dimensional example.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return run("experiments/planar.py", "An example.", {"planar": COMMAND}, ["planar", *words])
+    return run("python -m", "", {"experiments.toy_2d": COMMAND}, ["experiments.toy_2d", *words])
 
 
 if __name__ == "__main__":

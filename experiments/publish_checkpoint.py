@@ -8,17 +8,14 @@ checkpoints/NAME/README.md        recipe, command, seed, data, accuracy, sha256:
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from platform import python_version
 from typing import Annotated, Any
 
 import tyro
-
-if __package__ in (None, ""):  # python experiments/release.py puts this folder on the path, and not its parent
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError
@@ -26,17 +23,12 @@ from experiments.framework.records import read, write_text
 
 MARK = "<!-- released -->"  # twice in the README of the checkpoints: their list stands between
 LIMIT = 3_000_000  # bytes of model.pt that may go into the repository
-TRAIN_DEFAULTS = {
-    "trade_off": 3.0,
-    "steps": 1000,
-    "layers": [64],
-    "dropout": 0.0,
-    "freeze": [],
-}  # of python -m dan train
+# Of python -m dan train.
+TRAIN_DEFAULTS = {"trade_off": 3.0, "steps": 1000, "layers": [64], "dropout": 0.0, "freeze": []}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class PublishCheckpoint:
     """Which run is published, and under which name."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -44,14 +36,14 @@ class Release:
     name: str
     """Name of the checkpoint: a folder in `out`."""
     weights: Path | None = None
-    """File of the frozen trunk's weights, which are left out; default: the one that the run was trained with."""
+    """File of the frozen backbone's weights, which are left out (default: the one that the run was trained with)."""
     weights_from: str = ""
     """Where that file can be fetched, for the model card."""
     out: Path = Path("checkpoints")
     """Folder of the checkpoints."""
 
 
-def release(config: Release) -> None:
+def publish_checkpoint(config: PublishCheckpoint) -> None:
     """Write the checkpoint's folder. Raises UserError for a run that cannot be published as it is."""
     from dan.models.model_file import load_model, save_model
     from dan.run_dir import read_records, write_atomically
@@ -73,7 +65,7 @@ def release(config: Release) -> None:
     if model.settings["frozen"]:
         named = config.weights or Path(str(settings.get("weights")))
         if not named.is_file():
-            raise UserError("the frozen trunk's weights are others' work and stay out: name their file with --weights")
+            raise UserError("weights of a frozen backbone are not ours and stay out: name their file with --weights")
         backbone_file = named
     elif config.weights is not None:
         raise UserError(f"nothing in {config.run} is frozen: leave out --weights")
@@ -82,7 +74,7 @@ def release(config: Release) -> None:
     if size > LIMIT:
         (folder / "model.pt").unlink()
         folder.rmdir()
-        raise UserError(f"model.pt would have {size:,} bytes, and {LIMIT:,} may be published: freeze more of the trunk")
+        raise UserError(f"model.pt would have {size:,} bytes, and {LIMIT:,} may be published: freeze more stages")
     # Paths of this machine are nobody's business: of the weights the file's name is kept.
     kept = dict(settings)
     if backbone_file is not None or Path(str(settings.get("weights"))).is_file():
@@ -118,72 +110,32 @@ def method_of(settings: Mapping[str, Any]) -> str:
 def model_card(
     name: str, settings: Mapping[str, Any], evaluation: Mapping[str, Any], model: Path, weights_from: str = ""
 ) -> str:
-    """The page beside a checkpoint, from the run's settings, its last evaluation, and model.pt itself."""
+    """The README of a checkpoint, from the run's settings, its last evaluation, and model.pt itself."""
     import torch
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     from dan import __version__
     from dan.models.model_file import sha256_of
     from dan.run_dir import read_tensors
 
     saved = read_tensors(model, "cpu")
-    network, needed = saved["network"], saved.get("backbone_file")
-    parameters = sum(value.numel() for value in saved["weights"].values())
-    folder = f"checkpoints/{name}"
-    method = method_of(settings)
-    accuracies = {key.split("/", 1)[1]: value for key, value in evaluation.items() if key.startswith("accuracy/")}
-    evaluate = f"python -m dan evaluate {folder}" + (f" --weights {needed['name']}" if needed else "")
-    lines = [
-        f"# {name}",
-        "",
-        f"A network trained by `{method}` on the transfer `{settings['task']}`, seed {settings['seed']}, as it was",
-        f"after the last of {settings['steps']} steps: no step was chosen by looking at target labels.",
-        "",
-        "| split | accuracy |",
-        "|---|---:|",
-        *(f"| {split} | {100 * value:.2f} % |" for split, value in accuracies.items()),
-        "",
-        "## Made by",
-        "",
-        f"    {command_of(settings)}",
-        "",
-        f"Released with active-dan {__version__}, PyTorch {torch.__version__.split('+')[0]} and Python "
-        f"{platform.python_version()}.",
-        "All settings are in the first line of `records.jsonl`; the accuracies above are in its second.",
-        "",
-        "## Network",
-        "",
-        f"Backbone `{network['backbone']}`, hidden layers {network['layers']}, {network['num_classes']} classes; "
-        f"{parameters:,} numbers in `model.pt`.",
-    ]
-    if settings.get("classes"):
-        lines += ["", "Classes, in the order of the logits: " + ", ".join(settings["classes"]) + "."]
-    if settings.get("shape"):
-        shape = " x ".join(map(str, settings["shape"]))
-        lines += ["", f"Input: {shape}, normalisation `{settings.get('normalisation')}` (`docs/data.md`)."]
-    if needed:
-        frozen = ", ".join(network["frozen"])
-        lines += [
-            "",
-            f"The frozen stages ({frozen}) are not in this file: their weights are the work of others. Needed:",
-            f"`{needed['name']}`, sha256 `{needed['sha256']}`" + (f", from {weights_from}." if weights_from else "."),
-        ]
-    lines += [
-        "",
-        "## Use",
-        "",
-        f"    {evaluate}",
-        f"    {evaluate.replace('evaluate', 'predict').replace(folder, f'{folder} FOLDER')}",
-        "",
-        f"sha256 of `model.pt`: `{sha256_of(model)}`",
-        "",
-        "## Data and limits",
-        "",
-        f"Trained on the task `{settings['task']}`: `docs/data.md` says what it holds and where that is from. Each set",
-        "keeps the terms of its publisher; no data are in this folder. It is a demonstration on one pair of domains:",
-        "on samples of another kind it answers just as surely, and wrongly. Not for decisions about people, nor where",
-        "an error costs.",
-    ]
-    return "\n".join(lines) + "\n"
+    versions = {"active-dan": __version__, "PyTorch": torch.__version__.split("+")[0], "Python": python_version()}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("checkpoint_card.md").render(
+        name=name,
+        settings=settings,
+        method=method_of(settings),
+        accuracies={key.split("/", 1)[1]: v for key, v in evaluation.items() if key.startswith("accuracy/")},
+        command=command_of(settings),
+        versions=versions,
+        network=saved["network"],
+        needed=saved.get("backbone_file"),
+        weights_from=weights_from,
+        parameters=sum(value.numel() for value in saved["weights"].values()),
+        sha256=sha256_of(model),
+    )
 
 
 def command_of(settings: Mapping[str, Any]) -> str:
@@ -213,13 +165,15 @@ def command_of(settings: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-COMMAND = Command(Release, release, "Make a checkpoint to publish, with its model card, from a finished run.")
+COMMAND = Command(
+    PublishCheckpoint, publish_checkpoint, "make a checkpoint to publish, with its model card, from a finished run"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return run("python -m experiments", "Publish a run.", {"release": COMMAND}, ["release", *words])
+    return run("python -m", "", {"experiments.publish_checkpoint": COMMAND}, ["experiments.publish_checkpoint", *words])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ResNet-20 for images of 32 pixels: He et al.'s network for CIFAR-10, a quarter of a million weights.
+"""The networks of the CIFAR-10 experiments: two small CNNs, and ResNet-20 as its paper has it.
 
     y = relu(x' + bn(conv(relu(bn(conv(x))))))     x' = x; where the block halves the map and doubles the channels:
                                                    every second pixel of x, and zeros for new channels (option A)
@@ -10,12 +10,40 @@ Shapes: N samples; C channels; H, W height and width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
 from dan.models.backbone import Backbone
+from dan.models.dan import DAN
+from dan.models.small_nets import small_cnn
 
 WIDTHS, BLOCKS = (16, 32, 64), 3
+
+
+def network(name: str, seed: int) -> DAN:
+    """The network of that name, its features those of the backbone's last stage, the same weights for a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = BACKBONES[name]()
+        model = DAN(backbone, 10, layers=(), capture=(list(backbone.stages)[-1],))
+    # The same sums in another order of memory, a quarter faster on a CPU.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def narrow_cnn() -> Backbone:
+    """`small_cnn` at half its width, and with a max-pooling after each convolution: (N, 3, 32, 32) -> (N, 128).
+
+    A tenth of its arithmetic, for a sweep of hundreds of trainings on a CPU; it reaches 50 % with fewer images, too.
+    """
+    stages = {
+        "conv1": nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        "conv2": nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        "fc1": nn.Sequential(nn.Flatten(), nn.Linear(32 * 8 * 8, 128), nn.ReLU()),
+    }
+    return Backbone(stages, out_features=128, input_shape=(3, 32, 32), smallest=32)
 
 
 class Block(nn.Module):
@@ -56,3 +84,6 @@ def resnet20() -> Backbone:
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
     return backbone
+
+
+BACKBONES: dict[str, Callable[[], Backbone]] = {"narrow_cnn": narrow_cnn, "small_cnn": small_cnn, "resnet20": resnet20}

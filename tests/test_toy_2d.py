@@ -8,7 +8,7 @@ import torch
 from active.strategies import STRATEGIES as KNOWN
 from active.strategies.coreset import k_center_greedy
 from active.strategies.uncertainty import margin_of_confidence
-from experiments.planar import OF_CLASS, SHARE, STRATEGIES, main, pick_details, plane
+from experiments.toy_2d import OF_CLASS, SHARE, STRATEGIES, main, pick_details, plane
 
 
 def test_the_classifier_is_right_on_the_source_and_surely_wrong_on_the_second_group() -> None:
