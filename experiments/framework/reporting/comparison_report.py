@@ -138,48 +138,38 @@ def labels_of(comparison: Comparison) -> str:
 
 
 def caption_of_tests(comparison: Comparison) -> list[str]:
-    """How the tests were made, what they can't show, and which cells are missing."""
+    """How the tests were made (docs/report.md), what they can't show, and which cells are missing."""
     tests, m = comparison.tests, len(comparison.tests)
     if not tests:
         nothing = "Nothing is compared: no cell of one method is at the task, seed and labels of another's."
         return [nothing, *missing(comparison)]
-    most = max(t.n for t in tests)
-    tasks = len({(cell.network, cell.task) for own in comparison.cells.values() for cell in own})
-    if is_matrix(comparison):
-        said = (
-            "Mean difference, row minus column, of pairs at equal task, seed and labels; p and the interval of each: "
-            "tests.csv. "
-        )
-    else:
-        said = (
-            "Differences of pairs at equal task, seed and labels: mean, and the 95 % t interval of that one comparison "
-            "(it is not corrected). "
-        )
-    said += (
-        "p: Wilcoxon's signed-rank test, two-sided, exact, ties and zeros (Pratt) included; Holm p: corrected for the "
-        f"{m} comparison{'s' * (m > 1)} of this table; *: Holm p below {ALPHA:g}. "
-    )
-    if comparison.unit != "task and seed":
-        over = "over the seeds that both have"
-        if comparison.family.unit_of is not None:
-            over = "over its tasks" if comparison.unit == "seed" else f"over its tasks and {over}"
-        said += f"The unit is the {comparison.unit}, n of them (most: {most}), each the mean {over}."
-        if comparison.family.unit_of is None:
-            said += " Tasks that share a domain are not quite independent either."
-    else:
-        said += (
-            f"The unit is the task and seed, n of them (most: {most}), of {tasks} task{'s' * (tasks > 1)}: seeds of "
-            "one task share its images and are not independent, so p and the intervals say how steady a difference is "
-            f"over {'these runs' if tasks > 1 else 'runs on this one task'}, and nothing of other tasks."
-        )
-    lines = [said]
-    least = 2.0 ** (1 - most)
+    most, least = max(t.n for t in tests), 2.0 ** (1 - max(t.n for t in tests))
+    shown = "row minus column (intervals: tests.csv)" if is_matrix(comparison) else "and its own 95 % t interval"
+    lines = [
+        f"Mean difference of pairs at equal task, seed and labels, {shown}. p: Wilcoxon's signed-rank test, two-sided, "
+        f"exact, with ties and zeros (Pratt); Holm p: corrected for the {m} comparison{'s' * (m > 1)} of this table; "
+        f"*: Holm p below {ALPHA:g}. {_unit(comparison, most)}"
+    ]
     if least * m >= ALPHA:
         lines.append(
             f"With {most} pair{'s' * (most > 1)} the smallest p that the test can give is {_p(least)}, Holm's for the "
             f"best of {m} {_p(min(1.0, least * m))}: no star is possible here."
         )
     return [*lines, *missing(comparison)]
+
+
+def _unit(comparison: Comparison, most: int) -> str:
+    """What is one sample of the tests."""
+    if comparison.unit == "task and seed":
+        tasks = len({(cell.network, cell.task) for own in comparison.cells.values() for cell in own})
+        return (
+            f"The unit is the task and seed, n of them (most: {most}), of {tasks} task{'s' * (tasks > 1)}: seeds of a "
+            "task share its images and are not independent, so p says how steady a difference is over these runs, and "
+            "nothing of other tasks."
+        )
+    over = "over its tasks and seeds" if comparison.family.unit_of is not None else "over seeds"
+    shared = "" if comparison.family.unit_of is not None else " Tasks that share a domain are not quite independent."
+    return f"The unit is the {comparison.unit}, n of them (most: {most}), each the mean {over}.{shared}"
 
 
 def missing(comparison: Comparison) -> list[str]:
@@ -189,17 +179,12 @@ def missing(comparison: Comparison) -> list[str]:
     short = [f"{method} {count}" for method, count in counts.items() if count < len(every)]
     lines = []
     if short:
-        lines.append(
-            f"Cells measured, of {len(every)}: {', '.join(short)}; the other methods have all. A pair is compared on "
-            "the cells that both have."
-        )
+        lines.append(f"Cells measured, of {len(every)}: {', '.join(short)}; the other methods have all.")
     if comparison.uncompared:
-        pairs = "; ".join(f"{a} and {b}" for a, b in comparison.uncompared)
         alone = [method for method, count in counts.items() if not count]
-        rest = [(a, b) for a, b in comparison.uncompared if a not in alone and b not in alone]
-        if alone:
-            pairs = "; ".join([f"{', '.join(alone)} with any other", *(f"{a} and {b}" for a, b in rest)])
-        lines.append(f"Not compared, for they share no cell: {pairs}.")
+        pairs = [f"{', '.join(alone)} with any other"] if alone else []
+        pairs += [f"{a} and {b}" for a, b in comparison.uncompared if not pairs or not {a, b} & set(alone)]
+        lines.append(f"Not compared, for they share no cell: {'; '.join(pairs)}.")
     return lines
 
 
@@ -208,25 +193,19 @@ def caption_of_ranks(comparison: Comparison) -> list[str]:
     ranking = comparison.ranking
     if ranking is None:
         return []
-    unit = f"{comparison.unit}s"
-    if comparison.unit == "task and seed":
-        unit = "pairs of task and seed, which are not independent"
-    said = (
-        f"Mean ranks (1 is best, ties share) of {len(ranking.methods)} methods over {ranking.units} {unit}. Friedman's "
-        f"test that all are equal: chi² = {ranking.chi2:.1f}, p {_equals(ranking.p)}. Nemenyi's critical difference at "
-        f"{ALPHA:g}, all pairs tested: {ranking.critical_difference:.2f}; means closer than that are not told apart."
-    )
-    lines = [said]
+    methods = len(ranking.methods)
+    units = "pairs of task and seed" if comparison.unit == "task and seed" else f"{comparison.unit}s"
+    lines = [
+        f"Mean ranks (1 is best, ties share) of {methods} methods over {ranking.units} {units}. Friedman's test that "
+        f"all are equal: chi² = {ranking.chi2:.1f}, p {_equals(ranking.p)}. Nemenyi's critical difference at "
+        f"{ALPHA:g}: {ranking.critical_difference:.2f}; means closer than that are not told apart."
+    ]
     if not draws(ranking):
-        lines.append(
-            f"Ranks of {len(ranking.methods)} methods are at most {len(ranking.methods) - 1} apart, so {ranking.units} "
-            "of them can tell nothing apart, and there is no plot."
-        )
+        lines.append(f"Ranks of {methods} methods are at most {methods - 1} apart: nothing is told apart, and no plot.")
     if ranking.left_out:
         lines.append(
-            f"Not ranked: {', '.join(ranking.left_out)}. Ranks need cells that every method has, and with "
-            f"{'it' if len(ranking.left_out) == 1 else 'them'} fewer than the {ranking.cells} of each method here "
-            "would be left."
+            f"Not ranked: {', '.join(ranking.left_out)}. Ranks need cells that every method has; with "
+            f"{'it' if len(ranking.left_out) == 1 else 'them'} fewer than {ranking.cells} a method would be left."
         )
     return lines
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
-
 from experiments.framework.measurements import Key, measurements
 from experiments.framework.records import Record
 from experiments.framework.reporting import mean_ranks, paired_tests
@@ -281,6 +279,8 @@ def _block(cells: Cells) -> tuple[list[str], list[Cell]]:
 
 
 def _ranking(cells: Cells, unit_of: Callable[[Cell], Hashable], *, higher_is_better: bool) -> Ranking | None:
+    import numpy as np
+
     methods, shared = _block(cells)
     scores = np.array([over_units({cell: cells[method][cell] for cell in shared}, unit_of) for method in methods]).T
     if len(scores) < 2:

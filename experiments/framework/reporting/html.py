@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 Table = tuple[list[str], list[list[str]]]  # headers and rows
 
 
@@ -40,6 +38,8 @@ class Section:
 
 def page(title: str, sections: Sequence[Section]) -> str:
     """The whole HTML document."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     made.filters["base64"] = lambda png: base64.b64encode(png.read_bytes()).decode("ascii")
     return made.get_template("report.html").render(title=title, sections=sections)

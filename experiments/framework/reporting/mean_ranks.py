@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from experiments.framework.reporting.paired_tests import DECIMALS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
@@ -24,6 +26,7 @@ def ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
 
     Raises ValueError for scores that are no (T, K) table or not finite.
     """
+    import numpy as np
     from scipy.stats import rankdata
 
     scores = np.asarray(scores, dtype=np.float64)
@@ -38,18 +41,15 @@ def friedman(table: np.ndarray) -> tuple[float, float]:
     The null: on every task the methods' ranks are a random order. The chi^2 distribution is an approximation, rough
     for few tasks. (0, 1) where every row is one tie. Raises ValueError for fewer than three methods.
     """
-    from scipy.stats import chi2
+    from scipy.stats import friedmanchisquare
 
-    tasks, methods = table.shape
+    methods = table.shape[1]
     if methods < 3:
         raise ValueError(f"Friedman's test compares three or more methods, not {methods}; two are a paired test")
-    ties = sum(int(c) ** 3 - int(c) for row in table for c in np.unique(row, return_counts=True)[1])
-    untied = 1 - ties / (tasks * (methods**3 - methods))
-    if untied == 0:
+    if (table == table[:, :1]).all():
         return 0.0, 1.0
-    spread = float((table.mean(axis=0) ** 2).sum()) - methods * (methods + 1) ** 2 / 4
-    statistic = max(0.0, 12 * tasks / (methods * (methods + 1)) * spread / untied)
-    return statistic, float(chi2.sf(statistic, methods - 1))
+    result = friedmanchisquare(*table.T)
+    return max(0.0, float(result.statistic)), float(result.pvalue)
 
 
 def critical_difference(methods: int, tasks: int, *, alpha: float = 0.05) -> float:
