@@ -108,8 +108,13 @@ def trial_of(row: str, seed: int, steps: int) -> Trial:
     """The trial of one row and seed."""
     made = APPROACHES[row]
     start = trial_of(SOURCE_ONLY, seed, steps) if made.starts else None
-    arguments = {"options": made.options.split(), "keep": made.keep.split(), "start": start.name if start else None}
-    arguments |= {"steps": steps, "seed": seed}
+    arguments: dict[str, Any] = {
+        "options": made.options.split(),
+        "keep": made.keep.split(),
+        "steps": steps,
+        "seed": seed,
+    }
+    arguments["start"] = start.name if start else None
     return Trial(f"{slug(row)}-seed{seed}", train, arguments, (start,) if start else ())
 
 

@@ -121,7 +121,10 @@ def model_card(
     saved = read_tensors(model, "cpu")
     versions = {"active-dan": __version__, "PyTorch": torch.__version__.split("+")[0], "Python": python_version()}
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template("checkpoint_card.md").render(
         name=name,

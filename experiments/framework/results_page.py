@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def index_of(docs: Path) -> str:
 def options_of(options: type[Options]) -> str:
     """The experiment's own options as a table: defaults, the values of --quick and of --full, meanings."""
     forms = {"default": options()} | {
-        f"--{form}": reduced(options(**{form: True}))
+        f"--{form}": reduced(replace(options(), **{form: True}))
         for form, values in (("quick", options.QUICK), ("full", options.FULL))
         if values
     }
