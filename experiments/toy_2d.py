@@ -148,14 +148,12 @@ class Toy2d:
 
 def draw(config: Toy2d) -> None:
     """Write the picture."""
-    from experiments.framework.reporting import plots
-
     if config.out.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out must end in .png, .pdf or .svg, not {config.out}")
     domains = plane(config.seed)
     if not 1 <= config.budget <= len(domains.target) or not config.strategies:
         raise UserError(f"--budget must be 1 to {len(domains.target)}, and --strategies at least one")
-    plots.save(figure_of(domains, config.strategies, config.budget, config.seed), config.out)
+    figure_of(domains, config.strategies, config.budget, config.seed).savefig(config.out, dpi=130, bbox_inches="tight")
     print(f"picture: {config.out}")
 
 

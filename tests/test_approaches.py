@@ -35,7 +35,8 @@ from experiments.approaches import (
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
 from experiments.framework.records import read, to_lines, write_text
-from experiments.framework.reporting.tables import machines, markdown, mean_of, signed, told
+from experiments.framework.reporting import markdown
+from experiments.framework.reporting.tables import machines, mean_of, signed, told
 from experiments.framework.trials import _work, slug, with_prerequisites
 
 
@@ -54,7 +55,7 @@ def test_cells_are_mean_and_sample_deviation() -> None:
     assert told({4: 7.25}, 2) == "7.25" and told({}) == told(None) == "–"
     assert mean_of({0: 1.0, 1: 3.0}) == 2.0 and mean_of({}) is mean_of(None) is None
     assert (signed(-1.25), signed(2.0), signed(None)) == ("−1.2", "+2.0", "–")
-    assert markdown((["a", "b"], [["x|y", "1"]])) == "| a | b |\n|---|---:|\n| x\\|y | 1 |\n"
+    assert markdown.table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n|---|---:|\n| x\\|y | 1 |\n"
 
 
 def test_every_machine_and_commit_is_told_once() -> None:

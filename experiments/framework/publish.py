@@ -22,7 +22,6 @@ from experiments.framework.results_page import index_of, page_of
 
 PUBLISHED = ("table.md", "table.csv")
 IF_MADE = ("table.tex", "figures.md", *FILES)  # published too, by the reports that have them
-PICTURES = (".png", ".svg")
 HOME = Path(__file__).parents[1]
 README = HOME.parent / "README.md"
 BLOCK = re.compile(r"(<!-- (results|findings):(\w+)(?: (\d+))? -->\n).*?<!-- /\2:\3 -->", re.DOTALL)
@@ -70,7 +69,7 @@ def publish(experiment: Experiment[Any], name: str, folder: Path, *, home: Path 
             shutil.copyfile(folder / file, results / file)
     shutil.rmtree(results / "figures", ignore_errors=True)
     shutil.copytree(
-        folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] not in PICTURES]
+        folder / "figures", results / "figures", ignore=lambda _, names: [n for n in names if n[-4:] != ".png"]
     )
     for page, text in pages.items():
         write_text(page, text)

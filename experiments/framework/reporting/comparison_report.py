@@ -1,4 +1,4 @@
-"""Comparisons between methods as people read them: tests.csv, tests.md, ranks.csv, and the plot of mean ranks."""
+"""Comparisons between methods as people read them: tests.csv, tests.md, and the plot of mean ranks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from experiments.framework.records import write_text
 from experiments.framework.reporting import markdown, plots
 from experiments.framework.reporting.comparisons import ALPHA, Comparison, Family, Ranking
 from experiments.framework.reporting.html import Section, Shown
+from experiments.framework.reporting.markdown import Table
 
 METRICS = {
     "accuracy": "accuracy",
@@ -19,50 +20,38 @@ METRICS = {
     "roc_auc_alc": "area under the AUC-labels curve",
 }
 LISTED = 21  # comparisons that a table lists one by one: all pairs of seven methods; more are a matrix
-FILES = ("tests.csv", "tests.md", "ranks.csv")
-FAMILY = ("experiment", "network", "metric", "split", "labels", "selection", "unit")
-TESTS = (
-    *(*FAMILY, "a", "b", "n", "cells", "cells_a", "cells_b"),
-    *("mean", "low", "high", "better", "worse", "p", "p_holm", "comparisons"),
-)
-RANKS = (*FAMILY, "method", "mean_rank", "n", "cells", "critical_difference", "chi2", "p")
-
-Table = tuple[list[str], list[list[str]]]  # headers and rows
+FILES = ("tests.csv", "tests.md")
 
 
 def write_comparisons(folder: Path, comparisons: Sequence[Comparison], *, experiment: str) -> list[Section]:
-    """tests.csv, tests.md, ranks.csv and figures/ranks_*.png and .svg of a folder; the sections of its HTML page.
+    """tests.csv, tests.md and figures/ranks_*.png of a folder; the sections of its HTML page.
 
     Without a comparison there are no such files, those of an earlier report included.
     """
     figures = folder / "figures"
-    for old in (*(folder / file for file in FILES), *figures.glob("ranks_*.png"), *figures.glob("ranks_*.svg")):
+    for old in (*(folder / file for file in FILES), *figures.glob("ranks_*.png")):
         old.unlink(missing_ok=True)
     if not comparisons:
         return []
-    write_text(folder / "tests.csv", _csv(TESTS, [row for c in comparisons for row in rows_of_tests(c, experiment)]))
-    ranked = [row for comparison in comparisons for row in rows_of_ranks(comparison, experiment)]
-    if ranked:
-        write_text(folder / "ranks.csv", _csv(RANKS, ranked))
     figures.mkdir(exist_ok=True)
     text: list[str] = []
     sections: list[Section] = []
     for number, comparison in enumerate(comparisons, start=1):
-        title, table = title_of(comparison), table_of_tests(comparison)
-        told = [*caption_of_tests(comparison), *caption_of_ranks(comparison)]
-        text += [f"**{title}**", ""] + [markdown.table(*table)] * bool(table[1])
-        text += [f"{line}\n" for line in told]
-        sections.append(Section(heading=f"Paired tests: {title}", table=table, paragraphs=told))
-        if comparison.ranking is not None:
-            ranks = table_of_ranks(comparison.ranking)
+        title, table, ranking = title_of(comparison), table_of_tests(comparison), comparison.ranking
+        said = [*caption_of_tests(comparison), *caption_of_ranks(comparison)]
+        text += [f"**{title}**", ""] + [markdown.table(*table)] * bool(table[1]) + [f"{line}\n" for line in said]
+        sections.append(Section(heading=f"Paired tests: {title}", table=table, paragraphs=said))
+        if ranking is not None:
+            ranks = table_of_ranks(ranking)
             text += [markdown.table(*ranks)]
-            if draws(comparison.ranking):
+            sections.append(Section(table=ranks))
+            if draws(ranking):
                 png = figures / f"ranks_{number}_{_file_name(comparison.family)}.png"
-                plots.save(plots.critical_difference(comparison.ranking), png)
+                plots.critical_difference(ranking).savefig(png, dpi=130, bbox_inches="tight")
                 caption = f"Mean ranks, best at the left: {title}. A bar joins methods that cannot be told apart."
-                sections.append(Section(figures=[Shown(png=png, caption=caption)]))
-            else:
-                sections.append(Section(table=ranks))
+                sections[-1] = Section(figures=[Shown(png=png, caption=caption)])
+    if rows := [row for comparison in comparisons for row in rows_of_tests(comparison, experiment)]:
+        write_text(folder / "tests.csv", _csv(rows))
     write_text(folder / "tests.md", "\n".join(text).rstrip() + "\n")
     return sections
 
@@ -102,8 +91,7 @@ def matrix_table(comparison: Comparison) -> Table:
         found[t.b, t.a] = _signed(-t.mean) + _star(t.p_holm)
         leads.setdefault(t.a, []).append(t.mean)
         leads.setdefault(t.b, []).append(-t.mean)
-    best = 1 if comparison.family.higher_is_better else -1
-    order = sorted(leads, key=lambda method: -best * sum(leads[method]) / len(leads[method]))
+    order = sorted(leads, key=lambda method: -sum(leads[method]) / len(leads[method]))
     rows = [[a, *("" if a == b else found.get((a, b), "–") for b in order)] for a in order]
     return ["row − column", *order], rows
 
@@ -229,40 +217,28 @@ def _star(p: float) -> str:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _about(comparison: Comparison, experiment: str) -> dict[str, Any]:
-    family: Family = comparison.family
+def rows_of_tests(comparison: Comparison, experiment: str) -> list[dict[str, Any]]:
+    """Lines of tests.csv."""
+    family = comparison.family
     networks = sorted({cell.network for own in comparison.cells.values() for cell in own})
     about = {"experiment": experiment, "network": family.network or " ".join(networks), "metric": family.metric}
     about |= {"split": family.split, "labels": labels_of(comparison), "selection": family.selection}
-    return about | {"unit": comparison.unit}
+    return [
+        {
+            **about,
+            "unit": comparison.unit,
+            **test._asdict(),
+            "cells_a": len(comparison.cells[test.a]),
+            "cells_b": len(comparison.cells[test.b]),
+            "comparisons": len(comparison.tests),
+        }
+        for test in comparison.tests
+    ]
 
 
-def rows_of_tests(comparison: Comparison, experiment: str) -> list[dict[str, Any]]:
-    """Lines of tests.csv."""
-    about, count = _about(comparison, experiment), len(comparison.tests)
-    rows = []
-    for test in comparison.tests:
-        own = {"cells_a": len(comparison.cells[test.a]), "cells_b": len(comparison.cells[test.b])}
-        rows.append(about | test._asdict() | own | {"comparisons": count})
-    return rows
-
-
-def rows_of_ranks(comparison: Comparison, experiment: str) -> list[dict[str, Any]]:
-    """Lines of ranks.csv; the methods that have no rank with empty cells."""
-    ranking = comparison.ranking
-    if ranking is None:
-        return []
-    about = _about(comparison, experiment)
-    shared = {"n": ranking.units, "cells": ranking.cells, "critical_difference": ranking.critical_difference}
-    shared |= {"chi2": ranking.chi2, "p": ranking.p}
-    ranked = zip(ranking.methods, ranking.mean_ranks, strict=True)
-    rows = [about | shared | {"method": method, "mean_rank": rank} for method, rank in ranked]
-    return rows + [about | {"method": method} for method in ranking.left_out]
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -7,21 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-Table = tuple[list[str], list[list[str]]]  # headers and rows
+from experiments.framework.reporting.markdown import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A picture on the page.
-
-    of_images: it shows data, whose greys a dark page must not invert. wide: a row of its own, and a narrow screen
-    scrolls over it.
-    """
+    """A picture on the page. of_images: it shows data, whose greys a dark page must not invert."""
 
     png: Path
     caption: str
     of_images: bool = False
-    wide: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

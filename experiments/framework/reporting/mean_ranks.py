@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
+def ranks(scores: np.ndarray) -> np.ndarray:
     """(T, K) scores -> (T, K) ranks in each row, 1 = best; scores equal to 9 decimals share the mean of their ranks.
 
     Raises ValueError for scores that are no (T, K) table or not finite.
@@ -32,7 +32,7 @@ def ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
         raise ValueError(f"ranks need a (tasks, methods) table of finite scores, not one of shape {scores.shape}")
-    return rankdata(np.round(-scores if higher_is_better else scores, DECIMALS), axis=1)
+    return rankdata(np.round(-scores, DECIMALS), axis=1)
 
 
 def friedman(table: np.ndarray) -> tuple[float, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.framework.measurements import Key
@@ -234,12 +233,3 @@ def _levels(ranking: Ranking) -> list[int]:
         ends[level : level + 1] = [end]
         levels.append(level)
     return levels
-
-
-def save(figure: Figure, png: Path) -> None:
-    """The figure as PNG, and as SVG beside it, with all of its text inside; the same figure gives the same files."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": png.stem}):
-        figure.savefig(png, dpi=130, bbox_inches="tight")
-        figure.savefig(png.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})

@@ -11,17 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.framework.records import Record
-from experiments.framework.reporting import markdown as report_markdown
+from experiments.framework.reporting.markdown import Table as Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-Table = tuple[list[str], list[list[str]]]  # headers and rows
-
 # Said where a report has them.
-TESTS = "Paired tests between the methods, corrected for their number, and mean ranks: tests.md, tests.csv, ranks.csv."
+TESTS = "Paired tests between the methods, corrected for their number, and mean ranks: tests.md, tests.csv."
 
 # What a record's `selection` says of the model that was measured.
 RULES = {
@@ -78,11 +75,6 @@ def points(differences: Mapping[int, float] | None, digits: int = 1) -> str:
 def each(records: Iterable[Record], name: str, form: str = ",") -> str:
     """All values that records have under `name`, from small to large."""
     return ", ".join(f"{v:{form}}" for v in sorted({r[name] for r in records if r.get(name) is not None}))
-
-
-def markdown(table: Table) -> str:
-    """A table in Markdown, its first column to the left."""
-    return report_markdown.table(*table)
 
 
 def origins(records: Iterable[Record]) -> str:
