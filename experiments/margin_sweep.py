@@ -14,21 +14,20 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dan.errors import UserError
 from experiments.cifar10 import NETWORKS, TASK, Cifar10Options, curve, forest, rounds_records, setting_of
 from experiments.framework.experiment import Cell, Experiment
-from experiments.framework.measurements import Row, aggregate, measurements, row_of
+from experiments.framework.measurements import Row, aggregate, labels_to, measurements, row_of
 from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.against_random import BASE, gains, iter_batches, seconds_of_runs
 from experiments.framework.reporting.comparisons import Family, compare_all
-from experiments.framework.reporting.tables import Table, legend_above, mean_of, signed, tidy, told
+from experiments.framework.reporting.tables import Table, difference, legend_above, mean_of, signed, tidy, told
 from experiments.framework.trials import Trial, dotted
-from experiments.labels_needed import Needed, cell_of, labels_saved, labels_to, num_trials
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,6 +89,25 @@ def cells(config: MarginSweep) -> list[Cell]:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 SHOWN = (BASE, "margin@0.5", "margin", DIVERSE)  # as curves: more cannot be told apart
+
+
+class Needed(NamedTuple):
+    """Labels that each seed's trial of an arm needed; `never`: seeds that did not get there, and enter no mean."""
+
+    by_seed: dict[int, float]
+    never: list[int]
+
+    @property
+    def cell(self) -> str:
+        """Mean ± deviation in labels; where a trial never got there, that it did not, and what the others needed."""
+        values = [f"{value:,.0f}" for value in self.by_seed.values()]
+        if self.never:
+            others = f"; the others {', '.join(values)}" if values else ""
+            return f"not reached by {len(self.never)} of {len(values) + len(self.never)}{others}"
+        spread = f" ± {statistics.stdev(self.by_seed.values()):,.0f}" if len(values) > 1 else ""
+        return f"{statistics.fmean(self.by_seed.values()):,.0f}{spread}"
+
+
 NONE = Needed({}, [])
 
 
@@ -106,7 +124,7 @@ def needed(records: Sequence[Record]) -> dict[str, Needed]:
         by_seed.setdefault(record["seed"], {})[record["labels"]] = 100 * record["accuracy/target_test"]
     found = {}
     for method, by_seed in curves.items():
-        counts = {s: labels_to(target_of(records), sorted(c), [c[n] for n in sorted(c)]) for s, c in by_seed.items()}
+        counts = {s: labels_to(sorted(c), [c[n] for n in sorted(c)], target_of(records)) for s, c in by_seed.items()}
         reached = {seed: count for seed, count in counts.items() if count is not None}
         found[method] = Needed(reached, sorted(set(counts) - set(reached)))
     return found
@@ -140,13 +158,11 @@ def findings(records: Sequence[Record]) -> list[str]:
     if len(arms) > 1:
         means = {method: statistics.fmean(need.by_seed.values()) for method, need in arms.items()}
         best, worst = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-        listed = [f"fewest {best} {cell_of(arms[best])}", f"most {worst} {cell_of(arms[worst])}"]
-        listed += [f"random {cell_of(arms[BASE])}"] if BASE in arms else []
+        listed = [f"fewest {best} {arms[best].cell}", f"most {worst} {arms[worst].cell}"]
+        listed += [f"random {arms[BASE].cell}"] if BASE in arms else []
         said.append(f"Labels to {target}: {', '.join(listed)}.")
-    if missed := [
-        f"{method} ({len(need.never)} of {num_trials(need)})" for method, need in found.items() if need.never
-    ]:
-        said.append(f"Trials that never reach {target}: {', '.join(missed)}.")
+    if missed := [f"{method} ({need.cell})" for method, need in found.items() if need.never]:
+        said.append(f"Labels to {target} are not reached by all trials: {', '.join(missed)}.")
     if (result := trend(found)) is not None:
         rho, p, count = result
         verdict = "no trend" if p >= 0.05 else f"a larger share needs {'fewer' if rho < 0 else 'MORE'} labels"
@@ -154,7 +170,7 @@ def findings(records: Sequence[Record]) -> list[str]:
             f"Share of margin sampling against labels needed: rank correlation {signed(rho, 2)}, p = {p:.2g}, {count} "
             f"trials: {verdict}."
         )
-    if saved := labels_saved(found.get(DIVERSE, NONE), found.get(BASE, NONE)):
+    if saved := difference(found.get(BASE, NONE).by_seed, found.get(DIVERSE, NONE).by_seed):
         mean, fewer = statistics.fmean(saved.values()), sum(value > 0 for value in saved.values())
         said.append(
             f"{DIVERSE} takes {abs(mean):,.0f} labels {'fewer' if mean > 0 else 'more'} than random (fewer on "
@@ -173,10 +189,10 @@ def table_of(records: Sequence[Record]) -> Table:
     headers += ["over random", "unqueried", "ALC test", "s a trial", "n"]
     rows = []
     for method, (key, values) in tests.items():
-        saved = labels_saved(found[method], found.get(BASE, NONE)) if method in over else {}
+        saved = difference(found.get(BASE, NONE).by_seed, found[method].by_seed) if method in over else {}
         fewer = f"{statistics.fmean(saved.values()):+,.0f}".replace("-", "−") if saved else "–"
         rows.append(
-            [method, f"{SHARES[method]:.0%}" if method in SHARES else "–", cell_of(found[method]), fewer]
+            [method, f"{SHARES[method]:.0%}" if method in SHARES else "–", found[method].cell, fewer]
             + [f"{key.labels:,}", told(values), signed(mean_of(over.get(method)))]
             + [told(unqueried.get(method)), told(areas.get(method)), told(seconds[method], 0), str(len(values))]
         )

@@ -25,10 +25,10 @@ from experiments.cifar10 import NETWORKS, DataPaths, Training
 from experiments.cifar10.learner import shifted, started, train
 from experiments.cifar10.networks import network
 from experiments.framework.experiment import parts_of
+from experiments.framework.measurements import labels_to
 from experiments.framework.options import command_of, reduced
 from experiments.framework.records import read, to_lines, write_text
 from experiments.framework.trials import _work
-from experiments.labels_needed import labels_to
 from experiments.margin_sweep import (
     FOREST,
     METHODS,
@@ -73,14 +73,14 @@ def fabricated() -> list[dict[str, Any]]:
 
 
 def test_labels_needed_by_hand() -> None:
-    assert labels_to(50, [1000, 2000, 3000], [40, 45, 55]) == 2500
-    assert labels_to(50, [1000, 2000], [50, 60]) == 1000  # there already
-    assert labels_to(50, [1000, 2000], [40, 50]) == 2000
-    assert labels_to(50, [1000, 2000, 3000, 4000], [40, 60, 45, 70]) == 1500  # the first time, though it falls again
-    assert labels_to(50, [1000, 2000], [40, 49.9]) is None
+    assert labels_to([1000, 2000, 3000], [40, 45, 55], 50) == 2500
+    assert labels_to([1000, 2000], [50, 60], 50) == 1000  # there already
+    assert labels_to([1000, 2000], [40, 50], 50) == 2000
+    assert labels_to([1000, 2000, 3000, 4000], [40, 60, 45, 70], 50) == 1500  # the first time, though it falls again
+    assert labels_to([1000, 2000], [40, 49.9], 50) is None
     for labels, values in (([], []), ([2, 1], [1, 2]), ([1, 2], [1])):
         with pytest.raises(ValueError, match="increasing"):
-            labels_to(50, labels, values)
+            labels_to(labels, values, 50)
 
 
 @given(slope=st.floats(0.001, 1), start=st.floats(0, 49), step=st.integers(1, 500))
@@ -88,7 +88,7 @@ def test_on_a_straight_line_the_answer_is_its_own(slope: float, start: float, st
     """a(n) = start + slope n reaches 50 at (50 - start) / slope, whatever the grid."""
     exact = (50 - start) / slope
     grid = [0, *(step * i for i in range(1, int(exact / step) + 3))][:3000]
-    found = labels_to(50, grid, [start + slope * n for n in grid])
+    found = labels_to(grid, [start + slope * n for n in grid], 50)
     if grid[-1] < exact - 1e-6:
         assert found is None
     elif grid[-1] > exact + 1e-6:
@@ -240,7 +240,7 @@ def test_a_trial_that_never_gets_there_is_said_and_enters_no_mean() -> None:
     records = fabricated() + curve("k_center", 0, (40, 45, 49)) + curve("k_center", 1, (40, 45, 55))
     found = needed(records)
     assert found["k_center"].by_seed == pytest.approx({1: 2500}) and found["k_center"].never == [0]
-    assert any("50 %" in said and "k_center (1 of 2)" in said for said in findings(records))
+    assert any("50 %" in said and "k_center (not reached by 1 of 2" in said for said in findings(records))
     headers, rows = table_of(records)
     table = {row[0]: dict(zip(headers, row, strict=True)) for row in rows}
     assert table["k_center"]["labels to 50 %"] == "not reached by 1 of 2; the others 2,500"

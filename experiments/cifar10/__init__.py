@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from active.budgets import check_rounds
 from dan.errors import UserError
-from experiments.framework.experiment import Cell, Results, evaluation_records
+from experiments.framework.experiment import Cell, Results, round_records
 from experiments.framework.options import Options, check_least, check_runs, check_samples
 from experiments.framework.records import Record
 from experiments.framework.reporting.tables import each
@@ -207,9 +207,9 @@ def _rounds(
 
 def rounds_records(cell: Cell, trial: Trial, results: Results) -> list[Record]:
     """One record a round: the network after its last step."""
-    made = evaluation_records(cell, trial, results)
+    made = round_records(cell, trial, results)
     for record in made:
-        record |= {"labels": record.pop("labelled"), "test_images": record.pop("test"), "selection": "last"}
+        record["test_images"] = record.pop("test")
     return made
 
 
