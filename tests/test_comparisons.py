@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -179,14 +180,14 @@ def test_a_family_with_nothing_to_compare_says_so(tmp_path: Path) -> None:
     assert "Not compared, for they share no cell: a and random." in (tmp_path / "tests.md").read_text(encoding="utf-8")
 
 
-def test_ranks_and_groups_by_hand() -> None:
+def test_ranks_by_hand() -> None:
     cells = {
         m: {Cell("n", f"t{t}", 0, 0): v + 0.1 * t for t in range(6)} for m, v in (("a", 3.0), ("b", 2.0), ("c", 1.0))
     }
     comparison = compare(Family(metric="labels_to_95"), cells)
     assert comparison.ranking is not None and comparison.ranking.methods == ("a", "b", "c")
     assert matrix_table(comparison)[0][1:] == ["a", "b", "c"]
-    assert comparison.ranking.chi2 == pytest.approx(12.0) and comparison.ranking.groups == ((0, 1), (1, 2))
+    assert comparison.ranking.chi2 == pytest.approx(12.0)
     assert compare(Family(), {m: cells[m] for m in "ab"}).ranking is None
 
 
@@ -246,21 +247,16 @@ def test_the_plot_has_every_method_at_its_mean_rank() -> None:
         record(f"m_{i}$", f"t{task}", 0, ((i * 7 + task * (i + 3)) % 11) / 11) for i in range(6) for task in range(30)
     ])  # fmt: skip
     ranking = comparison.ranking
-    (axes,) = plots.critical_difference(ranking).axes
-    dots = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o"]
-    assert dots == pytest.approx(ranking.mean_ranks)
-    said = {text.get_text() for text in axes.texts}
-    assert {f"{m}  {rank:.2f}" for m, rank in zip(ranking.methods, ranking.mean_ranks, strict=True)} <= said
-    assert f"critical difference {ranking.critical_difference:.2f} at 0.05" in said
-    bars = [line for line in axes.lines if line.get_linewidth() == 3.5]
-    assert len(bars) == len(ranking.groups) > 0
-    at: dict[float, list[tuple[float, float]]] = {}
-    for bar, group in zip(bars, ranking.groups, strict=True):
-        begin, end = (float(x) for x in bar.get_xdata())
-        assert begin < ranking.mean_ranks[group[0]] and end > ranking.mean_ranks[group[-1]]
-        for other in at.setdefault(float(bar.get_ydata()[0]), []):
-            assert begin > other[1] or end < other[0]  # no two touch
-        at[float(bar.get_ydata()[0])].append((begin, end))
+    (axes,) = plots.ranks(ranking).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(ranking.methods)
+    (dots,) = (line for line in axes.lines if line.get_marker() == "o")
+    assert list(dots.get_xdata()) == pytest.approx(ranking.mean_ranks)
+    (bars,) = axes.collections
+    ends = [(float(segment[0][0]), float(segment[1][0])) for segment in bars.get_segments()]
+    for i, j in itertools.combinations(range(len(ends)), 2):  # apart where the mean ranks are
+        far = ranking.mean_ranks[j] - ranking.mean_ranks[i] > ranking.critical_difference
+        assert (ends[i][1] < ends[j][0]) == far
+    assert f"{ranking.critical_difference:.2f} at 0.05" in axes.get_xlabel()
 
 
 def test_without_enough_units_there_is_no_plot_and_the_reason_stands(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from experiments.framework.reporting.mean_ranks import critical_difference, friedman, groups, ranks
+from experiments.framework.reporting.mean_ranks import critical_difference, friedman, ranks
 
 # Ranks of 4 methods on 14 data sets: Demsar, JMLR 2006, table 6.
 DEMSAR = np.array(
@@ -93,17 +92,3 @@ def test_two_methods_are_a_normal_test() -> None:
     for bad in ((1, 5, 0.05), (3, 0, 0.05), (3, 5, 1.0)):
         with pytest.raises(ValueError, match="critical difference"):
             critical_difference(bad[0], bad[1], alpha=bad[2])
-
-
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=7), st.integers(1, 20))
-def test_groups_are_the_largest_sets_within_the_distance(places: list[int], distance: int) -> None:
-    def close(members: tuple[int, ...]) -> bool:
-        return all(abs(places[a] - places[b]) < distance for a, b in itertools.combinations(members, 2))
-
-    every = [m for size in range(2, len(places) + 1) for m in itertools.combinations(range(len(places)), size)]
-    fitting = [set(members) for members in every if close(members)]
-    largest = [members for members in fitting if not any(members < other for other in fitting)]
-    found = groups([float(p) for p in places], float(distance))
-    assert sorted(map(sorted, found)) == sorted(map(sorted, largest))
-    for members in found:
-        assert [places[m] for m in members] == sorted(places[m] for m in members)

@@ -47,8 +47,8 @@ def write_comparisons(folder: Path, comparisons: Sequence[Comparison], *, experi
             sections.append(Section(table=ranks))
             if draws(ranking):
                 png = figures / f"ranks_{number}_{_file_name(comparison.family)}.png"
-                plots.critical_difference(ranking).savefig(png, dpi=130, bbox_inches="tight")
-                caption = f"Mean ranks, best at the left: {title}. A bar joins methods that cannot be told apart."
+                plots.ranks(ranking).savefig(png, dpi=110)
+                caption = f"Mean ranks, the best on top: {title}. Methods whose intervals overlap are not told apart."
                 sections[-1] = Section(figures=[Shown(png=png, caption=caption)])
     if rows := [row for comparison in comparisons for row in rows_of_tests(comparison, experiment)]:
         write_text(folder / "tests.csv", _csv(rows))

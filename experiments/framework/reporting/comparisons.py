@@ -85,7 +85,7 @@ class Ranking(NamedTuple):
     """Mean ranks of methods, best first, over the units that all of them have.
 
     left_out: methods without a place in the table, which would have cost the others more cells than they bring.
-    cells: numbers of each method. groups: sets of places in `methods` that are less than the critical difference apart.
+    cells: numbers of each method.
     """
 
     methods: tuple[str, ...]
@@ -96,7 +96,6 @@ class Ranking(NamedTuple):
     chi2: float
     p: float
     critical_difference: float
-    groups: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,18 +267,14 @@ def _ranking(cells: Cells, unit_of: Callable[[Cell], Hashable]) -> Ranking | Non
         return None
     table = mean_ranks.ranks(scores)
     chi2, p = mean_ranks.friedman(table)
-    means = table.mean(axis=0)
-    order = sorted(range(len(methods)), key=lambda k: means[k])
-    distance = mean_ranks.critical_difference(len(methods), len(scores), alpha=ALPHA)
-    ordered = [float(means[k]) for k in order]
+    means = dict(zip(methods, table.mean(axis=0).tolist(), strict=True))
     return Ranking(
-        methods=tuple(methods[k] for k in order),
-        mean_ranks=tuple(ordered),
+        methods=tuple(sorted(means, key=means.__getitem__)),
+        mean_ranks=tuple(sorted(means.values())),
         units=len(scores),
         cells=len(shared),
-        left_out=tuple(method for method in cells if method not in methods),
+        left_out=tuple(method for method in cells if method not in means),
         chi2=chi2,
         p=p,
-        critical_difference=distance,
-        groups=tuple(mean_ranks.groups(ordered, distance)),
+        critical_difference=mean_ranks.critical_difference(len(methods), len(scores), alpha=ALPHA),
     )

@@ -12,7 +12,6 @@ Source: Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets"
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from experiments.framework.reporting.paired_tests import DECIMALS
@@ -65,24 +64,3 @@ def critical_difference(methods: int, tasks: int, *, alpha: float = 0.05) -> flo
         )
     q = float(studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))
-
-
-def groups(mean_ranks: Sequence[float], distance: float) -> list[tuple[int, ...]]:
-    """The largest sets of two or more methods whose mean ranks all lie less than `distance` apart, best first.
-
-    A method is told by its place in `mean_ranks`. What shares no set differs.
-    """
-    order = sorted(range(len(mean_ranks)), key=lambda k: mean_ranks[k])
-    found: list[tuple[int, ...]] = []
-    reached = 0
-    for first in range(len(order)):
-        last = max(
-            place
-            for place in range(first, len(order))
-            if place == first or mean_ranks[order[place]] - mean_ranks[order[first]] < distance
-        )
-        # A set that ends where an earlier one ends is a part of it.
-        if last > max(first, reached):
-            found.append(tuple(order[first : last + 1]))
-        reached = max(reached, last)
-    return found
