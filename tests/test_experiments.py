@@ -62,7 +62,7 @@ def test_every_experiment_is_in_the_list() -> None:
     files = {path.stem: path for path in home.glob("*.py")} | {p.parent.name: p for p in home.glob("*/__init__.py")}
     parts = ("\nEXPERIMENT = ", "\nCOMMAND = ")
     found = {name for name, path in files.items() if any(part in path.read_text(encoding="utf-8") for part in parts)}
-    assert found - {"toy_2d", "signals", "publish_checkpoint"} == {experiment.name for experiment in EXPERIMENTS}
+    assert found - {"signals", "publish_checkpoint"} == {experiment.name for experiment in EXPERIMENTS}
 
 
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "sklearn", "PIL", "jinja2", "rich")
