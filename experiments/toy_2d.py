@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,8 +56,8 @@ class Plane:
         from active.strategies import get_strategy
 
         logits, ids = self.logits(self.target), torch.arange(len(self.target))
-        fields = {"features": self.target, "source_features": self.source, "logits": logits}
-        query = Query(ids=ids, probs=logits.softmax(1), **fields)
+        domains: dict[str, Any] = {"features": self.target, "source_features": self.source}
+        query = Query(ids=ids, probs=logits.softmax(1), logits=logits, **domains)
         return get_strategy(strategy)(query, budget, generator=torch.Generator().manual_seed(seed))
 
 
@@ -96,11 +96,11 @@ def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int 
     for place, strategy in enumerate(strategies, start=1):
         axes = figure.add_subplot(rows, columns, place, xticks=[], yticks=[])
         axes.imshow(shade.numpy(), extent=LIMITS, origin="lower", cmap="Greys", alpha=0.45, vmin=0, vmax=1)
-        axes.scatter(*domains.source.T.numpy(), s=9, marker="x", color="#777777", linewidths=0.6)
+        axes.scatter(domains.source[:, 0], domains.source[:, 1], s=9, marker="x", color="#777777", linewidths=0.6)
         colours = [COLOURS[label] for label in domains.target_classes.tolist()]
-        axes.scatter(*domains.target.T.numpy(), s=10, c=colours, linewidths=0)
+        axes.scatter(domains.target[:, 0], domains.target[:, 1], s=10, c=colours, linewidths=0)
         picked = domains.target[domains.picks(strategy, budget, seed)]
-        axes.scatter(*picked.T.numpy(), s=120, facecolors="white", edgecolors="#111111", linewidths=1.1)
+        axes.scatter(picked[:, 0], picked[:, 1], s=120, facecolors="white", edgecolors="#111111", linewidths=1.1)
         for number, (x, y) in enumerate(picked.tolist(), start=1):
             axes.text(x, y, str(number), fontsize=7, ha="center", va="center_baseline")
         axes.set_title(strategy.rpartition(".")[2], fontsize=10)  # my_project.ideas:mine is ideas:mine
