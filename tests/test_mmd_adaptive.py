@@ -250,3 +250,14 @@ def test_bad_input_is_one_clear_line(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         call(x, y)
     assert "\n" not in str(caught.value)
+
+
+@each_dtype
+def test_distances_without_pdist_are_the_same(dtype: torch.dtype) -> None:
+    x, y = samples("duplicates", 7, 5, 4, dtype)
+    z = torch.cat([x, y, x * 1e4 + 3]).detach().requires_grad_()
+    mine, theirs = adaptive.differences(z), torch.pdist(z)
+    torch.testing.assert_close(mine, theirs)
+    weights = torch.linspace(-1, 1, len(mine), dtype=dtype)
+    gradients = [torch.autograd.grad(weights @ found, z)[0] for found in (mine, theirs)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)

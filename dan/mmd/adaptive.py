@@ -3,7 +3,8 @@
 Per layer of a network, over the pairs i < j of the pooled sample z = (x, y), in one vector of P = (N + M)(N + M - 1)/2:
     d_p = |z_i - z_j|,     gamma = median of d^2 (or mean),     gamma_u = m_u gamma,
     MMD^2 = sum_p c_p sum_u beta_u exp(-d_p^2 / gamma_u) + constant,
-    dMMD^2/dd_p = -2 c_p d_p sum_u (beta_u / gamma_u) exp(-d_p^2 / gamma_u),
+    s_p = dMMD^2/d(d_p^2) = -c_p sum_u (beta_u / gamma_u) exp(-d_p^2 / gamma_u),
+    dMMD^2/dz_i = 2 sum_j s_ij (z_i - z_j), a product with the matrix 2 (diag(s 1) - s) in float64,
 with c_p = 2/(N (N-1)) within x, 2/(M (M-1)) within y and -2/(N M) between (unbiased). The sums over u are one product.
 Distances are differences, so exact at any offset; nothing is read back from the device; nothing is checked but shapes.
 
@@ -55,14 +56,11 @@ class PairDistances:
         self.n, self.m = count, shapes[0][0] - count
         if min(self.n, self.m) < 1:
             raise ValueError(f"MMD needs at least 1 sample on each side, not {self.n} and {self.m}")
-        layers = [at_least_float32(layer).contiguous() for layer in layers]
-        # pdist subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
-        self.distances = [torch.pdist(layer) for layer in layers]  # (P,) each
+        self.layers = [at_least_float32(layer) for layer in layers]
         with torch.no_grad():
-            # 0, or NaN where a feature is infinite: a row that is merely far away is not taken for such a one.
-            self.invalid = torch.stack([(layer * 0).sum() for layer in layers])  # (L,)
-            self.stacked = torch.stack(self.distances).clamp_(max=FAR)  # (L, P)
-            self.squares = self.stacked.square()
+            # Infinite where rows are merely far away, which is beyond every kernel; NaN stays.
+            distances = torch.stack([pair_distances(layer) for layer in self.layers]).clamp_(max=FAR)
+            self.squares = distances.square_()  # (L, P)
 
     @torch.no_grad()
     def median(self, most_pairs: int | None = None) -> Tensor:
@@ -77,7 +75,7 @@ class PairDistances:
             pairs = squares.shape[1]
         lowest = squares.topk(pairs // 2 + 1, largest=False, sorted=False).values
         middle = lowest.amax(1) if pairs % 2 else lowest.topk(2).values.sum(1) / 2
-        apart = squares.sum(1) / squares.sign().sum(1)  # the mean of those above 0; NaN if there are none
+        apart = squares.sum(1) / squares.count_nonzero(1)  # the mean of those above 0; NaN if there are none
         return _positive(torch.where(middle > 0, middle, apart))
 
     @torch.no_grad()
@@ -90,10 +88,10 @@ class PairDistances:
         gamma: Tensor,
         multiples: tuple[float, ...],
         weights: Tensor | None = None,
-        *,
-        estimator: str = "unbiased",
         x_weights: Tensor | None = None,
         y_weights: Tensor | None = None,
+        *,
+        estimator: str = "unbiased",
     ) -> Tensor:
         """MMD^2 of each layer (L,), under bandwidths gamma_l m_u and weights beta.
 
@@ -103,9 +101,9 @@ class PairDistances:
         Raises ValueError for another estimator, and fewer than 2 samples on a side where it is unbiased.
         """
         coefficients, constant = self._coefficients(estimator, x_weights, y_weights)
-        chosen = (gamma.to(self.stacked), multiples, weights, coefficients)
-        value = _PairMMD.apply(self.stacked, self.squares, chosen, *self.distances)
-        return value + (self.invalid if constant is None else self.invalid + constant)
+        chosen = (gamma.to(self.squares), multiples, weights, coefficients)
+        value: Tensor = _PairMMD.apply(self.squares, chosen, *self.layers)
+        return value if constant is None else value + constant
 
     def _coefficients(self, estimator: str, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
         """c (P,), and the constant if there is one."""
@@ -116,7 +114,7 @@ class PairDistances:
                 f"the unbiased estimate needs at least 2 samples on each side, not {self.n} and {self.m}: "
                 'use a larger batch, or estimator="biased"'
             )
-        like = self.stacked
+        like = self.squares
         if a is None and b is None:
             constant = 1 / self.n + 1 / self.m if estimator == "biased" else None
             return _pair_coefficients(self.n, self.m, estimator, like.dtype, like.device), constant
@@ -169,25 +167,67 @@ def adaptive_mmd2(
     )
 
 
+def pair_distances(z: Tensor) -> Tensor:
+    """|z_i - z_j| of all pairs i < j of z (N, F), (P,): `torch.pdist`, also on devices that have none (Apple's).
+
+    It subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
+    """
+    return torch.pdist(z) if z.device.type in ("cpu", "cuda") else differences(z)
+
+
+def differences(z: Tensor) -> Tensor:
+    """The plain twin of `torch.pdist`, with memory for the (P, F) differences."""
+    i, j = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
+    return torch.linalg.vector_norm(z[i] - z[j], dim=1)
+
+
 class _PairMMD(Function):
-    """(L,) from distances (P,) of each layer; the gradient is computed with the value."""
+    """(L,) from pooled activations (N + M, F) of each layer; most of the gradient is computed with the value."""
 
     @staticmethod
-    def forward(ctx: Any, stacked: Tensor, squares: Tensor, chosen: tuple[Any, ...], *distances: Tensor) -> Tensor:
+    def forward(ctx: Any, squares: Tensor, chosen: tuple[Any, ...], *layers: Tensor) -> Tensor:
         gamma, multiples, weights, coefficients = chosen
-        with torch.autocast(stacked.device.type, enabled=False) if _autocast(stacked) else nullcontext():
+        with torch.autocast(squares.device.type, enabled=False) if _autocast(squares) else nullcontext():
             total, slopes = _kernel_sums(squares, gamma, multiples, weights)
             value = total @ coefficients
-        if any(ctx.needs_input_grad[3:]):
-            # For dMMD^2/dd the factor -2/gamma is left.
-            ctx.save_for_backward(slopes.mul_(stacked).mul_(coefficients), gamma, *distances)
-        return value
+        if any(ctx.needs_input_grad[2:]):
+            # For s_p the factor -1/gamma is left.
+            ctx.save_for_backward(slopes.mul_(coefficients), gamma, *layers)
+        # An infinite feature is in no distance that counts: it makes the value NaN here.
+        return value + torch.stack([layer.sum() for layer in layers]) * 0
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, gamma, *distances = ctx.saved_tensors
-        gradients = slopes * (outputs[0].detach() / gamma * -2)[:, None]
-        return None, None, None, *map(first_order_only, gradients.unbind(0), distances)
+        slopes, gamma, *layers = ctx.saved_tensors
+        factors = _laplacians(slopes, outputs[0].detach() / gamma * 2, len(layers[0]))
+        gradients = [
+            (factor @ layer.detach().to(factor.dtype).clamp(-FAR, FAR)).to(layer.dtype)
+            for factor, layer in zip(factors, layers, strict=True)
+        ]
+        return None, None, *map(first_order_only, gradients, layers)
+
+
+def _laplacians(slopes: Tensor, factors: Tensor, size: int) -> Tensor:
+    """f (s - diag(s 1)) of each layer (L, N + M, N + M), from s of its pairs (L, P) and f (L,); in float64.
+
+    Its product with z is f sum_j s_ij (z_j - z_i): in float64 nothing is lost where all z are far from the origin.
+    """
+    wide = torch.float64 if slopes.device.type != "mps" else slopes.dtype
+    scaled = slopes * factors[:, None]
+    matrices = scaled.index_select(1, _positions(size, slopes.device)).view(-1, size, size).to(wide)
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    diagonal.zero_()
+    diagonal.sub_(matrices.sum(2))
+    return matrices
+
+
+@lru_cache(maxsize=16)
+def _positions(size: int, device: torch.device) -> Tensor:
+    """Which pair each entry of a symmetric matrix is, row by row (size^2,); 0 on the diagonal."""
+    i, j = torch.triu_indices(size, size, offset=1)
+    positions = torch.zeros(size, size, dtype=torch.long)
+    positions[i, j] = positions[j, i] = torch.arange(len(i))
+    return positions.flatten().to(device)
 
 
 def _kernel_sums(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ class Trainer:
             self.guard.watch_layers({name: whole.layers[name] for name in self.align}, step)
             terms = self._domain_terms(batch, outputs)
             losses |= {f"term/{name}": value for name, value in terms.items()}
-            losses["alignment"] = self.trade_off_at(step) * torch.stack(list(terms.values())).sum()
+            losses["alignment"] = self.trade_off_at(step) * reduce(torch.add, terms.values())
             total = total + losses["alignment"]
         return losses | {"total": total}
 
