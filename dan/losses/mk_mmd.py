@@ -129,10 +129,10 @@ class Alignment(nn.Module):
         weights = source.weights, target.weights
         if self.estimator == "linear":
             kernels = zip(layers, self._kernels(gammas), strict=True)
-            values = [linear_mmd2(z[:count], z[count:], kernel, *weights) for z, kernel in kernels]
+            values = tuple(linear_mmd2(z[:count], z[count:], kernel, *weights) for z, kernel in kernels)
         else:
             beta = self.beta if self.statistics else None
-            values = list(pairs.mmd2(gammas, self.multiples, beta, *weights, estimator=self.estimator))
+            values = pairs.mmd2(gammas, self.multiples, beta, *weights, estimator=self.estimator)
         return dict(zip(self.align, values, strict=True))
 
     def _gammas(self, pairs: PairDistances) -> Tensor:

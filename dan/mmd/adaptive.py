@@ -75,7 +75,7 @@ class PairDistances:
             pairs = squares.shape[1]
         lowest = squares.topk(pairs // 2 + 1, largest=False, sorted=False).values
         middle = lowest.amax(1) if pairs % 2 else lowest.topk(2).values.sum(1) / 2
-        apart = squares.sum(1) / squares.count_nonzero(1)  # the mean of those above 0; NaN if there are none
+        apart = squares.sum(1) / squares.sign().sum(1)  # the mean of those above 0; NaN if there are none
         return _positive(torch.where(middle > 0, middle, apart))
 
     @torch.no_grad()
@@ -92,8 +92,8 @@ class PairDistances:
         y_weights: Tensor | None = None,
         *,
         estimator: str = "unbiased",
-    ) -> Tensor:
-        """MMD^2 of each layer (L,), under bandwidths gamma_l m_u and weights beta.
+    ) -> tuple[Tensor, ...]:
+        """MMD^2 of each layer, L scalars, under bandwidths gamma_l m_u and weights beta.
 
         gamma: (L,), positive. multiples: m (K,), positive. weights: beta (L, K) or (K,), >= 0, of sum 1; None: equal.
         estimator: "unbiased" or "biased". x_weights (N,), y_weights (M,): as of `dan.mmd.mmd2`, but where they leave an
@@ -102,8 +102,8 @@ class PairDistances:
         """
         coefficients, constant = self._coefficients(estimator, x_weights, y_weights)
         chosen = (gamma.to(self.squares), multiples, weights, coefficients)
-        value: Tensor = _PairMMD.apply(self.squares, chosen, *self.layers)
-        return value if constant is None else value + constant
+        values: tuple[Tensor, ...] = _PairMMD.apply(self.squares, chosen, *self.layers)
+        return values if constant is None else tuple(value + constant for value in values)
 
     def _coefficients(self, estimator: str, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
         """c (P,), and the constant if there is one."""
@@ -157,14 +157,9 @@ def adaptive_mmd2(
         raise ValueError(f'the heuristic is "median" or "mean", not "{heuristic}"')
     pooled = [torch.cat([at_least_float32(a), at_least_float32(b)]) for a, b in zip(x, y, strict=True)]
     pairs = PairDistances(pooled, len(x[0]) if x else 0)
-    return pairs.mmd2(
-        pairs.median() if heuristic == "median" else pairs.mean(),
-        ladder_multiples() if multiples is None else multiples,
-        weights,
-        estimator=estimator,
-        x_weights=x_weights,
-        y_weights=y_weights,
-    )
+    gamma = pairs.median() if heuristic == "median" else pairs.mean()
+    multiples = ladder_multiples() if multiples is None else multiples
+    return torch.stack(pairs.mmd2(gamma, multiples, weights, x_weights, y_weights, estimator=estimator))
 
 
 def pair_distances(z: Tensor) -> Tensor:
@@ -182,29 +177,32 @@ def differences(z: Tensor) -> Tensor:
 
 
 class _PairMMD(Function):
-    """(L,) from pooled activations (N + M, F) of each layer; most of the gradient is computed with the value."""
+    """A scalar a layer, from its pooled activations (N + M, F); the gradients are computed with the values."""
 
     @staticmethod
-    def forward(ctx: Any, squares: Tensor, chosen: tuple[Any, ...], *layers: Tensor) -> Tensor:
+    def forward(ctx: Any, squares: Tensor, chosen: tuple[Any, ...], *layers: Tensor) -> tuple[Tensor, ...]:
         gamma, multiples, weights, coefficients = chosen
         with torch.autocast(squares.device.type, enabled=False) if _autocast(squares) else nullcontext():
             total, slopes = _kernel_sums(squares, gamma, multiples, weights)
             value = total @ coefficients
-        if any(ctx.needs_input_grad[2:]):
-            # For s_p the factor -1/gamma is left.
-            ctx.save_for_backward(slopes.mul_(coefficients), gamma, *layers)
+            if any(ctx.needs_input_grad[2:]):
+                # Here and not in backward, where it would take more calls: there each layer's is only scaled.
+                factors = _laplacians(slopes.mul_(coefficients), 2 / gamma, len(layers[0]))
+                gradients = [_product(factor, layer) for factor, layer in zip(factors, layers, strict=True)]
+                ctx.save_for_backward(*gradients, *layers)
         # An infinite feature is in no distance that counts: it makes the value NaN here.
-        return value + torch.stack([layer.sum() for layer in layers]) * 0
+        return value.add_(torch.stack([layer.sum() for layer in layers]).mul_(0)).unbind()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, gamma, *layers = ctx.saved_tensors
-        factors = _laplacians(slopes, outputs[0].detach() / gamma * 2, len(layers[0]))
-        gradients = [
-            (factor @ layer.detach().to(factor.dtype).clamp(-FAR, FAR)).to(layer.dtype)
-            for factor, layer in zip(factors, layers, strict=True)
-        ]
-        return None, None, *map(first_order_only, gradients, layers)
+        saved, count = ctx.saved_tensors, len(outputs)
+        gradients = [scale.detach() * own for scale, own in zip(outputs, saved[:count], strict=True)]
+        return None, None, *map(first_order_only, gradients, saved[count:])
+
+
+def _product(factor: Tensor, layer: Tensor) -> Tensor:
+    """factor (N + M, N + M) times the layer, in the factor's precision and then in the layer's."""
+    return (factor @ layer.to(factor.dtype).clamp(-FAR, FAR)).to(layer.dtype)
 
 
 def _laplacians(slopes: Tensor, factors: Tensor, size: int) -> Tensor:
