@@ -78,7 +78,7 @@ def cells(config: NumKernels) -> list[Cell]:
 def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
     measured = measurements(records)
-    means = {method: fmean(by_seed.values()) for method, (_, by_seed) in plots.final(measured, "test").items()}
+    means = {method: fmean(by_seed.values()) for method, by_seed in plots.final_values(measured, "test").items()}
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     caption = "Accuracy on all of the target: mean, standard deviation, one dot a seed."
     return Report(
