@@ -29,7 +29,7 @@ def of_demo(_record: Mapping[str, Any], _data: Path | None) -> Any:
 
 def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
     """The pool of a trial of clue_digits."""
-    from experiments.jobs.digits import SET, Place
+    from experiments.digits.trial import SET, Place
 
     place = Place(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
     return place.task(str(record["task"]).removeprefix(SET))

@@ -27,7 +27,7 @@ from experiments.framework.reporting.tables import Table, each, mean_of, points,
 from experiments.framework.trials import Trial, dotted
 from experiments.jobs import cifar10 as jobs
 from experiments.jobs.cifar10 import NETWORKS, TASK, check, place_of, rounds_records
-from experiments.transfers import paper_table
+from experiments.tasks import paper_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

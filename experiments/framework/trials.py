@@ -180,6 +180,9 @@ def _read(trial: Trial, folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         raise UserError(f"{path} is not JSON: delete the folder {path.parent} and run again") from None
     wanted = trial.made_by()
+    # Of the function the name alone counts: its module may have been renamed.
+    if [str(made.get("function")).rpartition(":")[2] for made in (stored, wanted)] == [trial.function.__qualname__] * 2:
+        wanted["function"] = stored["function"]
     if {part: stored.get(part) for part in wanted} != wanted:
         before, now = stored.get("arguments", {}), wanted["arguments"]
         other = [

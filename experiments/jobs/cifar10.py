@@ -36,13 +36,13 @@ from dan.models.backbone import Backbone
 from dan.models.dan import DAN
 from dan.models.small_nets import small_cnn
 from dan.training.trainer import Diverged
+from experiments.digits.trial import evenly
 from experiments.framework.experiment import Cell, Results, evaluation_records
 from experiments.framework.options import check_least, check_runs, check_samples
 from experiments.framework.records import Record
 from experiments.framework.trials import Trial
 from experiments.jobs.cifar10_resnet import resnet20
-from experiments.jobs.digits import evenly
-from experiments.transfers import folders_of, machine
+from experiments.tasks import folders_of, machine
 
 if TYPE_CHECKING:
     from dan.data.tensor_datasets import Images

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs.digits import Place, network
-from experiments.transfers import machine
+from experiments.digits.trial import Place, network
+from experiments.tasks import machine
 
 BATCH = 128  # images a step: of the source, of the labelled target, and where something is aligned of the target
 

@@ -1,5 +1,4 @@
-"""What experiments on transfers share: data made once a process, published tables and numbers beside ours, the floor,
-means over tasks."""
+"""What experiments on tasks share: data made once a process, published tables, the floor, means, the machine."""
 
 from __future__ import annotations
 
@@ -46,6 +45,7 @@ class PaperTable:
     errors: Mapping[str, Mapping[str, float]]
 
 
+@cache
 def paper_table(name: str) -> PaperTable:
     """The table in experiments/paper_tables/<name>.toml. Raises UserError if it isn't there or its rows are ragged."""
     path = HOME / "paper_tables" / f"{name}.toml"
@@ -61,26 +61,8 @@ def paper_table(name: str) -> PaperTable:
                 raise UserError(f"{path}: the {kind} of {row['method']} are {len(numbers)}, the columns {len(columns)}")
             named = zip(columns, map(float, numbers), strict=True)
             rows[row["method"]] = {column: number for column, number in named if math.isfinite(number)}
-    return PaperTable(
-        title=str(table["title"]),
-        source=str(table["source"]),
-        provenance=str(table["provenance"]),
-        metric=str(table["metric"]),
-        columns=columns,
-        values=found["values"],
-        errors=found["errors"],
-    )
-
-
-def provenance(table: PaperTable, row: str) -> str:
-    """What stands beside a published number: where it is from and how it was read."""
-    return f"{table.source}, row {row}; {table.provenance}"
-
-
-def paper_number(table: PaperTable, row: str, column: str) -> Record:
-    """What a record says of the published number in that row ("" for none) and column, where there is one."""
-    number = table.values.get(row, {}).get(column)
-    return {"paper": number, "provenance": "" if number is None else provenance(table, row)}
+    texts = {name: str(table[name]) for name in ("title", "source", "provenance", "metric")}
+    return PaperTable(columns=columns, values=found["values"], errors=found["errors"], **texts)
 
 
 def folders_of(config: Any) -> dict[str, str]:
@@ -112,9 +94,11 @@ def logistic_regression(source: Dataset[Any], target: Dataset[Any]) -> float:
     return float(model.score(x_target.double().numpy(), y_target.numpy()))
 
 
-def over_tasks(records: Iterable[Record], tasks: Sequence[str], name: str) -> list[Record]:
-    """A record `name` for the mean of accuracy/target over `tasks`, for each (network, method, labels, seed, selection)
-    that has all of them; the others give none."""
+def over_tasks(
+    records: Iterable[Record], tasks: Sequence[str], name: str, splits: Sequence[str] = ("accuracy/target",)
+) -> list[Record]:
+    """A record `name` for the mean of `splits` over `tasks`, for each (network, method, labels, seed, selection) that
+    has all of them; the others give none."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = {}
     for record in records:
         if record.get("selection") and record["task"] in tasks and record.get("accuracy/target") is not None:
@@ -125,22 +109,9 @@ def over_tasks(records: Iterable[Record], tasks: Sequence[str], name: str) -> li
         if set(by_task) == set(tasks):
             first = by_task[tasks[0]]
             kept = ("experiment", "network", "method", "labels", "seed", "selection", "provenance", "command")
-            mean = statistics.fmean(by_task[task]["accuracy/target"] for task in tasks)
-            means.append({part: first[part] for part in kept} | {"task": name, "paper": None, "accuracy/target": mean})
+            mean = {split: statistics.fmean(by_task[task][split] for task in tasks) for split in splits}
+            means.append({part: first[part] for part in kept} | {"task": name, "paper": None, **mean})
     return means
-
-
-def last_and_oracle(about: Record, result: Mapping[str, Any]) -> list[Record]:
-    """A record an evaluation of a trial's result. `last` is the model after the last step; `oracle`, which reads target
-    labels to choose among several evaluations, is there to be compared with and is never the result."""
-    evaluations: list[Record] = [
-        {**about, **{key: value for key, value in each.items() if key != "event"}, **result["measured_on"]}
-        for each in result["evaluations"]
-    ]
-    best = max(evaluations, key=lambda each: each["accuracy/target"])
-    oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
-    evaluations[-1]["selection"] = "last"
-    return evaluations + oracle
 
 
 def with_tuples(how: Mapping[str, Any]) -> dict[str, Any]:

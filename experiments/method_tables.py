@@ -1,0 +1,275 @@
+"""Tables of adaptation methods on transfers: the rows that are trained, ours beside published ones, gains.
+
+gain = mean over seeds of a method's accuracy - the same of source-only's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from experiments.framework.experiment import Cell, Results
+from experiments.framework.measurements import SPLITS, aggregate, by_seed
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.comparisons import Comparison
+from experiments.framework.reporting.tables import Table, dots, mean_of, signed, tidy, told
+from experiments.framework.trials import Trial
+from experiments.tasks import paper_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SOURCE_ONLY, DAN, FLOOR = "source-only", "DAN", "logistic regression"
+COLOURS = {SOURCE_ONLY: "#888888", "DDC": "#0072b2", DAN: "#222222"}
+# How a domain is written in a column's name; the others in capitals.
+WRITTEN = {"mnistm": "MNIST-M", "rendered": "rendered"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: a method of `dan.losses`, the layers that it aligns and what else its config says.
+
+    searched: the row whose chosen values it is trained with.
+    """
+
+    method: str
+    align: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    searched: str = DAN
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """As a trial's arguments have it."""
+        return {"method": self.method, "align": list(self.align), **self.options}
+
+
+def further_rows(align: tuple[str, ...]) -> dict[str, Row]:
+    """A row for each method of `dan.losses` that no table names by itself, but for mme, which needs target labels."""
+    from dan.losses import METHODS
+
+    return {name: Row(name, align, searched=name) for name in METHODS if name not in ("dan", "ddc", "mme")}
+
+
+def column_of(transfer: str) -> str:
+    """How a transfer is written: a2c is A->C."""
+    return "->".join(WRITTEN.get(side, side.upper()) for side in transfer.split("2"))
+
+
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """A record an evaluation, with the trial's settings, and the oracle's choice where there are several.
+
+    `last` is the model after the last step; `oracle`, which reads target labels to choose among the evaluations, is
+    there to be compared with and is never the result.
+    """
+    result, made = results[trial.name], trial.arguments
+    about = {"seed": made.get("seed", 0), "selection": "", **{k: result[k] for k in ("weights",) if k in result}}
+    about = {**cell.about, **about, **{k: made[k] for k in ("how", "trade_off", "steps") if k in made}}
+    listed = result.get("evaluations") or [result["evaluation"]]
+    evaluations = [
+        {**about, **{k: v for k, v in each.items() if k != "event"}, **result["measured_on"]} for each in listed
+    ]
+    best = max(evaluations, key=lambda each: each["accuracy/target"])
+    oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
+    evaluations[-1]["selection"] = "last"
+    return evaluations + oracle
+
+
+# --- published numbers ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """A table of experiments/paper_tables: its `network`, its row for each of ours, its column for our transfers."""
+
+    table: str
+    network: str
+    rows: Mapping[str, str]
+    columns: Mapping[str, str]
+
+    def number(self, method: str, transfer: str) -> float | None:
+        """The published accuracy in percent, if there is one."""
+        found = paper_table(self.table).values.get(self.rows.get(method, ""), {})
+        return found.get(self.columns.get(transfer, ""))
+
+    def record(self, method: str, transfer: str) -> Record:
+        """What a record says of it: the number, where it is from and how it was read."""
+        number, table = self.number(method, transfer), paper_table(self.table)
+        where = "" if number is None else f"{table.source}, row {self.rows[method]}; {table.provenance}"
+        return {"paper": number, "provenance": where}
+
+    def gain(self, method: str, transfer: str) -> float | None:
+        """The published gain over its row without adaptation."""
+        ours, base = self.number(method, transfer), self.number(SOURCE_ONLY, transfer)
+        return None if ours is None or base is None or method == SOURCE_ONLY else ours - base
+
+    def line(self, method: str, columns: Sequence[tuple[str, str]], mean: str) -> list[str] | None:
+        """The published row below one of ours; None where it has no number for these (transfer, split)."""
+        row = self.rows.get(method, "")
+        errors, cells = paper_table(self.table).errors.get(row, {}), []
+        for transfer, split in [*columns, (mean, "target")]:
+            number, error = self.number(method, transfer), errors.get(self.columns.get(transfer, ""))
+            spread = "" if error is None else f" ± {error:.1f}"
+            cells.append("–" if number is None or split != "target" else f"{number:.1f}{spread}")
+        if set(cells) == {"–"}:
+            return None
+        return [f"published {row} ({self.network})", *cells, signed(self.gain(method, mean)), *["–"] * 3]
+
+
+def office_columns(transfers: Sequence[str]) -> dict[str, str]:
+    """Our transfers -> the columns of a table on Office, with its mean."""
+    return {"mean": "Avg"} | {transfer: column_of(transfer) for transfer in transfers}
+
+
+# --- our numbers ------------------------------------------------------------------------------------------------------
+
+
+class Accuracies:
+    """Accuracies in percent from the records of one network: of(method, transfer, split) -> {seed: value}."""
+
+    def __init__(self, records: Sequence[Record], prefix: str, selection: str = "last") -> None:
+        self.table: dict[tuple[str, str, str], dict[int, float]] = {}
+        for split, name in SPLITS.items():
+            found = by_seed(records, name, 100, of=("method", "task"), selection=selection)
+            self.table |= {(method, task.removeprefix(prefix), split): by for (method, task), by in found.items()}
+        self.methods = list(dict.fromkeys(method for method, _, _ in self.table))
+
+    def of(self, method: str, transfer: str, split: str = "target") -> dict[int, float]:
+        return self.table.get((method, transfer, split), {})
+
+    def mean(self, method: str, transfer: str) -> float | None:
+        return mean_of(self.of(method, transfer))
+
+    def gain(self, method: str, transfer: str) -> float | None:
+        """How far the method's mean on the target lies above source-only's."""
+        ours, base = self.mean(method, transfer), self.mean(SOURCE_ONLY, transfer)
+        return None if ours is None or base is None or method in (SOURCE_ONLY, FLOOR) else ours - base
+
+    def gains(self, method: str, transfers: Sequence[str]) -> dict[str, float]:
+        """transfer -> gain, the worst first."""
+        found = {transfer: gain for transfer in transfers if (gain := self.gain(method, transfer)) is not None}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network's part of a table: its title, records, transfers, the task of their mean, published tables."""
+
+    title: str
+    records: Sequence[Record]
+    transfers: Sequence[str]
+    prefix: str
+    published: Sequence[Published] = ()
+    mean: str = "mean"
+    splits: Sequence[str] = ("target",)
+
+    def accuracies(self, selection: str = "last") -> Accuracies:
+        return Accuracies(self.records, self.prefix, selection)
+
+    def table(self) -> Table:
+        """One row a method: each transfer, the mean, its gain over source-only, the worst transfer's gain, the oracle's
+        mean; below a row that was published, the numbers of others."""
+        found, oracle = self.accuracies(), self.accuracies("oracle")
+        columns = [(transfer, split) for transfer in self.transfers for split in self.splits]
+        lines = []
+        for place, method in enumerate(found.methods):
+            cells = [told(found.of(method, *column)) for column in columns]
+            if set(cells) == {"–"}:
+                continue
+            worst = [f"{signed(gain)} ({column_of(t)})" for t, gain in found.gains(method, self.transfers).items()]
+            seeds = sorted({len(found.of(method, transfer)) for transfer in self.transfers} - {0})
+            lines.append([method, *cells, told(found.of(method, self.mean)), signed(found.gain(method, self.mean))])
+            lines[-1] += [worst[0] if worst else "–", told(oracle.of(method, self.mean)).split(" ")[0]]
+            lines[-1].append("/".join(map(str, seeds)))
+            for table in self.published:
+                # Two of our rows may answer to one of theirs, which then stands below the last of them.
+                later = {table.rows.get(other) for other in found.methods[place + 1 :]}
+                theirs = table.line(method, columns, self.mean)
+                lines += [theirs] if theirs and table.rows[method] not in later else []
+        headers = [column_of(transfer) + ("" if split == "target" else f", {split}") for transfer, split in columns]
+        return ["method", *headers, "mean", "gain", "worst gain", "oracle mean", "n"], lines
+
+    def findings(self) -> list[str]:
+        """What DAN gains beside the published gain and where least, the best method, a source-only below the floor."""
+        found, mean = self.accuracies(), self.mean
+        base, gain, said = found.mean(SOURCE_ONLY, mean), found.gain(DAN, mean), []
+        if base is not None and gain is not None:
+            theirs = [t.gain(DAN, mean) for t in self.published if t.gain(DAN, mean) is not None]
+            beside = f" (published {signed(theirs[0])})" if theirs else ""
+            worst, least = next(iter(found.gains(DAN, self.transfers).items()))
+            said.append(
+                f"{self.title}: DAN gains {signed(gain)} points over source-only's {base:.1f}{beside}; "
+                f"worst {column_of(worst)}, {signed(least)}."
+            )
+        means = {method: value for method in found.methods if (value := found.mean(method, mean)) is not None}
+        if len(means) > 3:
+            best = max(means, key=means.__getitem__)
+            said.append(f"{self.title}: highest mean {means[best]:.1f}, {best}.")
+        floor = means.get(FLOOR)
+        if base is not None and floor is not None and base < floor:
+            said.append(f"{self.title}: source-only ({base:.1f}) is below logistic regression ({floor:.1f}).")
+        return said
+
+
+def gains_figure(parts: Sequence[Part]) -> Figure:
+    """Each method's gain over source-only, a panel a part: a dot a transfer, a diamond at their mean."""
+    from matplotlib.figure import Figure
+
+    shown = {part.title: part.accuracies() for part in parts}
+    methods = list(dict.fromkeys(m for found in shown.values() for m in found.methods if m not in (SOURCE_ONLY, FLOOR)))
+    figure = Figure(figsize=(1.6 + 2.6 * len(parts), 1.2 + 0.26 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
+    for axes, part in zip(panels, parts, strict=True):
+        for place, method in enumerate(methods):
+            if gains := list(shown[part.title].gains(method, part.transfers).values()):
+                dots(axes, place, gains, COLOURS.get(method, "#0072b2"), (12, 30))
+        axes.axvline(0, color="#888888", linewidth=1, zorder=1)
+        axes.set_title(part.title, fontsize=8)
+        axes.set_yticks(range(len(methods)), methods, fontsize=8)
+        axes.set_xlabel("gain over source-only, points", fontsize=8)
+        tidy(axes, "x")
+    panels[0].invert_yaxis()
+    return figure
+
+
+GAINS_CAPTION = (
+    "Gain over source-only on all of the target: a dot a transfer (mean over seeds), a diamond at their mean."
+)
+TABLE_CAPTION = (
+    "Accuracy in percent on all target images, mean ± standard deviation over n seeds, after the last step. gain: of "
+    "the mean over source-only's; worst gain: of the transfer that gains least. oracle mean: what the best of a run's "
+    "evaluations by target labels would have given; it is no result. All rows of a seed start from the same weights "
+    "and see the same source batches."
+)
+
+
+def report_of(
+    title: str,
+    parts: Sequence[Part],
+    records: Sequence[Record],
+    *,
+    findings: Sequence[str] = (),
+    more: Sequence[tuple[str, Table]] = (),
+    captions: Sequence[str] = (),
+    compared: Sequence[Comparison] | None = None,
+) -> Report:
+    """A report of these parts. records: of table.csv. findings, more, captions: besides those of the parts."""
+    parts = [part for part in parts if part.table()[1]]
+    published = dict.fromkeys((table.table, table.network) for part in parts for table in part.published)
+    theirs = [f"{paper_table(t).source} ({paper_table(t).provenance}), {network}" for t, network in published]
+    weights = sorted({record["weights"] for record in records if "weights" in record})
+    return Report(
+        title=title,
+        findings=[*findings, *(said for part in parts if part.mean == "mean" for said in part.findings())],
+        tables=[*((part.title, part.table()) for part in parts), *more],
+        figures=[Drawn("gains.png", gains_figure(parts), GAINS_CAPTION)] if parts else [],
+        captions=[
+            TABLE_CAPTION,
+            *captions,
+            *([f"Published: {'; '.join(theirs)}."] if theirs else []),
+            *([f"Weights of the backbones: {'; '.join(weights)}."] if weights else []),
+        ],
+        rows=aggregate(records),
+        compared=compared,
+    )
