@@ -78,9 +78,10 @@ def cells(config: ADistance) -> list[Cell]:
     """A seed also decides the classifier's halves: so raw features have a spread, too."""
     made = []
     for only, (transfer, features) in grid(config, "transfers", "features"):
-        more = {"trade_off": {RAW: None, SOURCE_ONLY: 0.0, DAN: config.trade_off}[features]}
-        trials = office.training(features.replace(" ", "_").lower(), distances, transfer, DAN, config, **more)
-        made.append(Cell(about=office.about(transfer, features, **more), only=only, trials=trials))
+        trade_off = {RAW: None, SOURCE_ONLY: 0.0, DAN: config.trade_off}[features]
+        name = features.replace(" ", "_").lower()
+        trials = office.training(name, distances, transfer, DAN, config, trade_off=trade_off)
+        made.append(office.cell_of(only, transfer, features, trials))
     return made
 
 

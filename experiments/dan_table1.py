@@ -229,7 +229,7 @@ def report(records: Sequence[Record]) -> Report:
         means = over_tasks(own, [SET + transfer for transfer in TRANSFERS], "mean")
         everything += [mean | made.paper.record(mean["method"], "mean") for mean in means]
         parts.append(Part(made.line, own + means, TRANSFERS, SET, [made.paper]))
-        learned, equal = (parts[-1].accuracies().gain(method, "mean") for method in (DAN, UNIFORM))
+        learned, equal = (parts[-1].gain(method, "mean") for method in (DAN, UNIFORM))
         if learned is not None and equal is not None:
             said.append(f"{made.line}: learned kernel weights {signed(learned - equal)} points over equal ones.")
         aligned = f"7 is {made.every[-2]}, 8 the logits; DAN aligns {', '.join(made.every)}"

@@ -8,7 +8,6 @@ both as source-only and as DAN. All stages frozen is the backbone without any fi
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -25,17 +24,7 @@ from experiments.framework.reporting.panels import line_panels
 from experiments.framework.reporting.tables import Table, mean_of, told
 from experiments.framework.trials import Trial, slug
 from experiments.method_tables import COLOURS, DAN, SOURCE_ONLY, column_of
-from experiments.office_caltech10 import TenClass
-from experiments.office_caltech10.trial import (
-    BOTTLENECK,
-    DROPOUT,
-    EVERYTHING,
-    NOTHING,
-    Setup,
-    adapt,
-    load_train_config,
-    start_new_layers,
-)
+from experiments.office_caltech10 import EVERYTHING, NOTHING, TenClass, trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,13 +40,7 @@ class FrozenLayers(TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = "frozen_layers"
-    QUICK: ClassVar[dict[str, Any]] = {
-        **TenClass.QUICK,
-        "steps": 10,
-        "frozen": ("fire8", EVERYTHING),
-        "cut": ("fire4", "fire8"),
-        "image_size": 64,
-    }
+    QUICK: ClassVar[dict[str, Any]] = {**TenClass.QUICK, "steps": 10, "frozen": ("fire8",), "cut": ("fire8",)}
 
     steps: int = 100
     """training steps of every run: the fewer stages are frozen, the longer one takes, up to seconds"""
@@ -91,6 +74,11 @@ class Cut(NamedTuple):
         return f"squeezenet1_1-{'cut-after' if self.left_out else 'frozen-to'}-{self.stage}"
 
     @property
+    def line(self) -> str:
+        """What findings call it."""
+        return f"{self.depth} stages frozen, the rest {'left out' if self.left_out else 'fine-tuned'}"
+
+    @property
     def depth(self) -> int:
         """How many of the stages with weights are frozen."""
         known = {NOTHING: 0, EVERYTHING: len(STAGES)}
@@ -112,7 +100,7 @@ def stage_features(folder: Path, *, place: dict[str, Any], sides: list[str]) -> 
 
     from dan.data.batches import iter_batches
 
-    setup, kept = Setup(**place), {}
+    setup, kept = trial.Setup(**place), {}
     for side in sides:
         task = setup.task(f"{side}2{next(other for other in setup.DOMAINS if other != side)}")
         backbone = setup.network(task, seed=0).backbone.eval()
@@ -171,23 +159,23 @@ def probe(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = Backbone({"stage": nn.Identity()}, out_features=x_source.shape[1])
-        model = DAN(backbone, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
-    start_new_layers(model, seed)
+        model = DAN(backbone, int(source["y"].max()) + 1, layers=(trial.BOTTLENECK,), dropout=trial.DROPOUT)
+    trial.start_new_layers(model, seed)
     of_source, of_target = TensorDataset(x_source, source["y"]), TensorDataset(x_target, target["y"])
-    settings |= {"config": load_train_config(how, steps), "steps": steps, "seed": seed, "tests": {"target": of_target}}
-    return {"evaluations": fit(model, of_source, of_target, **settings), **Setup(**place).provenance()}
+    tests, config = {"target": of_target}, trial.load_train_config(how, steps)
+    evaluations = fit(model, of_source, of_target, config=config, steps=steps, seed=seed, tests=tests, **settings)
+    return {"evaluations": evaluations, **trial.Setup(**place).provenance()}
 
 
 def trials_of(transfer: str, cut: Cut, method: str, config: FrozenLayers) -> list[Trial]:
     """The trials of one cell, one a seed."""
     name = f"{cut.network}-{slug(method)}"
     if not cut.left_out:
-        return office.training(name, adapt, transfer, method, config, place=office.setup_of(config, cut.stage))
-    whole = Trial(
-        "stages", stage_features, {"place": office.setup_of(config), "sides": office.sides_of(config.transfers)}
-    )
+        return office.training(name, trial.adapt, transfer, method, config, place=office.setup_of(config, cut.stage))
+    place, sides = office.setup_of(config), office.sides_of(config.transfers)
+    whole = Trial("stages", stage_features, {"place": place, "sides": sides})
     made = office.training(name, probe, transfer, method, config, features=whole.name, stage=cut.stage)
-    return [replace(trial, after=(whole,)) for trial in made]
+    return [replace(one, after=(whole,)) for one in made]
 
 
 def cells(config: FrozenLayers) -> list[Cell]:
@@ -198,8 +186,7 @@ def cells(config: FrozenLayers) -> list[Cell]:
         only |= {"cut" if cut.left_out else "frozen": cut.stage}
         trials = trials_of(transfer, cut, method, config)
         kept = {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out, "frozen_stages": cut.depth}
-        kept |= {"trade_off": trials[0].arguments["trade_off"]}
-        made.append(Cell(about=office.about(transfer, method) | kept, only=only, trials=trials))
+        made.append(office.cell_of(only, transfer, method, trials, **kept))
     return made
 
 
@@ -213,34 +200,28 @@ def cuts_in(records: Sequence[Record]) -> list[Cut]:
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:
-    """One row for each treatment of the backbone, the methods by transfer as columns, and the median of seconds."""
-    found, seconds = office.measured(records, "accuracy/target", 100), office.measured(records, "seconds")
+    """One row for each treatment of the backbone, the methods by transfer as columns."""
+    found, rows = office.measured(records, "accuracy/target", 100), []
     columns = list(product(office.transfers_in(records), METHODS))
-    rows = []
     for cut in cuts_in(records):
         rest = "left out" if cut.left_out else "nothing" if cut.stage == EVERYTHING else "fine-tuned"
-        keys = [(cut.network, method, transfer) for transfer, method in columns]
-        times = [value for key in keys for value in seconds.get(key, {}).values()]
-        rows.append([cut.stage, str(cut.depth), rest, *(told(found.get(key)) for key in keys)])
-        rows[-1].append(f"{statistics.median(times):.0f}" if times else "–")
+        cells = [told(found.get((cut.network, method, transfer))) for transfer, method in columns]
+        rows.append([cut.stage, str(cut.depth), rest, *cells])
     headers = [f"{column_of(transfer)}, {method}" for transfer, method in columns]
-    return ["frozen up to", "stages", "the rest", *headers, "seconds a run (median)"], rows
+    return ["frozen up to", "stages", "the rest", *headers], rows
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """For each transfer and method: the best with fine-tuning, with the rest left out, and with everything frozen."""
+    """For each transfer and method: the best and the worst treatment."""
     found, said = office.measured(records, "accuracy/target", 100), []
     for transfer, method in product(office.transfers_in(records), METHODS):
         means = {cut: mean_of(found.get((cut.network, method, transfer))) for cut in cuts_in(records)}
-        parts = []
-        for left_out, title in ((False, "fine-tuned"), (True, "left out")):
-            own = {cut: mean for cut, mean in means.items() if cut.left_out == left_out and mean is not None}
-            if own:
-                best = max(own, key=own.__getitem__)
-                parts.append(f"{own[best]:.1f} at {best.depth} of {len(STAGES)} frozen, the rest {title}")
-        if (frozen := means.get(Cut(EVERYTHING, False))) is not None:
-            parts.append(f"{frozen:.1f} with all frozen")
-        said += [f"{office.title_of(transfer)}, {method}: best {'; '.join(parts)}."] if parts else []
+        order = sorted((mean, cut.line) for cut, mean in means.items() if mean is not None)
+        if order:
+            (low, worst), (high, best) = order[0], order[-1]
+            said.append(
+                f"{office.title_of(transfer)}, {method}: highest {high:.1f} ({best}), lowest {low:.1f} ({worst})."
+            )
     return said
 
 

@@ -48,7 +48,7 @@ def cells(config: LambdaSensitivity) -> list[Cell]:
     made = []
     for only, (transfer, value) in grid(config, "transfers", "trade_offs"):
         trials = office.training(f"lambda{value:g}", adapt, transfer, DAN, config, trade_off=value)
-        made.append(Cell(about=office.about(transfer, method_of(value), trade_off=value), only=only, trials=trials))
+        made.append(office.cell_of(only, transfer, method_of(value), trials))
     return made
 
 

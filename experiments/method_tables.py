@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from experiments.framework.experiment import Cell, Results
@@ -81,12 +82,16 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
 
 @dataclass(frozen=True)
 class Published:
-    """A table of experiments/paper_tables: its `network`, its row for each of ours, its column for our transfers."""
+    """A table of experiments/paper_tables: its `network`, its row for each of ours, its column for our transfers.
+
+    note: more on where its numbers are from, for records.
+    """
 
     table: str
     network: str
     rows: Mapping[str, str]
     columns: Mapping[str, str]
+    note: str = ""
 
     def number(self, method: str, transfer: str) -> float | None:
         """The published accuracy in percent, if there is one."""
@@ -96,7 +101,7 @@ class Published:
     def record(self, method: str, transfer: str) -> Record:
         """What a record says of it: the number, where it is from and how it was read."""
         number, table = self.number(method, transfer), paper_table(self.table)
-        where = "" if number is None else f"{table.source}, row {self.rows[method]}; {table.provenance}"
+        where = "" if number is None else f"{table.source}, row {self.rows[method]}; {table.provenance}{self.note}"
         return {"paper": number, "provenance": where}
 
     def gain(self, method: str, transfer: str) -> float | None:
@@ -125,36 +130,12 @@ def office_columns(transfers: Sequence[str]) -> dict[str, str]:
 # --- our numbers ------------------------------------------------------------------------------------------------------
 
 
-class Accuracies:
-    """Accuracies in percent from the records of one network: of(method, transfer, split) -> {seed: value}."""
-
-    def __init__(self, records: Sequence[Record], prefix: str, selection: str = "last") -> None:
-        self.table: dict[tuple[str, str, str], dict[int, float]] = {}
-        for split, name in SPLITS.items():
-            found = by_seed(records, name, 100, of=("method", "task"), selection=selection)
-            self.table |= {(method, task.removeprefix(prefix), split): by for (method, task), by in found.items()}
-        self.methods = list(dict.fromkeys(method for method, _, _ in self.table))
-
-    def of(self, method: str, transfer: str, split: str = "target") -> dict[int, float]:
-        return self.table.get((method, transfer, split), {})
-
-    def mean(self, method: str, transfer: str) -> float | None:
-        return mean_of(self.of(method, transfer))
-
-    def gain(self, method: str, transfer: str) -> float | None:
-        """How far the method's mean on the target lies above source-only's."""
-        ours, base = self.mean(method, transfer), self.mean(SOURCE_ONLY, transfer)
-        return None if ours is None or base is None or method in (SOURCE_ONLY, FLOOR) else ours - base
-
-    def gains(self, method: str, transfers: Sequence[str]) -> dict[str, float]:
-        """transfer -> gain, the worst first."""
-        found = {transfer: gain for transfer in transfers if (gain := self.gain(method, transfer)) is not None}
-        return dict(sorted(found.items(), key=lambda item: item[1]))
-
-
 @dataclass(frozen=True)
 class Part:
-    """One network's part of a table: its title, records, transfers, the task of their mean, published tables."""
+    """One network's part of a table: its title, its records, transfers and published tables; accuracies in percent.
+
+    A task is `prefix` + transfer, or `mean`, that of the records that are means over the transfers.
+    """
 
     title: str
     records: Sequence[Record]
@@ -164,27 +145,57 @@ class Part:
     mean: str = "mean"
     splits: Sequence[str] = ("target",)
 
-    def accuracies(self, selection: str = "last") -> Accuracies:
-        return Accuracies(self.records, self.prefix, selection)
+    @cached_property
+    def accuracies(self) -> dict[tuple[str, str, str, str], dict[int, float]]:
+        """(method, transfer, split, selection) -> {seed: accuracy}."""
+        return {
+            (method, task.removeprefix(self.prefix), split, selection): values
+            for split, name in SPLITS.items()
+            for (method, task, selection), values in by_seed(
+                self.records, name, 100, of=("method", "task", "selection")
+            ).items()
+        }
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the records."""
+        return list(dict.fromkeys(method for method, _, _, selection in self.accuracies if selection == "last"))
+
+    def of(self, method: str, transfer: str, split: str = "target", selection: str = "last") -> dict[int, float]:
+        """{seed: accuracy}; empty where there is none."""
+        return self.accuracies.get((method, transfer, split, selection), {})
+
+    def gain(self, method: str, transfer: str) -> float | None:
+        """How far the method's mean on the target lies above source-only's."""
+        ours, base = mean_of(self.of(method, transfer)), mean_of(self.of(SOURCE_ONLY, transfer))
+        return None if ours is None or base is None or method in (SOURCE_ONLY, FLOOR) else ours - base
+
+    def gains(self, method: str) -> dict[str, float]:
+        """transfer -> gain, the worst first."""
+        found = {transfer: gain for transfer in self.transfers if (gain := self.gain(method, transfer)) is not None}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def table(self) -> Table:
         """One row a method: each transfer, the mean, its gain over source-only, the worst transfer's gain, the oracle's
         mean; below a row that was published, the numbers of others."""
-        found, oracle = self.accuracies(), self.accuracies("oracle")
         columns = [(transfer, split) for transfer in self.transfers for split in self.splits]
         lines = []
-        for place, method in enumerate(found.methods):
-            cells = [told(found.of(method, *column)) for column in columns]
+        for place, method in enumerate(self.methods):
+            cells = [told(self.of(method, *column)) for column in columns]
             if set(cells) == {"–"}:
                 continue
-            worst = [f"{signed(gain)} ({column_of(t)})" for t, gain in found.gains(method, self.transfers).items()]
-            seeds = sorted({len(found.of(method, transfer)) for transfer in self.transfers} - {0})
-            lines.append([method, *cells, told(found.of(method, self.mean)), signed(found.gain(method, self.mean))])
-            lines[-1] += [worst[0] if worst else "–", told(oracle.of(method, self.mean)).split(" ")[0]]
-            lines[-1].append("/".join(map(str, seeds)))
+            worst = [f"{signed(gain)} ({column_of(transfer)})" for transfer, gain in self.gains(method).items()]
+            seeds = sorted({len(self.of(method, transfer)) for transfer in self.transfers} - {0})
+            oracle = mean_of(self.of(method, self.mean, selection="oracle"))
+            lines.append([method, *cells, told(self.of(method, self.mean)), signed(self.gain(method, self.mean))])
+            lines[-1] += [
+                worst[0] if worst else "–",
+                "–" if oracle is None else f"{oracle:.1f}",
+                "/".join(map(str, seeds)),
+            ]
             for table in self.published:
                 # Two of our rows may answer to one of theirs, which then stands below the last of them.
-                later = {table.rows.get(other) for other in found.methods[place + 1 :]}
+                later = {table.rows.get(other) for other in self.methods[place + 1 :]}
                 theirs = table.line(method, columns, self.mean)
                 lines += [theirs] if theirs and table.rows[method] not in later else []
         headers = [column_of(transfer) + ("" if split == "target" else f", {split}") for transfer, split in columns]
@@ -192,22 +203,18 @@ class Part:
 
     def findings(self) -> list[str]:
         """What DAN gains beside the published gain and where least, the best method, a source-only below the floor."""
-        found, mean = self.accuracies(), self.mean
-        base, gain, said = found.mean(SOURCE_ONLY, mean), found.gain(DAN, mean), []
+        means = {method: value for method in self.methods if (value := mean_of(self.of(method, self.mean))) is not None}
+        base, gain, said = means.get(SOURCE_ONLY), self.gain(DAN, self.mean), []
         if base is not None and gain is not None:
-            theirs = [t.gain(DAN, mean) for t in self.published if t.gain(DAN, mean) is not None]
+            theirs = [found for table in self.published if (found := table.gain(DAN, self.mean)) is not None]
             beside = f" (published {signed(theirs[0])})" if theirs else ""
-            worst, least = next(iter(found.gains(DAN, self.transfers).items()))
-            said.append(
-                f"{self.title}: DAN gains {signed(gain)} points over source-only's {base:.1f}{beside}; "
-                f"worst {column_of(worst)}, {signed(least)}."
-            )
-        means = {method: value for method in found.methods if (value := found.mean(method, mean)) is not None}
+            worst, least = next(iter(self.gains(DAN).items()))
+            gained = f"DAN gains {signed(gain)} points over source-only's {base:.1f}{beside}"
+            said.append(f"{self.title}: {gained}; worst {column_of(worst)}, {signed(least)}.")
         if len(means) > 3:
             best = max(means, key=means.__getitem__)
             said.append(f"{self.title}: highest mean {means[best]:.1f}, {best}.")
-        floor = means.get(FLOOR)
-        if base is not None and floor is not None and base < floor:
+        if base is not None and base < (floor := means.get(FLOOR, 0.0)):
             said.append(f"{self.title}: source-only ({base:.1f}) is below logistic regression ({floor:.1f}).")
         return said
 
@@ -216,13 +223,12 @@ def gains_figure(parts: Sequence[Part]) -> Figure:
     """Each method's gain over source-only, a panel a part: a dot a transfer, a diamond at their mean."""
     from matplotlib.figure import Figure
 
-    shown = {part.title: part.accuracies() for part in parts}
-    methods = list(dict.fromkeys(m for found in shown.values() for m in found.methods if m not in (SOURCE_ONLY, FLOOR)))
+    methods = list(dict.fromkeys(m for part in parts for m in part.methods if m not in (SOURCE_ONLY, FLOOR)))
     figure = Figure(figsize=(1.6 + 2.6 * len(parts), 1.2 + 0.26 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for place, method in enumerate(methods):
-            if gains := list(shown[part.title].gains(method, part.transfers).values()):
+            if gains := list(part.gains(method).values()):
                 dots(axes, place, gains, COLOURS.get(method, "#0072b2"), (12, 30))
         axes.axvline(0, color="#888888", linewidth=1, zorder=1)
         axes.set_title(part.title, fontsize=8)

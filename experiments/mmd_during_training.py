@@ -89,8 +89,7 @@ def cells(config: MmdDuringTraining) -> list[Cell]:
     for only, (transfer, method) in grid(config, "transfers", "methods"):
         how = office.how_of(method, config) | {"evaluate_every": config.every}
         trials = office.training(slug(method), watched, transfer, method, config, how=how)
-        trade_off = trials[0].arguments["trade_off"]
-        made.append(Cell(about=office.about(transfer, method, trade_off=trade_off), only=only, trials=trials))
+        made.append(office.cell_of(only, transfer, method, trials))
     return made
 
 

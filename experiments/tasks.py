@@ -33,13 +33,11 @@ HOME = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """A published table: values[method][column], in the unit of `metric`; `source` and `provenance` say whose and how
-    they came here. A value that is not in the table is not in the mapping."""
+    """A published table: values[method][column] in percent; `source` and `provenance` say whose and how they came here.
+    A value that is not in the table is not in the mapping."""
 
-    title: str
     source: str
     provenance: str
-    metric: str
     columns: tuple[str, ...]
     values: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, Mapping[str, float]]
@@ -61,8 +59,7 @@ def paper_table(name: str) -> PaperTable:
                 raise UserError(f"{path}: the {kind} of {row['method']} are {len(numbers)}, the columns {len(columns)}")
             named = zip(columns, map(float, numbers), strict=True)
             rows[row["method"]] = {column: number for column, number in named if math.isfinite(number)}
-    texts = {name: str(table[name]) for name in ("title", "source", "provenance", "metric")}
-    return PaperTable(columns=columns, values=found["values"], errors=found["errors"], **texts)
+    return PaperTable(source=str(table["source"]), provenance=str(table["provenance"]), columns=columns, **found)
 
 
 def folders_of(config: Any) -> dict[str, str]:
@@ -142,8 +139,9 @@ def weights_label(weights: str) -> str:
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
 
 
-def versions() -> dict[str, str]:
-    """Versions and processor that numbers were measured with."""
+@cache
+def machine() -> dict[str, str]:
+    """What the numbers were measured with: versions, processor, and the commit, if this is a checkout."""
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -151,15 +149,9 @@ def versions() -> dict[str, str]:
     if cpuinfo.is_file():
         named = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         processor = named[0].partition(":")[2].strip() if named else processor
-    return {"torch": torch.__version__, "python": platform.python_version(), "processor": processor}
-
-
-@cache
-def machine() -> dict[str, str]:
-    """What the numbers were measured with: versions, processor, and the commit, if this is a checkout."""
-    about = {**versions(), "device": "cpu"}
+    about = {"torch": torch.__version__, "python": platform.python_version(), "processor": processor, "device": "cpu"}
+    words = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        words = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12"]
         about["commit"] = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         about["commit"] = ""

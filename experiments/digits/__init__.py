@@ -20,7 +20,7 @@ from experiments.framework.experiment import Cell, Experiment
 from experiments.framework.options import check_least, check_names, check_samples
 from experiments.framework.records import Record
 from experiments.framework.report import Report
-from experiments.framework.reporting.tables import each
+from experiments.framework.reporting.tables import each, mean_of
 from experiments.framework.trials import Trial, slug
 from experiments.label_free_search import SEARCH_CAPTION, SEARCH_SEED, Point, SearchOptions, search_table
 from experiments.method_tables import DAN, FLOOR, SOURCE_ONLY, Part, Row, column_of
@@ -173,8 +173,7 @@ def report(records: Sequence[Record]) -> Report:
     trained = [record for record in records if record.get("selection")]
     tasks = [task for task in TASKS if any(record["task"] == SET + task for record in trained)]
     part = Part("Digits", everything, tasks, SET, PUBLISHED, splits=("target", "test"))
-    found = part.accuracies()
-    ways = {task: value for task in BOTH_WAYS if (value := found.mean(DAN, task)) is not None}
+    ways = {task: value for task in BOTH_WAYS if (value := mean_of(part.of(DAN, task))) is not None}
     said = "; ".join(f"{value:.1f} on {column_of(task)}" for task, value in ways.items())
     missed = "" if ways and min(ways.values()) > AIM else "not "
     aim = [f"DAN: {said}; the aim, above {AIM:.0f} both ways, is {missed}reached."] if len(ways) == 2 else []

@@ -161,14 +161,13 @@ def by_seed(
     scale: float = 1.0,
     *,
     of: Sequence[str] = ("network", "method", "task"),
-    selection: str = "last",
 ) -> dict[tuple[Any, ...], dict[int, float]]:
-    """{(the record's values of the fields `of`): {seed: scale * value}} of the records that hold a value `name`.
+    """{(the record's values of the fields `of`): {seed: scale * value}} of the selected records that hold `name`.
 
-    selection: of the models that count. Keys are in the order of the records.
+    Keys are in the order of the records.
     """
     found: dict[tuple[Any, ...], dict[int, float]] = {}
     for record in records:
-        if record.get("selection") == selection and record.get(name) is not None:
+        if record.get("selection") and record.get(name) is not None:
             found.setdefault(tuple(record[part] for part in of), {})[record["seed"]] = scale * record[name]
     return found

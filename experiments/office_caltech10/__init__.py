@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dan.data.paths import data_folder
 from dan.errors import UserError
+from experiments.framework.experiment import Cell
 from experiments.framework.measurements import Row as CsvRow
 from experiments.framework.measurements import by_seed, row_of
 from experiments.framework.options import Options, check_names, check_runs
@@ -137,12 +138,13 @@ def training(
     return [Trial(names[seed], function, {**arguments, "seed": seed}, after) for seed in config.seeds]
 
 
+def cell_of(only: Mapping[str, Any], transfer: str, method: str, trials: Sequence[Trial], **more: Any) -> Cell:
+    """A cell with what every record of it says; `more` overrides."""
+    about = {"task": SET + transfer, "network": NETWORK, "method": method, "labels": 0}
+    return Cell(about=about | {"trade_off": trials[0].arguments["trade_off"], **more}, only=only, trials=trials)
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
-
-
-def about(transfer: str, method: str, **more: Any) -> Record:
-    """What every record of a cell says."""
-    return {"task": SET + transfer, "network": NETWORK, "method": method, "labels": 0, **more}
 
 
 def transfers_in(records: Iterable[Record]) -> list[str]:
