@@ -76,7 +76,7 @@ class Cut(NamedTuple):
     @property
     def line(self) -> str:
         """What findings call it."""
-        return f"{self.depth} stages frozen, the rest {'left out' if self.left_out else 'fine-tuned'}"
+        return f"{self.depth} of {len(STAGES)} frozen, the rest {'left out' if self.left_out else 'fine-tuned'}"
 
     @property
     def depth(self) -> int:
@@ -219,9 +219,7 @@ def findings(records: Sequence[Record]) -> list[str]:
         order = sorted((mean, cut.line) for cut, mean in means.items() if mean is not None)
         if order:
             (low, worst), (high, best) = order[0], order[-1]
-            said.append(
-                f"{office.title_of(transfer)}, {method}: highest {high:.1f} ({best}), lowest {low:.1f} ({worst})."
-            )
+            said.append(f"{column_of(transfer)}, {method}: highest {high:.1f} ({best}), lowest {low:.1f} ({worst}).")
     return said
 
 

@@ -208,9 +208,9 @@ class Part:
         if base is not None and gain is not None:
             theirs = [found for table in self.published if (found := table.gain(DAN, self.mean)) is not None]
             beside = f" (published {signed(theirs[0])})" if theirs else ""
-            worst, least = next(iter(self.gains(DAN).items()))
+            (worst, least), *rest = self.gains(DAN).items()
             gained = f"DAN gains {signed(gain)} points over source-only's {base:.1f}{beside}"
-            said.append(f"{self.title}: {gained}; worst {column_of(worst)}, {signed(least)}.")
+            said.append(f"{self.title}: {gained}; worst of {1 + len(rest)}: {column_of(worst)}, {signed(least)}.")
         if len(means) > 3:
             best = max(means, key=means.__getitem__)
             said.append(f"{self.title}: highest mean {means[best]:.1f}, {best}.")
@@ -255,20 +255,24 @@ def report_of(
     parts: Sequence[Part],
     records: Sequence[Record],
     *,
+    tables: Sequence[Part] = (),
     findings: Sequence[str] = (),
     more: Sequence[tuple[str, Table]] = (),
     captions: Sequence[str] = (),
     compared: Sequence[Comparison] | None = None,
 ) -> Report:
-    """A report of these parts. records: of table.csv. findings, more, captions: besides those of the parts."""
-    parts = [part for part in parts if part.table()[1]]
+    """A report of these parts, whose tables may be split otherwise. records: of table.csv.
+
+    findings, more tables, captions: besides those of the parts.
+    """
+    parts = [part for part in parts if part.methods]
     published = dict.fromkeys((table.table, table.network) for part in parts for table in part.published)
     theirs = [f"{paper_table(t).source} ({paper_table(t).provenance}), {network}" for t, network in published]
     weights = sorted({record["weights"] for record in records if "weights" in record})
     return Report(
         title=title,
-        findings=[*findings, *(said for part in parts if part.mean == "mean" for said in part.findings())],
-        tables=[*((part.title, part.table()) for part in parts), *more],
+        findings=[*(sentence for part in parts for sentence in part.findings()), *findings],
+        tables=[*((part.title, part.table()) for part in tables or parts), *more],
         figures=[Drawn("gains.png", gains_figure(parts), GAINS_CAPTION)] if parts else [],
         captions=[
             TABLE_CAPTION,

@@ -185,9 +185,14 @@ def findings(records: Sequence[Record]) -> list[str]:
     """What the labels give, and what DAN gives on top of them, as means over the columns that are there."""
     found = office.measured(records, "accuracy/unqueried", 100)
     columns = [c for c in COLUMNS if all((NETWORK, method, c) in found for method in METHODS)]
-    means = {m: [statistics.fmean(found[NETWORK, m, column].values()) for column in columns] for m in METHODS}
-    where = f"10-class, mean of {', '.join(map(column_of, columns))}"
-    return [f"{where}: {method} {statistics.fmean(values):.1f}." for method, values in means.items() if values]
+    said = []
+    for kind in ("unsupervised", SEMI) if columns else ():
+        means = {
+            m: [statistics.fmean(found[NETWORK, m, c].values()) for c in columns] for m in METHODS if m.startswith(kind)
+        }
+        listed = (f"{m.removeprefix(kind + ' ')} {statistics.fmean(values):.1f}" for m, values in means.items())
+        said.append(f"{kind.capitalize()}, mean of {', '.join(map(column_of, columns))}: {', '.join(listed)}.")
+    return said
 
 
 def report(records: Sequence[Record]) -> Report:

@@ -376,7 +376,7 @@ def test_the_table_has_the_paper_below_ours(tmp_path: Path) -> None:
     (finding,) = [line for line in text.splitlines() if line.startswith("- ")]
     numbers = re.findall(r"[+−]?\d+\.\d", finding.partition("DAN gains")[2])
     assert numbers == ["+3.2", "81.0", "+3.3", "−1.0"]
-    assert "worst W->C" in finding and len(finding) <= 130
+    assert "worst of 12: W->C" in finding and len(finding) <= 130
     assert (tmp_path / "figures" / "gains.png").stat().st_size > 1000
     assert "http" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 

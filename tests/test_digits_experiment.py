@@ -308,7 +308,7 @@ def test_the_table_has_the_published_rows_below_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dan", "reached"), [(0.97, True), (0.95, False)])
 def test_whether_the_aim_is_reached_is_said(dan: float, reached: bool) -> None:
-    aim, gain, floor_line = report(fabricated(dan)).findings
+    gain, floor_line, aim = report(fabricated(dan)).findings
     assert ("not reached" not in aim) == reached and aim.count(f"{100 * dan:.1f}") == 2
     assert "rendered->MNIST, −11.0" in gain and "81.0" in gain
     assert "81.0" in floor_line and "85.0" in floor_line and "below" in floor_line
