@@ -78,7 +78,7 @@ class ClueDigits(Options):
         from active.budgets import budget_count, check_rounds
         from dan.data.batches import num_samples
         from dan.losses import METHODS
-        from experiments.digits.trial import Place
+        from experiments.digits.trial import DigitsData
 
         check_names("tasks", self.tasks, TASKS)
         check_names("method", (self.method,), list(METHODS))
@@ -89,7 +89,7 @@ class ClueDigits(Options):
         check_samples(self, "samples", least=200)
         budget_count(self.budget, 1)  # before the data are read
         for task in self.tasks:
-            pool = num_samples(Place(**place_of(self)).task(task).target)
+            pool = num_samples(DigitsData(**place_of(self)).task(task).target)
             check_rounds(budget_count(self.budget, pool), self.rounds, pool)
 
 
@@ -97,7 +97,7 @@ class ClueDigits(Options):
 
 
 def place_of(config: ClueDigits) -> dict[str, Any]:
-    """Where the data lie, as `experiments.digits.trial.Place` has it."""
+    """Where the data lie, as `experiments.digits.trial.DigitsData` has it."""
     return {**folders_of(config), "samples": config.samples}
 
 

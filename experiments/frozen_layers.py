@@ -24,7 +24,8 @@ from experiments.framework.reporting.panels import line_panels
 from experiments.framework.reporting.tables import Table, mean_of, told
 from experiments.framework.trials import Trial, slug
 from experiments.method_tables import COLOURS, DAN, SOURCE_ONLY, column_of
-from experiments.office_caltech10 import EVERYTHING, NOTHING, TenClass, trial
+from experiments.office_caltech10 import TenClass, trial
+from experiments.office_caltech10.trial import EVERYTHING, NOTHING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -227,7 +228,7 @@ def figure_of(records: Sequence[Record]) -> Figure:
     """Accuracy against frozen stages, a panel a transfer: the rest fine-tuned (full lines) or left out (dashed)."""
     found = office.measured(records, "accuracy/target", 100)
     lines = {f"{m}, the rest {'left out' if out else 'fine-tuned'}": (m, out) for m in METHODS for out in (False, True)}
-    panels: dict[str, dict[str, dict[float, list[float]]]] = {}
+    panels: dict[str, dict[str, dict[int, list[float]]]] = {}
     for transfer, (label, (method, left_out)) in product(office.transfers_in(records), lines.items()):
         cuts = [cut for cut in cuts_in(records) if cut.left_out == left_out]
         curve = {cut.depth: list(found.get((cut.network, method, transfer), {}).values()) for cut in cuts}

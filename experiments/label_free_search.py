@@ -19,8 +19,7 @@ from dan.errors import UserError
 from experiments.framework.options import UNTOLD, Options, check_runs, command_of
 from experiments.framework.records import Record, read
 from experiments.framework.reporting.tables import Table
-from experiments.framework.runner import run_part
-from experiments.framework.trials import Trial
+from experiments.framework.trials import Trial, run_trials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,11 +114,12 @@ def search_records(config: SearchOptions) -> list[Record]:
         return earlier(config.search, rows)
     if not rows:
         return []
-    rates, some = (config.RATES[1:3], slice(1, 3)) if config.quick else (config.RATES, slice(None))
-    records = tried(config, [(network, listed[0], 0.0, rate) for network, listed in rows.items() for rate in rates])
-    choice, then = choose(records), []
-    for network, (source_only, *others) in rows.items():
-        rate = choice[network][source_only]["lr"]
+    some = slice(1, 3) if config.quick else slice(None)
+    first = [(network, listed[0], 0.0, rate) for network, listed in rows.items() for rate in config.RATES[some]]
+    records = tried(config, first)
+    choice, then = choose(records), list[Point]()
+    for network, listed in rows.items():
+        rate, others = choice[network][listed[0]]["lr"], listed[1:]
         then += [(network, row, value, rate) for row in others for value in OWN_TRADE_OFFS.get(row, TRADE_OFFS)[some]]
     return records + tried(config, then)
 
@@ -131,7 +131,9 @@ def tried(config: SearchOptions, points: Sequence[Point]) -> list[Record]:
     source, since its error there moves in steps of one image, and rates differ by one or two.
     """
     trials = [(point, task, trial) for point in points for task, trial in config.search_trials(point).items()]
-    outcome = run_part(config, [trial for _, _, trial in trials], "search")
+    made = [trial for _, _, trial in trials]
+    where: dict[str, Any] = {"workers": config.workers, "cluster": config.cluster, "quiet": config.quiet}
+    outcome = run_trials(made, folder=config.folder, **where)
     if outcome.failed:
         raise UserError(f"the search for hyper-parameters failed: {next(iter(outcome.failed.values()))}")
     records, command = [], command_of(config)

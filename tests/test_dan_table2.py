@@ -239,11 +239,11 @@ def test_a_search_takes_the_best_rate_of_source_only_to_all_trade_offs(
 ) -> None:
     config = replace(config, networks=("squeezenet1_1-frozen",), transfers=("c2w",), methods=(DAN,))
 
-    def run_part(_: Any, trials: list[Trial], title: str) -> Outcome:
+    def run_trials(trials: list[Trial], **_: Any) -> Outcome:
         judge = {t.name: {"source_loss": abs(t.arguments["how"]["lr"] - 1e-3), "score": 1.0} for t in trials}
         return Outcome(judge)
 
-    monkeypatch.setattr(label_free_search, "run_part", run_part)
+    monkeypatch.setattr(label_free_search, "run_trials", run_trials)
     records = search_records(config)
     assert [(r["method"], r["trade_off"], r["lr"]) for r in records] == [
         *((SOURCE_ONLY, 0, rate) for rate in config.RATES),
@@ -251,7 +251,7 @@ def test_a_search_takes_the_best_rate_of_source_only_to_all_trade_offs(
     ]
     assert {r["phase"] for r in records} == {"search"} and all(r["selection"] == "" for r in records)
     assert len(search_records(replace(config, quick=True))) == 4
-    monkeypatch.setattr(label_free_search, "run_part", lambda *_: Outcome(failed={"a": "a: broke"}))
+    monkeypatch.setattr(label_free_search, "run_trials", lambda *_, **__: Outcome(failed={"a": "a: broke"}))
     with pytest.raises(UserError, match="a: broke"):
         search_records(config)
 

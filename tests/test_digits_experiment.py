@@ -33,7 +33,18 @@ from experiments.digits import (
     searched_tasks,
     tasks_of,
 )
-from experiments.digits.trial import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, load_train_config, network, score
+from experiments.digits.trial import (
+    ALIGN,
+    HIDDEN,
+    SET,
+    DigitsData,
+    adapt,
+    evenly,
+    floor,
+    load_train_config,
+    network,
+    score,
+)
 from experiments.framework.experiment import parts_of
 from experiments.framework.options import command_of, reduced
 from experiments.framework.records import read, to_lines, write_text
@@ -171,10 +182,10 @@ def made_images(count: int, seed: int) -> Images:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> DomainPair:
-    """A transfer of made images, which every Place has for a task."""
+    """A transfer of made images, which every DigitsData has for a task."""
     sets = {name: made_images(100, seed) for seed, name in enumerate(("source", "source_test", "target"))}
     task = DomainPair(name="made", classes=tuple("0123456789"), target_test=made_images(50, 3), **sets)
-    monkeypatch.setattr(Place, "task", lambda self, name: task)
+    monkeypatch.setattr(DigitsData, "task", lambda self, name: task)
     return task
 
 
@@ -199,7 +210,7 @@ def test_the_search_reads_no_target_label(made: DomainPair, tmp_path: Path, monk
     assert isinstance(made.target, Images)
     rotated = made.target.subset(np.arange(100))
     rotated.targets = (rotated.targets + 1) % 10
-    monkeypatch.setattr(Place, "task", lambda self, name: replace(made, target=rotated))
+    monkeypatch.setattr(DigitsData, "task", lambda self, name: replace(made, target=rotated))
     assert score(tmp_path, **arguments) == told
 
 
@@ -211,7 +222,7 @@ def test_a_trial_learns_and_source_only_never_looks_at_the_target(
     assert evaluation["step"] == 25
     assert evaluation["accuracy/target"] > 0.9 and evaluation["accuracy/target_test"] > 0.9
     moved = replace(made, target=made_images(70, 9))
-    monkeypatch.setattr(Place, "task", lambda self, name: moved)
+    monkeypatch.setattr(DigitsData, "task", lambda self, name: moved)
     assert adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]["loss"] == evaluation["loss"]
     assert adapt(tmp_path, trade_off=1.0, **arguments)["evaluation"]["loss"] != evaluation["loss"]
 

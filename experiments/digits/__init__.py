@@ -136,7 +136,7 @@ def searched_tasks(config: Digits) -> list[str]:
 
 
 def place_of(config: Digits) -> dict[str, Any]:
-    """Where the data lie, as `trial.Place` has it."""
+    """Where the data lie, as `trial.DigitsData` has it."""
     return {**folders_of(config), "samples": config.samples}
 
 

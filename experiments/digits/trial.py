@@ -20,7 +20,7 @@ FLOOR_IMAGES = 10_000  # source images that logistic regression is trained on, e
 
 
 @dataclass(frozen=True)
-class Place:
+class DigitsData:
     """`data`, the folder of data sets; `images`, that of decoded ones; `samples`, at most so many images of each split,
     evenly spaced (0: all)."""
 
@@ -74,7 +74,7 @@ def train(
     """
     from dan.training.trainer import fit
 
-    pair = Place(**place).task(task)
+    pair = DigitsData(**place).task(task)
     model = network(pair, settings["seed"])
     tests = {"tests": pair.splits} if tested else {}
     config = load_train_config(how, steps)
@@ -113,7 +113,7 @@ def floor(_folder: Path, *, place: dict[str, Any], task: str) -> dict[str, Any]:
         x, y = fetch(images, torch.arange(len(images)))
         return TensorDataset(x.flatten(1), y)
 
-    pair = Place(**place).task(task)
+    pair = DigitsData(**place).task(task)
     began = time.perf_counter()
     source = pixels(evenly(pair.source, FLOOR_IMAGES))
     parts = {f"accuracy/{name}": pixels(getattr(pair, name)) for name in ("target", "target_test")}

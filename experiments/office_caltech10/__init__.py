@@ -130,10 +130,10 @@ def training(
     trade_off = 0.0 if row == SOURCE_ONLY else getattr(config, "trade_off", None)
     arguments: dict[str, Any] = {"place": setup_of(config), "transfer": transfer, "how": how_of(row, config)}
     arguments |= {"trade_off": trade_off, "steps": config.steps, **more}
-    setup, after = arguments["place"], ()
-    if setup["frozen"] != NOTHING:  # the frozen stages are run first, so that no two workers do it at the same time
-        prepared = {"place": setup, "sides": sides_of(config.transfers), "held_out": 0.0}
-        after = (Trial(f"trunk-{setup['frozen']}", prepare, prepared),)
+    place = arguments["place"]
+    # The frozen stages are run first, so that no two workers do it at the same time.
+    prepared = {"place": place, "sides": sides_of(config.transfers), "held_out": 0.0}
+    after = () if place["frozen"] == NOTHING else (Trial(f"trunk-{place['frozen']}", prepare, prepared),)
     names = {seed: f"{name}-{transfer}-seed{seed}" for seed in config.seeds}
     return [Trial(names[seed], function, {**arguments, "seed": seed}, after) for seed in config.seeds]
 

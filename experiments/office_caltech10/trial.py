@@ -48,7 +48,7 @@ class Setup:
         from dan.models.factory import build_network
 
         frozen = None if self.frozen == NOTHING else self.frozen
-        backbone = {"backbone": self.backbone, "pretrained": self.weights, "freeze_up_to": frozen}
+        backbone: dict[str, Any] = {"backbone": self.backbone, "pretrained": self.weights, "freeze_up_to": frozen}
         model = build_network(task, seed=seed, layers=(BOTTLENECK,), dropout=DROPOUT, **backbone)
         start_new_layers(model, seed)
         return model

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.framework.reporting.tables import legend_above, tidy
 
-Curve = Mapping[float, Sequence[float]]  # setting -> one value a seed
+Curve = Mapping[Any, Sequence[float]]  # setting, a number -> one value a seed
 Style = Mapping[str, Any]  # of matplotlib's plot or bar, among them the colour
 
 
@@ -22,7 +22,7 @@ def line_panels(
     x: str,
     y: str,
     columns: int = 2,
-    ticks: Mapping[float, str] | None = None,
+    ticks: Mapping[int, str] | None = None,
 ) -> Figure:
     """A panel for each title, in it a line for each label through the means over seeds, and a band of their range.
 
