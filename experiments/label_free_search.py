@@ -24,9 +24,9 @@ from experiments.framework.trials import Trial, run_trials
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRADE_OFFS = (0.3, 1.0, 3.0, 10.0)
+TRADE_OFFS: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
 # Terms of another scale than MMD^2's: covariances are divided by 4 F^2, and a discriminator climbs as it descends.
-OWN_TRADE_OFFS = {
+OWN_TRADE_OFFS: dict[str, tuple[float, ...]] = {
     "deep_coral": (1.0, 10.0, 100.0, 1000.0),
     "dann": (0.1, 0.3, 1.0, 3.0),
     "cdan": (0.1, 0.3, 1.0, 3.0),
