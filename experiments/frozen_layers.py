@@ -82,13 +82,12 @@ class Cut(NamedTuple):
     @property
     def depth(self) -> int:
         """How many of the stages with weights are frozen."""
-        known = {NOTHING: 0, EVERYTHING: len(STAGES)}
-        return known[self.stage] if self.stage in known else STAGES.index(self.stage) + 1
+        return len(STAGES) if self.stage == STAGES[-1] else FROZEN.index(self.stage)
 
 
 def cuts_of(config: FrozenLayers) -> list[Cut]:
     """Every way in which the backbone is treated, the quickest ones first."""
-    fine_tuned = sorted((Cut(stage, False) for stage in config.frozen), key=lambda cut: -cut.depth)
+    fine_tuned = [Cut(stage, False) for stage in reversed(FROZEN) if stage in config.frozen]
     return [*(Cut(stage, True) for stage in config.cut), *fine_tuned]
 
 

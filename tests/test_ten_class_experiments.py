@@ -1,4 +1,4 @@
-"""Tests of the experiments on the 10-class set: what is drawn and scaled, the plans, tables from records alone."""
+"""Tests of the experiments on the 10-class set: what is scaled, the plans, tables from records alone."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 import tyro
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -57,31 +55,7 @@ def record(name: str, transfer: str, method: str, seed: int, **values: Any) -> d
     return made | {"seed": seed, "selection": "last", "trade_off": 2.0, "weights": "w", "seconds": 1.0} | values
 
 
-# --- what is drawn and scaled -----------------------------------------------------------------------------------------
-
-
-@given(counts=st.lists(st.integers(4, 9), min_size=2, max_size=5), per_class=st.integers(1, 4), seed=st.integers(0, 99))
-def test_a_draw_has_so_many_of_each_class_and_depends_on_the_seed_alone(
-    counts: list[int], per_class: int, seed: int
-) -> None:
-    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    rows = semi_supervised.drawn(labels, per_class, seed)
-    assert labels[rows].bincount().tolist() == [per_class] * len(counts)
-    assert rows.tolist() == sorted(set(rows.tolist()))
-    assert torch.equal(rows, semi_supervised.drawn(labels, per_class, seed))
-
-
-def test_draws_differ_from_seed_to_seed_and_reach_every_sample() -> None:
-    labels = torch.arange(40) % 4
-    draws = [frozenset(semi_supervised.drawn(labels, 3, seed).tolist()) for seed in range(60)]
-    assert len(set(draws)) > 50
-    assert frozenset().union(*draws) == frozenset(range(40))
-
-
-def test_a_draw_refuses_a_class_that_is_too_small() -> None:
-    with pytest.raises(UserError, match="class 1 has 2"):
-        semi_supervised.drawn(torch.tensor([0, 0, 0, 1, 1]), 3, 0)
+# --- what is scaled ---------------------------------------------------------------------------------------------------
 
 
 def test_scaling_centres_on_the_source_and_gives_it_the_wanted_spread() -> None:
