@@ -172,7 +172,7 @@ def cells(config: DanTable2) -> list[Cell]:
     made = []
     for network, transfer, row in plan(config):
         about = {"task": SET + transfer, "network": network, "method": row, "labels": 0}
-        only = {"networks": network, "transfers": transfer, "methods": row}
+        only = {"networks": network, "transfers": transfer, "methods": row, "search": config.search_of_cells}
         part = f"{network}, {'first' if transfer in PAPER_SIX else 'other'} six"
         trials = trials_of(network, transfer, row, config)
         made.append(Cell(about=about | PAPER.record(row, transfer), only=only, trials=trials, part=part))

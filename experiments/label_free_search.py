@@ -83,6 +83,11 @@ class SearchOptions(Options):
     def extra_records(self) -> Sequence[Record]:
         return self.searched
 
+    @property
+    def search_of_cells(self) -> str:
+        """--search in the command of one cell, which would choose otherwise if it searched by itself."""
+        return str(self.search or (self.folder if self.quick else Path("experiments", "results", self.NAME)))
+
     @cached_property
     def chosen(self) -> Choice:
         """What the search chose."""

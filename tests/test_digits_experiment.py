@@ -155,6 +155,22 @@ def test_mistakes_are_told_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cell_alone_takes_the_search_of_the_whole(config: Digits, tmp_path: Path) -> None:
+    def searches(config: Digits) -> set[str]:
+        return {str(cell.only["search"]) for cell in cells(chosen(config, tasks=BOTH_WAYS))}
+
+    assert searches(config) == {"experiments/results/digits"}
+    assert searches(replace(config, quick=True)) == {str(config.folder)}
+    given = replace(config, search=tmp_path / "old")
+    assert searches(given) == {str(tmp_path / "old")}
+    (alone,) = cells(chosen(given, tasks=("usps2mnist",), methods=(DAN,)))
+    command = shlex.split(command_of(config, **alone.only))
+    assert command[-2:] == ["--search", str(tmp_path / "old")]
+    # What that command records of itself is the command again.
+    again = replace(given, tasks=("usps2mnist",), methods=(DAN,))
+    assert command_of(again, **alone.only) == command_of(config, **alone.only)
+
+
 def test_an_earlier_search_stands_in_for_one_and_must_have_every_row(config: Digits, tmp_path: Path) -> None:
     records = [judged(SOURCE_ONLY, 0, 0.01, "mnist2usps", 0.2), judged(DAN, 1, 0.01, "mnist2usps", 0.6)]
     write_text(tmp_path / "old.jsonl", to_lines([*records, measured(DAN, "mnist2usps", 0, 0.5)]))

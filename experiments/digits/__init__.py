@@ -159,7 +159,8 @@ def cells(config: Digits) -> list[Cell]:
     made = []
     for task, row in ((task, row) for task in tasks_of(config) for row in rows_of(config)):
         about = {"task": SET + task, "network": "pixels" if row == FLOOR else NETWORK, "method": row, "labels": 0}
-        only, trials = {"tasks": task, "methods": row}, trials_of(task, row, config)
+        only = {"tasks": task, "methods": row, "search": config.search_of_cells}
+        trials = trials_of(task, row, config)
         made.append(Cell(about=about | published(row, task), only=only, trials=trials, part=task))
     return made
 
