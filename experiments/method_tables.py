@@ -17,7 +17,7 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting.comparisons import Comparison
 from experiments.framework.reporting.tables import Table, dots, mean_of, signed, tidy, told
 from experiments.framework.trials import Trial
-from experiments.tasks import paper_table
+from experiments.tasks import last_and_oracle, paper_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,22 +59,12 @@ def column_of(transfer: str) -> str:
 
 
 def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
-    """A record an evaluation, with the trial's settings, and the oracle's choice where there are several.
-
-    `last` is the model after the last step; `oracle`, which reads target labels to choose among the evaluations, is
-    there to be compared with and is never the result.
-    """
+    """The evaluations with the trial's settings, and the oracle's choice among them."""
     result, made = results[trial.name], trial.arguments
-    about = {"seed": made.get("seed", 0), "selection": "", **{k: result[k] for k in ("weights",) if k in result}}
-    about = {**cell.about, **about, **{k: made[k] for k in ("how", "trade_off", "steps") if k in made}}
-    listed = result.get("evaluations") or [result["evaluation"]]
-    evaluations = [
-        {**about, **{k: v for k, v in each.items() if k != "event"}, **result["measured_on"]} for each in listed
-    ]
-    best = max(evaluations, key=lambda each: each["accuracy/target"])
-    oracle = [{**best, "selection": "oracle", "seconds": None}] if len(evaluations) > 1 else []
-    evaluations[-1]["selection"] = "last"
-    return evaluations + oracle
+    result = {"evaluations": [result["evaluation"]], **result} if "evaluation" in result else result
+    kept = {name: made[name] for name in ("how", "trade_off", "steps") if name in made}
+    kept |= {name: result[name] for name in ("weights",) if name in result}
+    return last_and_oracle({**cell.about, "seed": made.get("seed", 0), "selection": "", **kept}, result)
 
 
 # --- published numbers ------------------------------------------------------------------------------------------------
