@@ -26,7 +26,7 @@ from experiments.framework.runner import run_experiment
 from experiments.framework.trials import Trial, slug
 from experiments.jobs import aift as jobs
 from experiments.jobs.aift import ENLARGED
-from experiments.transfers import folders_of, weights_file
+from experiments.tasks import folders_of, weights_file
 
 NAME = "aift"
 RANDOM, RFT = "random", "RFT"

@@ -141,7 +141,7 @@ def train(
     start: the trial in the same folder that SOURCE, or KEPT, stands for.
     """
     from dan.run_dir import read_records
-    from experiments.transfers import machine
+    from experiments.tasks import machine
 
     source, kept = folder.parent / (start or ""), folder / "kept"
     common = ["--steps", str(steps), "--seed", str(seed), "--evaluate-every", str(steps)]

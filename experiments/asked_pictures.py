@@ -29,18 +29,18 @@ def of_demo(_record: Mapping[str, Any], _data: Path | None) -> Any:
 
 def of_digits(record: Mapping[str, Any], data: Path | None) -> Any:
     """The pool of a trial of clue_digits."""
-    from experiments.jobs.digits import SET, Place
+    from experiments.digits.trial import SET, DigitsData
 
-    place = Place(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
+    place = DigitsData(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
     return place.task(str(record["task"]).removeprefix(SET))
 
 
 def of_arena(record: Mapping[str, Any], data: Path | None) -> Any:
     """The pool of a trial of the arena: its target without the test split of the seed."""
-    from experiments.jobs.arena import Place, sides_of
+    from experiments.jobs.arena import DigitsData, sides_of
 
     kept: dict[str, Any] = {name: int(record[name]) for name in ("image_size", "samples") if name in record}
-    place = Place(str(data_folder(data)), str(cache_folder(None)), **kept)
+    place = DigitsData(str(data_folder(data)), str(cache_folder(None)), **kept)
     return sides_of(place, str(record["task"]), int(record["seed"])).transfer
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dan.errors import UserError
-from experiments.digits import column_of
+from experiments.digits.trial import SET
 from experiments.framework.experiment import Cell, Experiment, Results, evaluation_records, grid
 from experiments.framework.measurements import Key, measurements
 from experiments.framework.options import Options, check_names, check_runs, check_samples, check_strategies
@@ -25,8 +25,8 @@ from experiments.framework.reporting.against_random import BySeed, gains, iter_b
 from experiments.framework.reporting.tables import Table, each, points, told
 from experiments.framework.trials import Trial, dotted
 from experiments.jobs import clue_digits as jobs
-from experiments.jobs.digits import SET
-from experiments.transfers import folders_of
+from experiments.method_tables import column_of
+from experiments.tasks import folders_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ class ClueDigits(Options):
         from active.budgets import budget_count, check_rounds
         from dan.data.batches import num_samples
         from dan.losses import METHODS
-        from experiments.jobs.digits import Place
+        from experiments.digits.trial import DigitsData
 
         check_names("tasks", self.tasks, TASKS)
         check_names("method", (self.method,), list(METHODS))
@@ -89,7 +89,7 @@ class ClueDigits(Options):
         check_samples(self, "samples", least=200)
         budget_count(self.budget, 1)  # before the data are read
         for task in self.tasks:
-            pool = num_samples(Place(**place_of(self)).task(task).target)
+            pool = num_samples(DigitsData(**place_of(self)).task(task).target)
             check_rounds(budget_count(self.budget, pool), self.rounds, pool)
 
 
@@ -97,7 +97,7 @@ class ClueDigits(Options):
 
 
 def place_of(config: ClueDigits) -> dict[str, Any]:
-    """Where the data lie, as `experiments.jobs.digits.Place` has it."""
+    """Where the data lie, as `experiments.digits.trial.DigitsData` has it."""
     return {**folders_of(config), "samples": config.samples}
 
 

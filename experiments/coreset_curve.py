@@ -25,7 +25,7 @@ from experiments.framework.reporting import against_random, plots
 from experiments.framework.reporting.against_random import gains, iter_batches, seconds_of_runs
 from experiments.framework.reporting.tables import Table, by_method, mean_of, points, signed, told
 from experiments.framework.trials import Trial, dotted
-from experiments.transfers import paper_table
+from experiments.tasks import paper_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from experiments.asked_pictures import asked_pictures
 from experiments.framework.measurements import aggregate, measurements
 from experiments.framework.records import NAMES, Record, located, read, text_of
 from experiments.framework.reporting.plots import SPLIT_NAMES, bars, curves
-from experiments.transfers import HOME
+from experiments.tasks import HOME
 
 EVERY = 5  # seconds between looks at a run
 PICTURES = 60  # of a round, at most

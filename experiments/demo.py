@@ -24,7 +24,7 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.summary import LEGEND, summary
 from experiments.framework.trials import Trial, dotted
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 if TYPE_CHECKING:
     from dan.data.tasks import DomainPair

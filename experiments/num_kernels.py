@@ -20,7 +20,7 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.summary import LEGEND, summary
 from experiments.framework.trials import Trial
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 COUNTS = (1, 3, 5, 9)
 

@@ -33,7 +33,7 @@ from experiments.framework.options import Options
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.trials import Trial
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 SCORES = {
     "least_confidence": ("least confidence", least_confidence),

@@ -26,7 +26,7 @@ from experiments.framework.trials import _work
 from experiments.jobs.aift import Place, Sizes, made, network, roc_auc
 from experiments.pages import aift as aift_page
 from experiments.pages.aift import area, best_of_random, curves_of, findings, labels_to, mean_curve, share, swing
-from experiments.transfers import paper_table
+from experiments.tasks import paper_table
 
 # --- measures ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from experiments.framework.options import Options, check_least, check_runs, chec
 from experiments.framework.records import Record
 from experiments.framework.reporting.tables import each
 from experiments.framework.trials import Trial
-from experiments.transfers import folders_of, machine
+from experiments.tasks import folders_of, machine
 
 if TYPE_CHECKING:
     from active.learner import Learner
@@ -135,7 +135,7 @@ class DataPaths:
 
     def splits(self) -> Splits:
         """The images of this trial."""
-        from experiments.jobs.digits import evenly
+        from experiments.digits.trial import evenly
 
         whole = _whole(self.data, self.images)
         return replace(

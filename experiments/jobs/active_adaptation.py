@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.jobs.arena import Place, load_train_config, network, outputs_of, sides_of, started
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 NO_LABELS = "DAN"  # the method without target labels
 SAYS = {"5%": "one training", "counts": "in rounds"}  # what a record's network says of the protocol

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.transfers import machine, weights_label
+from experiments.tasks import machine, weights_label
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.jobs.digits import Place, network
-from experiments.transfers import machine
+from experiments.digits.trial import DigitsData, network
+from experiments.tasks import machine
 
 BATCH = 128  # images a step: of the source, of the labelled target, and where something is aligned of the target
 
@@ -33,7 +33,7 @@ def start(folder: Path, *, place: dict[str, Any], task: str, steps: int, seed: i
     """A trial: train on the source alone, the network that the rounds of this seed start from."""
     from dan.training.trainer import fit
 
-    data = Place(**place).task(task)
+    data = DigitsData(**place).task(task)
     records = fit(
         network(data, seed),
         data.source,
@@ -72,7 +72,7 @@ def ask(
     from active.learners.rounds_config import RoundsConfig
     from dan.data.batches import num_samples
 
-    data = Place(**place).task(task)
+    data = DigitsData(**place).task(task)
     steps = epochs * -(-num_samples(data.target) // BATCH) if epochs else steps_per_round
     records = run_rounds(
         data,

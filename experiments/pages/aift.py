@@ -19,7 +19,7 @@ from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting.comparisons import Cell, Comparison, Family, compare
 from experiments.framework.reporting.tables import Table, tidy
-from experiments.transfers import PaperTable, paper_table
+from experiments.tasks import PaperTable, paper_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

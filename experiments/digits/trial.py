@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.label_free_search import judged
-from experiments.transfers import logistic_regression, machine, transfer_named, with_tuples
+from experiments.tasks import logistic_regression, machine, transfer_named, with_tuples
 
 SET = "digits_"
 HIDDEN = 64  # units of the layer between LeNet's 128, "fc1", and the logits: "hidden1"
@@ -20,15 +20,16 @@ FLOOR_IMAGES = 10_000  # source images that logistic regression is trained on, e
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the data lie: `data`, the folder of data sets; `images`, the folder of decoded ones; `samples`, at most so
-    many images of each split, evenly spaced (0: all)."""
+class DigitsData:
+    """`data`, the folder of data sets; `images`, that of decoded ones; `samples`, at most so many images of each split,
+    evenly spaced (0: all)."""
 
     data: str
     images: str
     samples: int = 0
 
     def task(self, name: str) -> Any:
+        """The domain pair of that transfer, such as mnist2usps."""
         transfer = transfer_named(SET + name, self.data, self.images)
         if not self.samples:
             return transfer
@@ -64,47 +65,40 @@ def load_train_config(how: dict[str, Any], steps: int) -> Any:
     return TrainConfig(batch_size=BATCH, head_lr_mult=1.0, evaluate_every=steps, feature_map=False, **with_tuples(how))
 
 
-def score(
-    _folder: Path, *, place: dict[str, Any], task: str, how: dict[str, Any], trade_off: float, steps: int, seed: int
-) -> dict[str, Any]:
+def train(
+    place: dict[str, Any], task: str, how: dict[str, Any], *, tested: bool, steps: int, **settings: Any
+) -> tuple[Any, Any, list[dict[str, Any]]]:
+    """(domain pair, network trained on its whole source, evaluations). settings: trade_off and seed, as `fit` has them.
+
+    tested: evaluate the network on the pair's splits, after the last step.
+    """
+    from dan.training.trainer import fit
+
+    pair = DigitsData(**place).task(task)
+    model = network(pair, settings["seed"])
+    tests = {"tests": pair.splits} if tested else {}
+    config = load_train_config(how, steps)
+    return pair, model, fit(model, pair.source, pair.target, config=config, steps=steps, **tests, **settings)
+
+
+def score(_folder: Path, **arguments: Any) -> dict[str, Any]:
     """A trial of the search: judged on the source's test split and on the unlabelled target.
 
     No target label is read: `fit` takes none of them, and nothing here looks at one.
     """
     from dan.evaluation.metrics import predict
-    from dan.training.trainer import fit
 
-    data = Place(**place).task(task)
-    model = network(data, seed)
-    fit(
-        model,
-        data.source,
-        data.target,
-        trade_off=trade_off,
-        steps=steps,
-        seed=seed,
-        config=load_train_config(how, steps),
-    )
-    of_source, y = predict(model, data.source_test)
+    pair, model, _ = train(**arguments, tested=False)
+    of_source, y = predict(model, pair.source_test)
     source, target = (
-        predict(model, evenly(part, JUDGED))[0].layers["hidden1"] for part in (data.source_test, data.target)
+        predict(model, evenly(part, JUDGED))[0].layers["hidden1"] for part in (pair.source_test, pair.target)
     )
     return judged(of_source.logits, y, source, target)
 
 
-def adapt(
-    _folder: Path, *, place: dict[str, Any], task: str, how: dict[str, Any], trade_off: float, steps: int, seed: int
-) -> dict[str, Any]:
-    """A trial of the table: train on the whole source, evaluate after the last step.
-
-    It takes a minute or two, and so is made again rather than kept halfway.
-    """
-    from dan.training.trainer import fit
-
-    data = Place(**place).task(task)
-    model = network(data, seed)
-    common = {"trade_off": trade_off, "steps": steps, "seed": seed, "tests": data.splits}
-    (evaluation,) = fit(model, data.source, data.target, config=load_train_config(how, steps), **common)
+def adapt(_folder: Path, **arguments: Any) -> dict[str, Any]:
+    """A trial of the table: a minute or two, and so made again rather than kept halfway."""
+    (evaluation,) = train(**arguments, tested=True)[2]
     return {"evaluation": evaluation, "measured_on": machine()}
 
 
@@ -119,11 +113,9 @@ def floor(_folder: Path, *, place: dict[str, Any], task: str) -> dict[str, Any]:
         x, y = fetch(images, torch.arange(len(images)))
         return TensorDataset(x.flatten(1), y)
 
-    data = Place(**place).task(task)
+    pair = DigitsData(**place).task(task)
     began = time.perf_counter()
-    source = pixels(evenly(data.source, FLOOR_IMAGES))
-    evaluation = {
-        f"accuracy/{name}": logistic_regression(source, pixels(getattr(data, name)))
-        for name in ("target", "target_test")
-    }
+    source = pixels(evenly(pair.source, FLOOR_IMAGES))
+    parts = {f"accuracy/{name}": pixels(getattr(pair, name)) for name in ("target", "target_test")}
+    evaluation = {name: logistic_regression(source, part) for name, part in parts.items()}
     return {"evaluation": {**evaluation, "seconds": time.perf_counter() - began}, "measured_on": machine()}

@@ -1,5 +1,4 @@
-"""What experiments on transfers share: data made once a process, published tables and numbers beside ours, the floor,
-means over tasks."""
+"""What experiments on tasks share: data made once a process, published tables, the floor, means, the machine."""
 
 from __future__ import annotations
 
@@ -34,18 +33,17 @@ HOME = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """A published table: values[method][column], in the unit of `metric`; `source` and `provenance` say whose and how
-    they came here. A value that is not in the table is not in the mapping."""
+    """A published table: values[method][column] in percent; `source` and `provenance` say whose and how they came here.
+    A value that is not in the table is not in the mapping."""
 
-    title: str
     source: str
     provenance: str
-    metric: str
     columns: tuple[str, ...]
     values: Mapping[str, Mapping[str, float]]
     errors: Mapping[str, Mapping[str, float]]
 
 
+@cache
 def paper_table(name: str) -> PaperTable:
     """The table in experiments/paper_tables/<name>.toml. Raises UserError if it isn't there or its rows are ragged."""
     path = HOME / "paper_tables" / f"{name}.toml"
@@ -61,26 +59,7 @@ def paper_table(name: str) -> PaperTable:
                 raise UserError(f"{path}: the {kind} of {row['method']} are {len(numbers)}, the columns {len(columns)}")
             named = zip(columns, map(float, numbers), strict=True)
             rows[row["method"]] = {column: number for column, number in named if math.isfinite(number)}
-    return PaperTable(
-        title=str(table["title"]),
-        source=str(table["source"]),
-        provenance=str(table["provenance"]),
-        metric=str(table["metric"]),
-        columns=columns,
-        values=found["values"],
-        errors=found["errors"],
-    )
-
-
-def provenance(table: PaperTable, row: str) -> str:
-    """What stands beside a published number: where it is from and how it was read."""
-    return f"{table.source}, row {row}; {table.provenance}"
-
-
-def paper_number(table: PaperTable, row: str, column: str) -> Record:
-    """What a record says of the published number in that row ("" for none) and column, where there is one."""
-    number = table.values.get(row, {}).get(column)
-    return {"paper": number, "provenance": "" if number is None else provenance(table, row)}
+    return PaperTable(source=str(table["source"]), provenance=str(table["provenance"]), columns=columns, **found)
 
 
 def folders_of(config: Any) -> dict[str, str]:
@@ -112,9 +91,11 @@ def logistic_regression(source: Dataset[Any], target: Dataset[Any]) -> float:
     return float(model.score(x_target.double().numpy(), y_target.numpy()))
 
 
-def over_tasks(records: Iterable[Record], tasks: Sequence[str], name: str) -> list[Record]:
-    """A record `name` for the mean of accuracy/target over `tasks`, for each (network, method, labels, seed, selection)
-    that has all of them; the others give none."""
+def over_tasks(
+    records: Iterable[Record], tasks: Sequence[str], name: str, splits: Sequence[str] = ("accuracy/target",)
+) -> list[Record]:
+    """A record `name` for the mean of `splits` over `tasks`, for each (network, method, labels, seed, selection) that
+    has all of them; the others give none."""
     groups: dict[tuple[Any, ...], dict[str, Record]] = {}
     for record in records:
         if record.get("selection") and record["task"] in tasks and record.get("accuracy/target") is not None:
@@ -125,8 +106,8 @@ def over_tasks(records: Iterable[Record], tasks: Sequence[str], name: str) -> li
         if set(by_task) == set(tasks):
             first = by_task[tasks[0]]
             kept = ("experiment", "network", "method", "labels", "seed", "selection", "provenance", "command")
-            mean = statistics.fmean(by_task[task]["accuracy/target"] for task in tasks)
-            means.append({part: first[part] for part in kept} | {"task": name, "paper": None, "accuracy/target": mean})
+            mean = {split: statistics.fmean(by_task[task][split] for task in tasks) for split in splits}
+            means.append({part: first[part] for part in kept} | {"task": name, "paper": None, **mean})
     return means
 
 
@@ -171,8 +152,9 @@ def weights_label(weights: str) -> str:
     return f"{path.name} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]})"
 
 
-def versions() -> dict[str, str]:
-    """Versions and processor that numbers were measured with."""
+@cache
+def machine() -> dict[str, str]:
+    """What the numbers were measured with: versions, processor, and the commit, if this is a checkout."""
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -180,15 +162,9 @@ def versions() -> dict[str, str]:
     if cpuinfo.is_file():
         named = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         processor = named[0].partition(":")[2].strip() if named else processor
-    return {"torch": torch.__version__, "python": platform.python_version(), "processor": processor}
-
-
-@cache
-def machine() -> dict[str, str]:
-    """What the numbers were measured with: versions, processor, and the commit, if this is a checkout."""
-    about = {**versions(), "device": "cpu"}
+    about = {"torch": torch.__version__, "python": platform.python_version(), "processor": processor, "device": "cpu"}
+    words = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        words = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12"]
         about["commit"] = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         about["commit"] = ""
