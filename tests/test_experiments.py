@@ -67,7 +67,7 @@ def test_every_experiment_is_in_the_list() -> None:
 
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "sklearn", "PIL", "jinja2", "rich")
 # To be emptied, with the deletion of `Undeclared`: then EXPERIMENTS itself is imported.
-SLOW_TO_IMPORT = {"ablations", "aift", "clue_digits", "digits", "uncertainty_maps"}
+SLOW_TO_IMPORT = {"ablations", "aift", "uncertainty_maps"}
 
 
 def test_the_list_needs_no_heavy_library() -> None:
