@@ -18,7 +18,7 @@ def test_every_distribution_of_the_grid_is_there_once():
 
 def test_corners_are_certain_and_the_centre_is_asked_for():
     probs = distributions(6)
-    for _, score in SCORES.values():
+    for score in SCORES.values():
         value = score(probs)
         assert set(value[probs.max(1).values == 1].tolist()) == {0.0}
         centre = (probs == 1 / 3).all(1) | ((probs - 1 / 3).abs() < 1e-12).all(1)

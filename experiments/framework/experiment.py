@@ -60,6 +60,14 @@ def evaluation_records(cell: Cell, trial: Trial, results: Results) -> list[Recor
     return made
 
 
+def round_records(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """A record for each round in the trial's result, "last" the model of the round; `labels` are those of the round."""
+    made = evaluation_records(cell, trial, results)
+    for record in made:
+        record |= {"labels": record.pop("labelled"), "selection": "last"}
+    return made
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Generic[Config]):
     """What an experiment is.

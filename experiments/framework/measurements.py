@@ -67,6 +67,21 @@ def alc(labels: Sequence[float], accuracies: Sequence[float]) -> float:
     return area / (labels[-1] - labels[0])
 
 
+def labels_to(labels: Sequence[float], accuracies: Sequence[float], goal: float) -> float | None:
+    """The number of labels at which the curve first reaches the goal, linear between its points; None if it never does.
+
+    A curve that starts there needs labels[0]. ValueError unless `labels` increase.
+    """
+    if not labels or len(labels) != len(accuracies) or any(b <= a for a, b in pairwise(labels)):
+        raise ValueError("labels_to needs accuracies at increasing numbers of labels")
+    if accuracies[0] >= goal:
+        return float(labels[0])
+    for (n, low), (more, high) in pairwise(zip(labels, accuracies, strict=True)):
+        if high >= goal:
+            return n + (more - n) * (goal - low) / (high - low)
+    return None
+
+
 def measurements(records: Iterable[Mapping[str, Any]]) -> dict[Key, dict[int, float]]:
     """Every measured number as key -> {seed: value}, keys in the order of the records; accuracies in percent.
 

@@ -106,14 +106,14 @@ def curves(measured: Measured, split: str = "target") -> Figure | None:
     return figure
 
 
-def panels(measured: Measured, split: str = "target", *, columns: int = 4) -> Figure | None:
+def panels(measured: Measured, split: str = "target", *, columns: int = 4, metric: str = "accuracy") -> Figure | None:
     """`curves` of every task in a panel of its own, with one legend; markers and line styles tell equal colours apart.
 
     None where no method was given labels on this split.
     """
     lines: dict[str, dict[str, dict[int, list[float]]]] = {}
     for key, values in measured.items():
-        if (key.split, key.metric) == (split, "accuracy"):
+        if (key.split, key.metric) == (split, metric):
             lines.setdefault(key.task, {}).setdefault(key.method, {})[key.labels] = list(values.values())
     tasks = {task: found for task, found in lines.items() if any(len(line) > 1 for line in found.values())}
     if not tasks:
@@ -143,7 +143,7 @@ def panels(measured: Measured, split: str = "target", *, columns: int = 4) -> Fi
         axes.tick_params(labelsize=7)
         tidy(axes)
     figure.supxlabel("target labels", fontsize=9)
-    figure.supylabel(f"accuracy on {SPLIT_NAMES[split]}, %", fontsize=9)
+    figure.supylabel(f"{metric.replace('_', ' ')} on {SPLIT_NAMES[split]}, %", fontsize=9)
     figure.legend(
         list(shown.values()),
         list(shown),
