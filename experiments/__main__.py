@@ -35,6 +35,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "margin_sweep": ("experiments.margin_sweep", "CIFAR-10: shares of margin sampling, and the labels that 50 % takes"),
     "aift": ("experiments.aift", "colon nuclei: selection codes and training codes, in the layout of AIFT's Table 4"),
     "num_kernels": ("experiments.num_kernels", "rendered -> scanned digits: DAN with 1 to 9 Gaussian kernels"),
+    "assessment_coverage": (
+        "experiments.assessment_coverage",
+        "do the intervals of an assessment cover? simulated audits",
+    ),
     "uncertainty_maps": ("experiments.uncertainty_maps", "heat maps of the four uncertainty scores over three labels"),
 }
 

@@ -1,241 +1,177 @@
 """Do the intervals of `active.assessment` hold what they promise? Simulated audits of real networks' outputs.
 
-    looks     one network; a strategy has picked a tenth of the pool; n audits are drawn from the rest, many times
-    rounds    a head is trained again after every batch, in modes train and hold; each round's network is assessed
+    looks     one network; a strategy has labelled a tenth of the pool; n audits are drawn from the rest, many times
+    rounds    a head is refitted after every batch, in modes train and hold; each round's network is assessed
 
-    python -m experiments.assessment_coverage looks|rounds FILE RUNS OUTPUTS.pt ...
-
-OUTPUTS.pt: torch.save of {"logits": (N, C), "features": (N, F), "y": (N,)}, a network's outputs on a labelled target.
-Every setting is a line of JSON in FILE: in how many runs the intervals held the truth, and their mean widths.
+A file of outputs: torch.save of {"logits": (N, C), "features": (N, F), "y": (N,)}, a network's on a labelled target.
 
 Shapes: N samples; F features; C classes; n audits.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, ClassVar, NamedTuple
+from zlib import crc32
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from active.assessment import HeldAudits, assess, audit_generator, betting, draw_audits
-from active.assessment.classes import ClassCounts, balanced_bounds, class_bounds
-from active.assessment.hypergeometric import lower_count, upper_count
-from active.assessment.pool_accuracy import PREDICTIONS_DRAWS
+from active.assessment import HeldAudits, assess, audit_generator, draw_audits
 from active.pool import Pool, Query
-from active.strategies import STRATEGIES, Strategy
+from active.strategies import get_strategy
+from dan.errors import UserError
+from experiments.demo import TASK, load
+from experiments.framework.experiment import Cell, Experiment, Results
+from experiments.framework.measurements import row_of
+from experiments.framework.options import Options, check_least, check_strategies
+from experiments.framework.records import Record
+from experiments.framework.report import Report
+from experiments.framework.reporting.tables import each
+from experiments.framework.trials import Trial, dotted
+from experiments.transfers import machine
 
 ALPHA = 0.05
-PICKED = 0.1  # share of the pool that a strategy has picked before the audits
-NAMES = ("random", "margin", "hybrid")
-BUDGETS = (20, 100, 500)
-SHARES = (0.01, 0.1, 0.5)  # of the first class in the pool
-LARGEST = 4000  # samples of a pool
-ROUNDS, BATCH = 4, 20  # of the rounds: so many, each of so many audits and as many picks
+LABELLED = 0.1  # share of the pool that a strategy has labelled before the audits
+LARGEST = 4000  # samples of a pool; of rounds a quarter
+ROUNDS, BATCH = 4, 20  # of the rounds: so many, each of so many audits and as many queries
 RIDGE = 1.0
+OUTPUTS = "outputs.pt"
+SHARES = (0.01, 0.1, 0.5)  # of the first class in the pool of looks
+MODES = ("train", "hold")  # of rounds
+Interval = tuple[float, float, float]  # low, high, truth
+Run = Mapping[str, Sequence[Interval]]
 
 
-@dataclass(frozen=True, eq=False)
-class Outputs:
+@dataclass(frozen=True)
+class AssessmentCoverage(Options):
+    """What is simulated."""
+
+    NAME: ClassVar[str] = "assessment_coverage"
+    QUICK: ClassVar[dict[str, Any]] = {"strategies": ("random",), "audits": (20,), "runs": 2, "steps": 10}
+
+    outputs: tuple[Path, ...] = ()
+    """files of outputs (default: those of a source-only network on scanned digits, which is trained first)"""
+    strategies: tuple[str, ...] = ("random", "margin", "hybrid")
+    """acquisition strategies of the labelled samples"""
+    audits: tuple[int, ...] = (20, 100, 500)
+    """of looks: audits of a run"""
+    runs: int = 1000
+    """simulated runs of each setting"""
+    steps: int = 300
+    """training steps of the network on scanned digits"""
+
+    def check(self) -> None:
+        check_strategies(["outputs"], self.strategies)
+        check_least(self, "runs", "steps")
+        if missing := [path for path in self.outputs if not path.is_file()]:
+            raise UserError(f"there is no file {missing[0]}: --outputs names files of logits, features and y")
+        if min(self.audits, default=0) < 1:
+            raise UserError("--audits must be 1 or more")
+
+
+class Outputs(NamedTuple):
     """A network's outputs on a labelled target: logits (N, C), features (N, F), targets (N,)."""
 
-    name: str
     logits: Tensor
     features: Tensor
     targets: Tensor
 
-    @property
-    def right(self) -> Tensor:
-        """Whether the network is right (N,)."""
-        return self.logits.argmax(1) == self.targets
+    @classmethod
+    def read(cls, path: Path) -> Outputs:
+        """From a file."""
+        content = torch.load(path, weights_only=True)
+        return cls(content["logits"].float(), content["features"].flatten(1).float(), content["y"].long())
 
-    def rows(self, rows: Tensor) -> Outputs:
-        """These samples only."""
-        return Outputs(self.name, self.logits[rows], self.features[rows], self.targets[rows])
+    def with_share(self, share: float, size: int, generator: torch.Generator) -> Outputs:
+        """A random subset in which class 0 has this share, as large as there are samples for it, up to `size`."""
+        order = torch.randperm(len(self.targets), generator=generator)
+        first, others = order[self.targets[order] == 0], order[self.targets[order] != 0]
+        total = min(int(len(first) / share), int(len(others) / (1 - share)), size)
+        count = max(round(share * total), 1)
+        rows = torch.cat([first[:count], others[: total - count]]).sort().values
+        return Outputs(*(tensor[rows] for tensor in self))
 
-
-@dataclass
-class Tally:
-    """In how many of `runs` the interval held the truth, and the sum of the widths."""
-
-    runs: int = 0
-    held: int = 0
-    width: float = 0.0
-
-    def add(self, low: float, high: float, held: bool) -> None:
-        """Count one run."""
-        self.runs += 1
-        self.held += held
-        self.width += high - low
-
-    def record(self) -> dict[str, float]:
-        """runs, held, and the mean width."""
-        return {"runs": self.runs, "held": self.held, "width": self.width / self.runs}
+    def accuracies(self, logits: Tensor) -> tuple[Tensor, list[float]]:
+        """(whether logits (N, C) are right, (N,); the accuracy of each class that there is)."""
+        right = (logits.argmax(1) == self.targets).double()
+        return right, [float(right[self.targets == c].mean()) for c in self.targets.unique().tolist()]
 
 
-def read_outputs(path: Path) -> Outputs:
-    """From a file; see the module's first lines."""
-    content = torch.load(path, weights_only=True)
-    return Outputs(path.stem, content["logits"].float(), content["features"].flatten(1).float(), content["y"].long())
-
-
-def with_share(outputs: Outputs, share: float, size: int, generator: torch.Generator) -> Outputs:
-    """A random subset in which class 0 has this share, as large as there are samples for it, up to `size`."""
-    order = torch.randperm(len(outputs.targets), generator=generator)
-    first, others = order[outputs.targets[order] == 0], order[outputs.targets[order] != 0]
-    total = min(int(len(first) / share), int(len(others) / (1 - share)), size)
-    count = max(round(share * total), 1)
-    return outputs.rows(torch.cat([first[:count], others[: total - count]]).sort().values)
-
-
-# --- one network ------------------------------------------------------------------------------------------------------
+# --- simulation -------------------------------------------------------------------------------------------------------
 
 
 def simulate_looks(
-    outputs: Outputs, strategy: Strategy, audits: int, runs: int, generator: torch.Generator
-) -> dict[str, Tally]:
-    """Intervals for one network over draws of the audits.
+    outputs: Outputs, strategy: str, audits: int, runs: int, generator: torch.Generator
+) -> Iterator[Run]:
+    """One network's intervals, run by run.
 
-    exact: accuracy on the pool at one look. sequence: at all looks at once (the last interval is inside the earlier
-    ones), with the network's confidences where `assess` uses them. class, balanced: of class 0, of all, at one look.
-    clopper_pearson: of the same audits, blind to the size of the pool and to labelled hits. test_set: likewise, of as
-    many samples drawn from the whole pool.
+    one look: accuracy on the pool. all looks: the same, at all looks at once; the last interval is inside the earlier.
+    class 0, balanced: at one look. clopper-pearson: of the unlabelled samples from the same audits, without the pool's
+    size. test set: the same for as many samples drawn from the whole pool.
     """
     pool = Pool(range(len(outputs.targets)), outputs.targets)
-    picks = _pick(pool, outputs.logits, outputs.features, strategy, round(PICKED * len(pool.ids)), generator)
-    pool.label(picks, pool.oracle(picks), round=1)
-    free, right = pool.unlabelled_ids, outputs.right
-    confidence = outputs.logits.double().softmax(1).max(1).values.numpy()
-    if audits < PREDICTIONS_DRAWS:
-        confidence = np.zeros(len(confidence))
-    hits, size = int(right[picks].sum()), len(free)
-    by_class = [float(right[outputs.targets == c].double().mean()) for c in outputs.targets.unique().tolist()]
-    truth = float(right.double().mean())
-    truths = {"class": by_class[0], "balanced": float(np.mean(by_class))}
-    truths["clopper_pearson"] = float(right[free].double().mean())
-    tallies = {name: Tally() for name in ("exact", "sequence", "class", "balanced")}
-    tallies |= {"clopper_pearson": Tally(), "test_set": Tally()}
-
-    @cache
-    def exact(count: int) -> list[float]:
-        return [int(f(count, audits, size, ALPHA / 2)[0]) / size for f in (lower_count, upper_count)]
-
+    buy(pool, outputs.logits, outputs, strategy, round(LABELLED * len(pool.ids)), generator)
+    probs, free = outputs.logits.double().softmax(1), pool.unlabelled_ids
+    right, by_class = outputs.accuracies(outputs.logits)
+    whole = float(right.mean())
     for _ in range(runs):
-        drawn = draw_audits(free, audits, generator)
-        x = right[drawn].double().numpy()
-        bounds = {"exact": exact(int(x.sum()))}
-        guesses = betting.Guesses.of(confidence[free.numpy()], confidence[drawn.numpy()])
-        bounds["sequence"] = [f(x, guesses, audits, ALPHA / 2) for f in (betting.lower_bound, betting.upper_bound)]
-        found = {name: [(hits + size * v) / len(right) for v in pair] for name, pair in bounds.items()}
-        found["class"] = _first_class(_counts(outputs.targets != 0, right, picks, drawn, size))
-        found["balanced"] = list(balanced_bounds(_counts(outputs.targets, right, picks, drawn, size), ALPHA))
-        found["clopper_pearson"] = clopper_pearson(int(x.sum()), audits, ALPHA)
-        found["test_set"] = clopper_pearson(int(right[draw_audits(pool.ids, audits, generator)].sum()), audits, ALPHA)
-        for name, tally in tallies.items():
-            low, high = found[name]
-            tally.add(low, high, holds(low, high, truths.get(name, truth)))
-    return tallies
-
-
-def holds(low: float, high: float, truth: float) -> bool:
-    """Whether the interval holds the truth; one that is off by rounding is held."""
-    return bool(low - 1e-9 <= truth <= high + 1e-9)
-
-
-@cache
-def clopper_pearson(right: int, drawn: int, alpha: float) -> list[float]:
-    """The equal-tailed exact interval of a binomial proportion (Biometrika, 1934)."""
-    from scipy.stats import beta
-
-    low = beta.ppf(alpha / 2, right, drawn - right + 1) if right else 0.0
-    high = beta.ppf(1 - alpha / 2, right + 1, drawn - right) if right < drawn else 1.0
-    return [float(low), float(high)]
-
-
-def _first_class(counts: ClassCounts) -> list[float]:
-    """The bounds of class 0, which depend on its own counts only; runs repeat them."""
-    key = tuple(int(v[0]) for v in (counts.audits, counts.right, counts.labelled, counts.labelled_right))
-    return _first_of(key, counts.drawn, counts.unlabelled)
-
-
-@cache
-def _first_of(key: tuple[int, ...], drawn: int, unlabelled: int) -> list[float]:
-    others = (drawn - key[0], 0, 0, 0)  # as one class
-    audits, right, labelled, labelled_right = (np.array(pair) for pair in zip(key, others, strict=True))
-    counts = ClassCounts(audits, right, labelled, labelled_right, 0, unlabelled)
-    return [float(v[0]) for v in class_bounds(counts, ALPHA)]
-
-
-def _counts(targets: Tensor, right: Tensor, labelled: Tensor, drawn: Tensor, size: int) -> ClassCounts:
-    targets = targets.long()
-    classes = 1 + int(targets.max())
-
-    def of(ids: Tensor) -> NDArray[np.int64]:
-        return np.bincount(targets[ids].numpy(), minlength=classes)
-
-    return ClassCounts(of(drawn), of(drawn[right[drawn]]), of(labelled), of(labelled[right[labelled]]), 0, size)
-
-
-# --- rounds -----------------------------------------------------------------------------------------------------------
-
-
-def simulate_rounds(
-    outputs: Outputs, strategy: Strategy, mode: str, runs: int, generator: torch.Generator
-) -> dict[str, Tally]:
-    """Intervals of each round's own network, with alpha_t = alpha / (t (t + 1)): held in all rounds of a run, or not.
-
-    mode: "train" or "hold". accuracy, unlabelled, balanced: of the whole pool, of the samples that the audits were
-    drawn from, and by class on the average. The widths are those of the last round.
-    """
-    tallies = {name: Tally() for name in ("accuracy", "unlabelled", "balanced")}
-    for _ in range(runs):
-        seed = int(torch.randint(2**31, (), generator=generator))
-        rounds = list(_rounds(outputs, strategy, mode, seed))
-        for name, tally in tallies.items():
-            intervals = [found[name] for found in rounds]
-            low, high, _ = intervals[-1]
-            tally.add(low, high, all(holds(*interval) for interval in intervals))
-    return tallies
-
-
-def _rounds(
-    outputs: Outputs, strategy: Strategy, mode: str, seed: int
-) -> Iterator[dict[str, tuple[float, float, float]]]:
-    """(low, high, truth) by name, round after round, of one run."""
-    pool = Pool(range(len(outputs.targets)), outputs.targets)
-    generator = torch.Generator().manual_seed(seed)
-    held = HeldAudits.start(pool.ids, audit_generator(seed))
-    for number in range(1, ROUNDS + 1):
-        logits = refit(outputs, pool)
-        if mode == "hold":
-            held, _ = held.draw(BATCH, pool.labelled_ids)
-            audits = held.held(pool.labelled_ids)
-        else:
-            audits = draw_audits(pool.unlabelled_ids, BATCH, audit_generator(seed, number))
-        probs = logits.double().softmax(1)
-        found = assess(pool, probs, audits, pool.oracle(audits).tolist(), level=1 - ALPHA, round=number)
-        right = (logits.argmax(1) == outputs.targets).double()
-        by_class = [float(right[outputs.targets == c].mean()) for c in outputs.targets.unique().tolist()]
-        free = pool.unlabelled_ids
+        drawn, test = draw_audits(free, audits, generator), draw_audits(pool.ids, audits, generator)
+        answers = pool.oracle(drawn).tolist()
+        once, often = (assess(pool, probs, drawn, answers, level=1 - ALPHA, look=look) for look in (None, 1))
         yield {
-            "accuracy": (found.low, found.high, float(right.mean())),
-            "unlabelled": (found.unlabelled.low, found.unlabelled.high, float(right[free].mean())),
-            "balanced": (found.balanced.low, found.balanced.high, float(np.mean(by_class))),
+            "one look": [(once.low, once.high, whole)],
+            "all looks": [(often.low, often.high, whole)],
+            "class 0": [(once.by_class[0].low, once.by_class[0].high, by_class[0])],
+            "balanced": [(once.balanced.low, once.balanced.high, fmean(by_class))],
+            "clopper-pearson": [(*clopper_pearson(int(right[drawn].sum()), audits), float(right[free].mean()))],
+            "test set": [(*clopper_pearson(int(right[test].sum()), audits), whole)],
         }
-        if mode == "train":
-            pool.label(audits, pool.oracle(audits), round=number)
-        picks = _pick(pool, logits, outputs.features, strategy, BATCH, generator)
-        pool.label(picks, pool.oracle(picks), round=number)
+
+
+def simulate_rounds(outputs: Outputs, strategy: str, mode: str, runs: int, generator: torch.Generator) -> Iterator[Run]:
+    """Intervals of each round's own network, run by run, with alpha_t = alpha / (t (t + 1)).
+
+    accuracy, unlabelled, balanced: of the whole pool, of the unlabelled samples, and the mean over classes.
+    """
+    for _ in range(runs):
+        found: dict[str, list[Interval]] = {"accuracy": [], "unlabelled": [], "balanced": []}
+        seed = int(torch.randint(2**31, (), generator=generator))
+        pool, queries = Pool(range(len(outputs.targets)), outputs.targets), torch.Generator().manual_seed(seed)
+        held = HeldAudits.start(pool.ids, audit_generator(seed))
+        for number in range(1, ROUNDS + 1):
+            logits = refit(outputs, pool)
+            if mode == "hold":
+                held, _ = held.draw(BATCH, pool.labelled_ids)
+                audits = held.held(pool.labelled_ids)
+            else:
+                audits = draw_audits(pool.unlabelled_ids, BATCH, audit_generator(seed, number))
+            answers, probs = pool.oracle(audits), logits.double().softmax(1)
+            made = assess(pool, probs, audits, answers.tolist(), level=1 - ALPHA, round=number)
+            right, by_class = outputs.accuracies(logits)
+            of_free = float(right[pool.unlabelled_ids].mean())
+            found["accuracy"].append((made.low, made.high, float(right.mean())))
+            found["unlabelled"].append((made.unlabelled.low, made.unlabelled.high, of_free))
+            found["balanced"].append((made.balanced.low, made.balanced.high, fmean(by_class)))
+            if mode == "train":
+                pool.label(audits, answers, round=number)
+            buy(pool, logits, outputs, strategy, BATCH, queries)
+        yield found
+
+
+def buy(pool: Pool, logits: Tensor, outputs: Outputs, strategy: str, budget: int, generator: torch.Generator) -> None:
+    """Label the samples that the strategy queries."""
+    free, known = pool.unlabelled_ids, pool.labelled_ids
+    shown: dict[str, Any] = {"labelled_features": outputs.features[known], "labelled_targets": pool.labels}
+    probs = logits[free].double().softmax(1)
+    query = Query(ids=free, probs=probs, features=outputs.features[free], labelled_ids=known, **shown)
+    ids = get_strategy(strategy)(query, budget, generator=generator)
+    pool.label(ids, pool.oracle(ids), round=1)
 
 
 def refit(outputs: Outputs, pool: Pool) -> Tensor:
@@ -246,72 +182,132 @@ def refit(outputs: Outputs, pool: Pool) -> Tensor:
         return outputs.logits
     features = torch.nn.functional.normalize(outputs.features.double())
     onehot = torch.nn.functional.one_hot(pool.labels, outputs.logits.shape[1]).double()
-    residuals = onehot - outputs.logits[ids].double().softmax(1)
-    x = features[ids]
+    x, residuals = features[ids], onehot - outputs.logits[ids].double().softmax(1)
     duals = torch.linalg.solve(x @ x.T + RIDGE * torch.eye(len(ids), dtype=torch.float64), residuals)
     return outputs.logits + (10 * features @ (x.T @ duals)).float()
 
 
-def _pick(
-    pool: Pool, logits: Tensor, features: Tensor, strategy: Strategy, budget: int, generator: torch.Generator
-) -> Tensor:
-    free, labelled = pool.unlabelled_ids, pool.labelled_ids
-    query = Query(
-        ids=free,
-        probs=logits[free].double().softmax(1),
-        features=features[free],
-        labelled_ids=labelled,
-        labelled_features=features[labelled],
-        labelled_targets=pool.labels,
+@cache
+def clopper_pearson(right: int, drawn: int, alpha: float = ALPHA) -> tuple[float, float]:
+    """The equal-tailed exact interval of a binomial proportion (Biometrika, 1934)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, drawn).proportion_ci(1 - alpha, "exact")
+    return float(found.low), float(found.high)
+
+
+def coverage(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
+    """name -> the share of runs all of whose intervals hold the truth (up to rounding), the mean of the last widths."""
+    by_name: dict[str, list[Sequence[Interval]]] = {}
+    for run in runs:
+        for name, intervals in run.items():
+            by_name.setdefault(name, []).append(intervals)
+
+    def holds(run: Sequence[Interval]) -> bool:
+        return all(low - 1e-9 <= truth <= high + 1e-9 for low, high, truth in run)
+
+    return {
+        name: {"coverage": fmean(map(holds, listed)), "width": fmean(run[-1][1] - run[-1][0] for run in listed)}
+        for name, listed in by_name.items()
+    }
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def train_on_digits(folder: Path, *, steps: int) -> dict[str, Any]:
+    """A trial: the outputs of a source-only network on scanned digits."""
+    from dan import DAN, TrainConfig, fit
+    from dan.evaluation.metrics import predict
+
+    pair = load(TASK)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DAN(pair.backbone, len(pair.classes))
+    config = TrainConfig(evaluate_every=steps, feature_map=False)
+    fit(model, pair.source, pair.target, trade_off=0.0, steps=steps, seed=0, config=config)
+    output, y = predict(model, pair.target)
+    torch.save({"logits": output.logits, "features": output.features.flatten(1), "y": y}, folder / OUTPUTS)
+    return {"samples": len(y)}
+
+
+def simulate(folder: Path, *, outputs: str, strategy: str, audits: list[int], runs: int) -> dict[str, Any]:
+    """A trial: the coverage in every setting of a strategy. outputs: a file, or one of another trial."""
+    whole, found = Outputs.read(folder.parent / outputs), []
+    generator = audit_generator(0, crc32(strategy.encode()))
+    for share, count in product(SHARES, audits):
+        pool = whole.with_share(share, LARGEST, generator)
+        if 2 * count <= len(pool.targets):  # else it is too small for the audits
+            measured = coverage(simulate_looks(pool, strategy, count, runs, generator))
+            found += [{"network": f"share {share:g}", "labels": count, "interval": n, **v} for n, v in measured.items()]
+    for mode in MODES:
+        pool = whole.with_share(0.1, LARGEST // 4, generator)
+        measured = coverage(simulate_rounds(pool, strategy, mode, runs, generator))
+        setting = {"network": f"rounds, {mode}", "labels": ROUNDS * BATCH}
+        found += [{**setting, "interval": n, **v} for n, v in measured.items()]
+    return {"found": found, "measured_on": machine()}
+
+
+def cells(config: AssessmentCoverage) -> list[Cell]:
+    """One cell a file of outputs and strategy."""
+    digits = Trial("source-only", train_on_digits, {"steps": config.steps})
+    files = {path.stem: str(path.absolute()) for path in config.outputs} or {TASK: f"{digits.name}/{OUTPUTS}"}
+    shared = {"audits": list(config.audits), "runs": config.runs}
+    made = []
+    for (task, file), strategy in product(files.items(), config.strategies):
+        arguments = {"outputs": file, "strategy": strategy, **shared}
+        trial = Trial(f"{task}-{dotted(strategy)}", simulate, arguments, () if config.outputs else (digits,))
+        only = {"strategies": strategy} | ({"outputs": file} if config.outputs else {})
+        made.append(Cell(about={"task": task, "method": strategy, "runs": config.runs}, only=only, trials=[trial]))
+    return made
+
+
+def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
+    """One record a setting and interval; no model is selected."""
+    result = results[trial.name]
+    return [{**cell.about, "seed": 0, "selection": "", **result["measured_on"], **each} for each in result["found"]]
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def report_of(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["interval"], record["labels"]), []).append(record)
+    lines = []
+    for (interval, labels), own in groups.items():
+        held, width = ([100 * record[name] for record in own] for name in ("coverage", "width"))
+        lines.append(
+            [interval, str(labels), f"{min(held):.1f}", f"{fmean(held):.1f}", f"{fmean(width):.1f}", str(len(own))]
+        )
+    worst = min(records, key=lambda record: record["coverage"])
+    where = ", ".join(str(worst[name]) for name in ("interval", "task", "method", "network", "labels"))
+    runs = each(records, "runs")
+    return Report(
+        title="Coverage of the intervals of an assessment",
+        findings=[f"Lowest coverage of {len(records)} settings, {runs} runs each: {worst['coverage']:.1%} ({where})."],
+        tables=[("Level 95 %", (["interval", "audits", "lowest coverage", "mean", "width", "n"], lines))],
+        captions=[
+            "Coverage in percent of runs, mean width in points, n settings. all looks: holds at every look; class 0, "
+            "balanced: at one look; clopper-pearson: of the unlabelled samples, from the same audits; test set: that "
+            "interval for as many samples drawn from the whole pool. accuracy, unlabelled, balanced at "
+            f"{ROUNDS * BATCH}: of {ROUNDS} rounds, where a run counts if all of its intervals hold."
+        ],
+        rows=[
+            row_of(record, [100 * record[name]], split=record["interval"], metric=name)
+            for record in records
+            for name in ("coverage", "width")
+        ],
+        compared=[],
     )
-    return strategy(query, budget, generator=generator)
 
 
-# --- all settings -----------------------------------------------------------------------------------------------------
-
-
-def settings_of(kind: str, outputs: Sequence[Outputs]) -> Iterator[dict[str, Any]]:
-    """The settings of a kind of simulation, as the fields of their records."""
-    if kind == "looks":
-        for one, share, name, audits in product(outputs, SHARES, NAMES, BUDGETS):
-            yield {"outputs": one, "share": share, "strategy": name, "audits": audits}
-    else:
-        for one, name, mode in product(outputs, NAMES, ("train", "hold")):
-            yield {"outputs": one, "strategy": name, "mode": mode}
-
-
-def run_setting(kind: str, setting: dict[str, Any], runs: int) -> dict[str, Any] | None:
-    """The record of one setting, from a generator of its own; None where the pool is too small for the audits."""
-    outputs: Outputs = setting["outputs"]
-    named = {**setting, "outputs": outputs.name}
-    generator = audit_generator(0, zlib.crc32(json.dumps(named).encode()))
-    strategy = STRATEGIES[setting["strategy"]]
-    if kind == "looks":
-        pool = with_share(outputs, setting["share"], LARGEST, generator)
-        if 2 * setting["audits"] > len(pool.targets):
-            return None
-        tallies = simulate_looks(pool, strategy, setting["audits"], runs, generator)
-    else:
-        pool = with_share(outputs, 0.1, LARGEST // 4, generator)
-        tallies = simulate_rounds(pool, strategy, setting["mode"], runs, generator)
-    accuracy = float(pool.right.double().mean())
-    results = {name: tally.record() for name, tally in tallies.items()}
-    return {"kind": kind, **named, "pool": len(pool.targets), "accuracy": accuracy, **results}
-
-
-def main(arguments: Sequence[str]) -> None:
-    """See the module's first lines."""
-    if len(arguments) < 4 or arguments[0] not in ("looks", "rounds"):
-        raise SystemExit("python -m experiments.assessment_coverage looks|rounds FILE RUNS OUTPUTS.pt ...")
-    kind, file, runs, *paths = arguments
-    outputs = [read_outputs(Path(path)) for path in paths]
-    with open(file, "a", encoding="utf-8") as lines:
-        for setting in settings_of(kind, outputs):
-            record = run_setting(kind, setting, int(runs))
-            if record is not None:
-                lines.write(json.dumps(record) + "\n")
-                lines.flush()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+EXPERIMENT = Experiment(
+    options=AssessmentCoverage,
+    summary="do the intervals of an assessment cover the accuracy? simulated audits",
+    cells=cells,
+    report=report_of,
+    records=records_of,
+)

@@ -23,8 +23,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from dan.cli.command_line import Command, run
-
 CLASSES = ("sine", "square", "sawtooth")
 LENGTH = 128
 
@@ -38,16 +36,13 @@ WAVES: tuple[Callable[[Tensor], Tensor], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Instrument:
-    """How a domain records the waves. Ranges are uniform."""
+    """How a domain records the waves. cycles, uniform: in the L samples, the wave's frequency over the sampling rate;
+    gain, uniform: factor on the wave; drift: largest rise or fall over the L samples; noise: its standard deviation."""
 
     cycles: tuple[float, float]
-    """Cycles in the L samples: the wave's frequency over the sampling rate."""
     gain: tuple[float, float]
-    """Factor on the wave."""
     drift: float = 0.0
-    """Largest rise or fall over the L samples."""
     noise: float = 0.0
-    """Standard deviation of white noise."""
 
 
 SOURCE = Instrument(cycles=(3, 5), gain=(0.8, 1.2), noise=0.05)
@@ -84,33 +79,14 @@ def accuracies(trade_off: float, *, seed: int = 0, steps: int = 300) -> dict[str
     return {name: evaluate(model, data).accuracy for name, data in tests.items()}
 
 
-@dataclass(frozen=True)
-class Example1D:
-    """Source-only and DAN on synthetic 1-D signals."""
-
-    steps: int = 300
-    """training steps of each"""
-    trade_off: float = 3.0
-    """lambda of DAN"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """one training of both for each"""
-
-
-def show(config: Example1D) -> None:
-    """Train both for each seed, and print their accuracies."""
+def main(steps: int = 300, seeds: Sequence[int] = (0, 1, 2)) -> None:
+    """Train source-only and DAN for each seed, and print their accuracies."""
     print(f"{'method':<12} {'seed':>4}  {'source':>9}  {'target':>9}")
-    for method, trade_off in (("source-only", 0.0), ("DAN", config.trade_off)):
-        for seed in config.seeds:
-            found = accuracies(trade_off, seed=seed, steps=config.steps)
+    for method, trade_off in (("source-only", 0.0), ("DAN", 3.0)):
+        for seed in seeds:
+            found = accuracies(trade_off, seed=seed, steps=steps)
             print(f"{method:<12} {seed:>4}  {100 * found['source']:7.2f} %  {100 * found['target']:7.2f} %", flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    command = Command(Example1D, show, "Source-only and DAN on synthetic 1-D signals.")
-    words = sys.argv[1:] if argv is None else argv
-    return run("experiments/example_1d.py", "An example.", {"example_1d": command}, ["example_1d", *words])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

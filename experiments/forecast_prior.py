@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from active.forecast import FILE, Forecast, Measure, fit_curve
 from active.learning_curves import Points, Prior, fit_prior
@@ -64,17 +64,14 @@ class Run:
         return (max(accuracy * (1 - accuracy), 1 / self.samples) / self.samples) ** 0.5 if self.samples else 0.0
 
 
-@dataclass(frozen=True)
-class Case:
-    """One forecast in replay. seen: points that it was made from. truth: labels at which the run first reached the goal
-    (linear between its points), None if never. reachable: whether it did, or all labels did."""
+class Case(NamedTuple):
+    """One forecast in replay. truth: labels at which the run first reached the goal (linear between its points), None
+    if never. reachable: whether it did, or all labels did. pool: the pool's size."""
 
-    run: Run
-    seen: int
-    goal: float
     truth: float | None
     reachable: bool
     forecast: Forecast
+    pool: int
 
     @property
     def covered(self) -> bool:
@@ -84,7 +81,7 @@ class Case:
     @property
     def error(self) -> float:
         """|median - truth| / truth, the median at most the pool."""
-        return abs(min(self.forecast.labels, self.run.pool) - (self.truth or 0)) / (self.truth or 1)
+        return abs(min(self.forecast.labels, self.pool) - (self.truth or 0)) / (self.truth or 1)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -155,7 +152,7 @@ def replay(measure: Measure, tested: Sequence[Run], learned_from: Sequence[Run],
             for goal in open_goals:
                 truth = labels_to(run.labels, run.accuracies, goal)
                 reached = truth is not None or (run.every is not None and run.every >= goal)
-                cases.append(Case(run, seen, goal, truth, reached, curve.labels_for(goal)))
+                cases.append(Case(truth, reached, curve.labels_for(goal), run.pool))
     return cases
 
 

@@ -20,7 +20,7 @@ from experiments import aift
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
 from experiments.aift import report as aift_report
 from experiments.aift.report import area, best_of_random, curves_of, findings, labels_to_random, mean_curve
-from experiments.aift.trial import Setup, evaluate, patch_data
+from experiments.aift.trial import evaluate, network, patch_data
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
 from experiments.framework.options import command_of
@@ -207,8 +207,6 @@ def test_the_command_of_a_cell_reads_back_as_that_cell(cell: tuple[str, str]) ->
         (["--trade-off", "2"], "of --setting transfer"),
         (["--start-steps", "0", "--setting", "transfer"], "--start-steps must be 1 or more"),
         (["--trade-off", "-1", "--setting", "transfer"], "--trade-off must be 0 or more"),
-        (["--weights", "x.pth"], "of --network squeezenet1_1"),
-        (["--weights", "x.pth", "--network", "squeezenet1_1"], "there is no weights file x.pth"),
         ([], "the colon nuclei are not in"),
     ],
 )
@@ -261,30 +259,28 @@ def tissue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_all_trials_of_a_seed_share_patients_pool_and_views(tissue: Path) -> None:
-    folders = {"data": str(tissue), "images": str(tissue / "images")}
-    setup = Setup(setting="scratch", backbone="lenet", seed=0, pool=30, test=20, views=3, **folders)  # type: ignore[arg-type]
-    one, other = patch_data(setup), patch_data(replace(setup, seed=1))
+    shared: dict[str, Any] = {"data": str(tissue), "images": str(tissue / "images"), "pool": 30, "test": 20, "views": 3}
+    one, other = (patch_data(**shared, setting="scratch", seed=seed) for seed in (0, 1))
     assert one is not other and len(one.pool) == 30 and len(one.test) == 20 and one.source is None
     assert not set(one.pool.groups) & set(one.test.groups)
-    again = patch_data(setup)
+    again = patch_data(**shared, setting="scratch", seed=0)
     assert (
         torch.equal(one.pool.patches.tensors[0], again.pool.patches.tensors[0]) and one.pool.names == again.pool.names
     )
     assert one.pool.groups != other.pool.groups
-    moved = patch_data(replace(setup, setting="transfer"))
+    moved = patch_data(**shared, setting="transfer", seed=0)
     assert {int(group) > 60 for group in moved.pool.groups} == {True}
     assert {int(group) > 60 for group in moved.source.groups} == {False} and len(moved.source) == 120
-    first, second = setup.network().state_dict(), setup.network().state_dict()
+    first, second = network(0).state_dict(), network(0).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order(tissue: Path) -> None:
     from active.learners.candidates import candidate_query_fields
 
-    setup = Setup(
-        setting="scratch", backbone="lenet", seed=0, pool=30, test=20, views=3, data=str(tissue), images=str(tissue)
-    )
-    model, test = setup.network(), patch_data(setup).test
+    sizes = {"pool": 30, "test": 20, "views": 3}
+    test = patch_data(data=str(tissue), images=str(tissue), setting="scratch", seed=0, **sizes).test  # type: ignore[arg-type]
+    model = network(0)
     found = evaluate(model, test)
     probs, positive = candidate_query_fields(model, test)["probs"], test.targets == 1
     pairs = [(a, b) for a in probs[positive, 1].tolist() for b in probs[~positive, 1].tolist()]
@@ -316,30 +312,3 @@ def test_a_tiny_run_is_not_made_again(tissue: Path, capsys: pytest.CaptureFixtur
     once = {record["roc_auc/target_test"] for record in records if record["labels"] == 5 and record["asks"] == RANDOM}
     assert len(once) == 1  # and after the first purchase every training has done the same
     assert all(record["setting"] == setting and record["task"].startswith("colon_first") for record in records)
-
-
-def test_squeezenet_trains_on_the_outputs_of_its_first_half(tissue: Path, data_folder: Path) -> None:
-    weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
-    if not weights.is_file():
-        pytest.skip(f"no {weights}")
-    out = tissue / "run"
-    config = Aift(
-        network="squeezenet1_1",
-        weights=str(weights),
-        selections=("D",),
-        trainings=("ACFT(LQ)",),
-        seeds=(0,),
-        pool=8,
-        test=10,
-        views=2,
-        budget=2,
-        rounds=1,
-        steps=1,
-        out=out,
-        image_cache=tissue / "images",
-    )
-    ((trial,),) = trials_of(config)
-    finished, result = _work(trial, out)
-    assert finished, result
-    assert result["weights"].startswith("squeezenet1_1_caffe_as_torchvision.pth (sha256 ")
-    assert len(list((out / "outputs").glob("*.npy"))) == 2  # of the pool and of the test nuclei

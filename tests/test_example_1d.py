@@ -42,7 +42,7 @@ def test_adaptation_helps_on_signals() -> None:
     assert adapted["target"] > 0.9 and adapted["target"] > plain["target"] + 0.05
 
 
-def test_the_command_prints_both(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--steps", "2", "--seeds", "0"]) == 0
+def test_the_script_prints_both(capsys: pytest.CaptureFixture[str]) -> None:
+    main(steps=2, seeds=(0,))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["method", "source-only", "DAN"] and len(CLASSES) == 3

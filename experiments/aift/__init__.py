@@ -9,19 +9,18 @@ pool, the views and M_0, so differences are taken seed by seed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from active.strategies.aift import CODES
-from dan.data.colon import PARTS, SIZE, nuclei
+from dan.data.colon import PARTS, nuclei
 from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
 from experiments.aift.report import TRAININGS, report_of
-from experiments.aift.trial import ENLARGED, RANDOM, RFT, begin, curve
+from experiments.aift.trial import RANDOM, RFT, begin, curve
 from experiments.framework.experiment import Cell, Experiment, round_records
 from experiments.framework.options import Options, check_least, check_names, check_runs
 from experiments.framework.trials import Trial, slug
-from experiments.transfers import folders_of, weights_file
+from experiments.transfers import folders_of
 
 PAPER_CODES = CODES[:8]  # D and E; the last four are both at once
 TRADE_OFF, START_STEPS = 1.0, 500  # of a transfer
@@ -47,10 +46,6 @@ class Aift(Options):
     setting: Literal["scratch", "transfer"] = "scratch"
     """scratch: the first part's patients, from an untrained network; transfer: from one trained on them, to the second
     part's"""
-    network: Literal["lenet", "squeezenet1_1"] = "lenet"
-    """lenet: two convolutions from scratch; squeezenet1_1: ImageNet's weights, the first half frozen"""
-    weights: str | None = None
-    """ImageNet weights of SqueezeNet 1.1: a name, or a state-dict file, looked for in the folder of data sets too"""
     selections: tuple[str, ...] = (RANDOM, *PAPER_CODES)
     """these columns only; D+E, D+E+M, D+E+R and D+E+M+R are there too"""
     trainings: tuple[str, ...] = TRAININGS
@@ -87,26 +82,13 @@ class Aift(Options):
             raise UserError(f"--start-steps must be 1 or more, not {self.start_steps}")
         if self.trade_off is not None and not 0 <= self.trade_off < float("inf"):
             raise UserError(f"--trade-off must be 0 or more, not {self.trade_off}")
-        if self.network == "lenet" and self.weights is not None:
-            raise UserError("--weights are of --network squeezenet1_1: lenet is trained from scratch")
-        shared_arguments(self, 0)  # the weights are there
-        size = SIZE if self.network == "lenet" else ENLARGED
         for part in PARTS if self.setting == "transfer" else ("first",):  # decoded here, once
-            nuclei(part, data_folder(self.data), size=size, cache=cache_folder(self.image_cache))
+            nuclei(part, data_folder(self.data), cache=cache_folder(self.image_cache))
 
 
 def method_of(selection: str, training: str) -> str:
     """What a cell is called in records; random with AFT(LQ) is the paper's RFT."""
     return RFT if (selection, training) == (RANDOM, "AFT(LQ)") else f"{selection}, {training}"
-
-
-def shared_arguments(config: Aift, seed: int) -> dict[str, Any]:
-    """The arguments of all trials of a seed."""
-    place = folders_of(config)
-    if config.network != "lenet":
-        place["weights"] = weights_file(config.weights or "DEFAULT", Path(place["data"]))
-    sizes = {"pool": config.pool, "test": config.test, "views": config.views}
-    return {"place": place, "backbone": config.network, "sizes": sizes, "seed": seed}
 
 
 def transfer_of(config: Aift) -> dict[str, Any]:
@@ -119,12 +101,13 @@ def transfer_of(config: Aift) -> dict[str, Any]:
 
 def trial_of(selection: str, training: str, config: Aift, seed: int) -> Trial:
     """One curve; in a transfer it starts from the network that was trained on the source."""
-    shared, transfer = shared_arguments(config, seed), transfer_of(config)
+    sizes = {"pool": config.pool, "test": config.test, "views": config.views}
+    shared: dict[str, Any] = {"place": folders_of(config), "sizes": sizes, "seed": seed}
     code = RFT if method_of(selection, training) == RFT else training
     arguments = shared | {"setting": config.setting, "selection": selection, "training": code}
     arguments |= {"budget": config.budget, "rounds": config.rounds, "steps": config.steps}
     after: tuple[Trial, ...] = ()
-    if transfer:
+    if transfer := transfer_of(config):
         own = {"trade_off": transfer["trade_off"], "steps": transfer["start_steps"]}
         after = (Trial(f"start-seed{seed}", begin, shared | own),)
         arguments |= {"start": after[0].name, "trade_off": transfer["trade_off"]}
@@ -133,9 +116,9 @@ def trial_of(selection: str, training: str, config: Aift, seed: int) -> Trial:
 
 def cells(config: Aift) -> list[Cell]:
     """One cell a training code and selection code, in the order of the table."""
-    kept = ("pool", "test", "views", "budget", "rounds", "steps", "setting", "network")
+    kept = ("pool", "test", "views", "budget", "rounds", "steps", "setting")
     about = {name: getattr(config, name) for name in kept} | transfer_of(config)
-    about |= {"task": "colon_first" if config.setting == "scratch" else "colon_first2second"}
+    about |= {"task": "colon_first" if config.setting == "scratch" else "colon_first2second", "network": "lenet"}
     return [
         Cell(
             about=about | {"method": method_of(selection, training), "asks": selection, "training": training},

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.transfers import machine, weights_label
+from experiments.transfers import machine
 
 if TYPE_CHECKING:
     from dan.data.candidates import Candidates
@@ -17,52 +17,6 @@ RANDOM, RFT = "random", "RFT"
 HIDDEN = 64  # units of the layer between the backbone and the logits
 BATCH = 64  # patches a step
 TEST_SHARE = 0.35  # of the nuclei, in whole patients, from which the test candidates are drawn
-# SqueezeNet's stages up to here keep ImageNet's weights, and are computed once; patches are enlarged for it.
-FROZEN_UP_TO, ENLARGED = "fire5", 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What all trials of a seed share.
-
-    setting: "scratch": the first part's patients; "transfer": these are the source, the second part's the target.
-    pool, test: numbers of candidates; views: patches of each. data, images: folders of data sets and of decoded images;
-    outputs: that of the frozen stages' outputs. weights: of SqueezeNet, a name or a file.
-    """
-
-    setting: str
-    backbone: str
-    seed: int
-    pool: int
-    test: int
-    views: int
-    data: str
-    images: str
-    weights: str = ""
-    outputs: str = ""
-
-    def nuclei(self, part: str) -> Any:
-        """The labelled images of a part's patients."""
-        from dan.data.colon import SIZE, nuclei
-
-        size = SIZE if self.backbone == "lenet" else ENLARGED
-        return nuclei(part, Path(self.data), size=size, cache=Path(self.images))
-
-    def network(self) -> DAN:
-        """A network with fresh task-specific layers, the same for the same seed. lenet: all of it from scratch."""
-        import torch
-
-        from dan.models.dan import DAN
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            if self.backbone == "lenet":
-                model = DAN("lenet:3", 2, layers=(HIDDEN,))
-                # The same sums in another order of memory, somewhat faster on a CPU.
-                return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            model = DAN(self.backbone, 2, layers=(HIDDEN,), pretrained=self.weights)
-            model.freeze(up_to=FROZEN_UP_TO)
-            return model
 
 
 @dataclass(frozen=True)
@@ -80,92 +34,90 @@ class PatchData:
 
         # A batch is not larger than a domain that is aligned: a quick run has few patches.
         sizes = [] if self.source is None else [num_samples(self.pool.patches), num_samples(self.source)]
-        return TrainConfig(
-            batch_size=min(BATCH, *sizes, BATCH), head_lr_mult=1.0, schedule="constant", feature_map=False
-        )
-
-
-def shared_by(
-    folder: Path, *, place: dict[str, str], sizes: dict[str, int], setting: str, backbone: str, seed: int
-) -> tuple[Setup, PatchData]:
-    """The setup and the data of a trial in `folder`, from its arguments."""
-    outputs = str(folder.parent / "outputs")
-    setup = Setup(setting=setting, backbone=backbone, seed=seed, outputs=outputs, **sizes, **place)  # type: ignore[arg-type]
-    return setup, patch_data(setup)
+        batch = min(BATCH, *sizes, BATCH)
+        return TrainConfig(batch_size=batch, head_lr_mult=1.0, schedule="constant", feature_map=False)
 
 
 @lru_cache(maxsize=1)
-def patch_data(setup: Setup) -> PatchData:
-    """The data of a seed: which patients are tested, which nuclei are drawn, and the views."""
+def patch_data(*, data: str, images: str, setting: str, pool: int, test: int, views: int, seed: int) -> PatchData:
+    """What all trials of a seed share: the patients that are tested, the nuclei that are drawn, and their views.
+
+    setting: "scratch": the first part's patients; "transfer": these are the source, the second part's the target.
+    pool, test: numbers of nuclei; views: patches of each. data, images: folders of data sets and of decoded images.
+    """
     import numpy as np
 
-    from dan.data.candidates import Candidates, turned_views, viewed
-    from dan.data.colon import by_patient
-    from dan.feature_cache import cached
+    from dan.data.candidates import turned_views, viewed
+    from dan.data.colon import by_patient, nuclei
 
-    sides = by_patient(setup.nuclei("first" if setup.setting == "scratch" else "second"), TEST_SHARE, seed=setup.seed)
-    rng = np.random.default_rng(setup.seed)
-    views = turned_views(setup.views, seed=setup.seed)
-    candidates = []
-    for side, count in zip(sides, (setup.pool, setup.test), strict=True):
+    folders: dict[str, Any] = {"data": Path(data), "cache": Path(images)}
+    sides = by_patient(nuclei("first" if setting == "scratch" else "second", **folders), TEST_SHARE, seed=seed)
+    rng = np.random.default_rng(seed)
+    turned = turned_views(views, seed=seed)
+    made = []
+    for side, count in zip(sides, (pool, test), strict=True):
         drawn = side.subset(np.sort(rng.permutation(len(side))[:count]))
-        candidates.append(viewed(drawn, views, drawn.classes))
-    source: Any = None if setup.setting == "scratch" else setup.nuclei("first")
-    if setup.backbone == "lenet":
-        pool, test = (each.in_memory() for each in candidates)
-        return PatchData(pool, test, source)
-    model = setup.network()
-    pool, test = (
-        Candidates(cached(each.patches, model, folder=setup.outputs), each.owners, each.targets, each.classes)
-        for each in candidates
-    )
-    return PatchData(pool, test, None if source is None else cached(source, model, folder=setup.outputs))
+        made.append(viewed(drawn, turned, drawn.classes).in_memory())
+    return PatchData(made[0], made[1], None if setting == "scratch" else nuclei("first", **folders))
 
 
-def begin(folder: Path, *, trade_off: float, steps: int, **shared: Any) -> dict[str, float]:
+def network(seed: int) -> DAN:
+    """LeNet from scratch, the same for the same seed."""
+    import torch
+
+    from dan.models.dan import DAN
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DAN("lenet:3", 2, layers=(HIDDEN,))
+    # The same sums in another order of memory, somewhat faster on a CPU.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def begin(
+    folder: Path, *, place: dict[str, str], sizes: dict[str, Any], trade_off: float, steps: int, seed: int
+) -> dict[str, float]:
     """A trial: M_0 of a transfer, trained on the source and aligned with the pool's patches, in folder/model.pt."""
     import torch
 
     from dan.training.trainer import fit
 
-    setup, data = shared_by(folder, setting="transfer", **shared)
-    model = setup.network()
+    data, model = patch_data(**place, **sizes, setting="transfer", seed=seed), network(seed)
     target, config = data.pool.data(torch.arange(len(data.pool))), replace(data.train_config(), evaluate_every=steps)
-    fit(model, data.source, target, trade_off=trade_off, steps=steps, seed=setup.seed, config=config, run=folder)
+    fit(model, data.source, target, trade_off=trade_off, steps=steps, seed=seed, config=config, run=folder)
     return evaluate(model, data.test)
 
 
 def curve(
     folder: Path,
     *,
+    place: dict[str, str],
+    sizes: dict[str, Any],
+    setting: str,
+    seed: int,
     selection: str,
     training: str,
-    budget: int,
-    rounds: int,
-    steps: int,
     start: str | None = None,
     trade_off: float = 0.0,
-    **shared: Any,
+    **plan: int,
 ) -> dict[str, Any]:
     """A trial: one learning curve, a point before the first label and one after each query.
 
-    selection: "random", or a code of AIFT. start: the trial whose network is M_0; None: a new network.
+    selection: "random", or a code of AIFT. start: the trial whose network is M_0; None: a new network. plan: budget,
+    rounds, and the steps after each query.
     """
     from active.learners.candidates import CandidateLearner, candidate_rounds
     from dan.models.model_file import load_model
 
-    setup, data = shared_by(folder, **shared)
-    model = setup.network() if start is None else load_model(folder.parent / start)
-    options: dict[str, Any] = {"steps_per_round": steps, "seed": setup.seed, "config": data.train_config()}
-    options |= {"source": data.source, "trade_off": trade_off}
-    learner = CandidateLearner(
-        data.pool, training, start=model, evaluate=lambda trained: evaluate(trained, data.test), **options
-    )
+    data = patch_data(**place, **sizes, setting=setting, seed=seed)
+    model = network(seed) if start is None else load_model(folder.parent / start)
+    options: dict[str, Any] = {"steps_per_round": plan["steps"], "seed": seed, "config": data.train_config()}
+    options |= {"source": data.source, "trade_off": trade_off, "evaluate": lambda made: evaluate(made, data.test)}
+    learner = CandidateLearner(data.pool, training, start=model, **options)
     strategy = selection if selection == RANDOM else f"aift:{selection}"
-    records = candidate_rounds(learner, strategy, budget=budget, num_rounds=rounds)
+    records = candidate_rounds(learner, strategy, budget=plan["budget"], num_rounds=plan["rounds"])
     evaluations = [{k: v for k, v in each.items() if k not in ("event", "round", "queried")} for each in records]
-    weights = weights_label(setup.weights) if setup.weights else "none"
-    return {"evaluations": evaluations, "weights": weights, "measured_on": machine()}
+    return {"evaluations": evaluations, "measured_on": machine()}
 
 
 def evaluate(model: DAN, test: Candidates) -> dict[str, float]:
