@@ -176,9 +176,10 @@ def finding(records: Sequence[Record], task: str) -> list[str]:
     means = {method: fmean(values.values()) for method, values in gained.items()}
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     key, base = final["random"]
-    named = ", ".join(f"{method} {points(gained[method])}" for method in dict.fromkeys((best, worst)))
     told = f"{column_of(task)}, {key.labels} labels, unqueried: random {fmean(base.values()):.1f} %"
-    return [f"{told}; best and worst gain over it: {named}."]
+    ends = f"best {best} {points(gained[best])}, worst {worst} {points(gained[worst])}"
+    below = ", ".join(method for method, mean in means.items() if mean < 0)
+    return [f"{told}; {ends}; below it: {below or 'none'}."]
 
 
 def captions(records: Sequence[Record]) -> list[str]:

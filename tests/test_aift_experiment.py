@@ -118,8 +118,8 @@ def test_codes_are_compared_seed_by_seed() -> None:
 @pytest.mark.parametrize(
     ("gain", "cells", "first"),
     [
-        (0.05, "4 of 6 cells, 4 by 2 standard errors or more; 2 below", "D+M"),
-        (-0.05, "2 of 6 cells, 2", "E"),
+        (0.05, "4 of 6 cells (4 by 2 standard errors); below by as much: 2", "D+M"),
+        (-0.05, "2 of 6 cells (2 by", "E"),
     ],
 )
 def test_the_records_decide_what_is_said(gain: float, cells: str, first: str) -> None:
@@ -132,7 +132,7 @@ def test_the_records_decide_what_is_said(gain: float, cells: str, first: str) ->
 def test_a_result_against_the_method_is_said_as_well() -> None:
     records = [made for made in fabricated(-0.05) if made["asks"] in (RANDOM, "D")]
     said = " ".join(findings(curves_of(records)))
-    assert "0 of 2 cells, 0 by" in said and "2 below" in said
+    assert "0 of 2 cells (0 by" in said and "as much: 2" in said
     assert "fewer in 0 of 2 cells." in said
     assert not list(findings(curves_of([made for made in records if made["asks"] == RANDOM])))
 

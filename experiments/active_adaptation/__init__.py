@@ -50,7 +50,7 @@ class ActiveAdaptation(Options):
         "strategies": ("random", "margin"),
         "seeds": (0,),
         "query_epochs": (1, 2),
-        "epochs": 3,
+        "epochs": 4,
         "steps": 20,
         "steps_per_round": 5,
         "samples": 300,

@@ -155,7 +155,7 @@ def findings(curves: Curves) -> Iterator[str]:
         above = sum(fmean(gain) > 0 for gain in over)
         apart = [fmean(gain) / (stdev(gain) / sqrt(len(gain))) for gain in over if len(gain) > 1 and stdev(gain)]
         surely, below = sum(ratio >= 2 for ratio in apart), sum(ratio <= -2 for ratio in apart)
-        yield f"Above random: {above} of {len(over)} cells, {surely} by 2 standard errors or more; {below} below so."
+        yield f"Above random: {above} of {len(over)} cells ({surely} by 2 standard errors); below by as much: {below}."
     changes = {"+M": gains(curves, lambda code, training: (code.replace("+M", ""), training))}
     changes["+R"] = gains(curves, lambda code, training: (code.replace("+R", ""), training))
     for other in TRAININGS:
