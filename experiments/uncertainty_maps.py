@@ -13,14 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
-
-from active.strategies import uncertainty
-from active.strategies.uncertainty import at_temperature
 from dan.errors import UserError
 from experiments.framework.experiment import Cell, Experiment, Results
 from experiments.framework.measurements import row_of
@@ -30,12 +24,10 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.trials import Trial
 from experiments.transfers import machine
 
-SCORES = {
-    "least_confidence": uncertainty.least_confidence,
-    "margin": uncertainty.margin_of_confidence,
-    "ratio": uncertainty.ratio_of_confidence,
-    "entropy": uncertainty.entropy,
-}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
 POINTS = {
     "certain": (1.0, 0.0, 0.0),
     "one ahead": (0.6, 0.2, 0.2),
@@ -45,7 +37,7 @@ POINTS = {
     "a tie of all": (1 / 3, 1 / 3, 1 / 3),
 }
 # Where label 1, 2 and 3 are certain: the corners of a triangle with sides of length 1.
-CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
+CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 
 
 @dataclass(frozen=True)
@@ -67,8 +59,23 @@ class UncertaintyMaps(Options):
             raise UserError("--temperatures must be positive, and at least one: 1 is the scores as they are")
 
 
+def scores(probs: Tensor, temperature: float = 1.0) -> dict[str, Tensor]:
+    """name -> the score (N,) of the distributions (N, 3) at a temperature."""
+    from active.strategies import uncertainty
+
+    warm = uncertainty.at_temperature(probs, temperature)
+    return {
+        "least_confidence": uncertainty.least_confidence(warm),
+        "margin": uncertainty.margin_of_confidence(warm),
+        "ratio": uncertainty.ratio_of_confidence(warm),
+        "entropy": uncertainty.entropy(warm),
+    }
+
+
 def distributions(resolution: int) -> Tensor:
     """All (i, j, k) / resolution with i + j + k = resolution: ((resolution + 1)(resolution + 2) / 2, 3), float64."""
+    import torch
+
     i, j = torch.meshgrid(torch.arange(resolution + 1), torch.arange(resolution + 1), indexing="ij")
     inside = i + j <= resolution
     first, second = i[inside], j[inside]
@@ -77,12 +84,13 @@ def distributions(resolution: int) -> Tensor:
 
 def score_points(_folder: Path, *, temperatures: list[float]) -> dict[str, Any]:
     """A trial: every score of POINTS at each temperature."""
-    found = []
+    import torch
+
+    points, found = torch.tensor(list(POINTS.values()), dtype=torch.float64), []
     for temperature in temperatures:
-        probs = at_temperature(torch.tensor(list(POINTS.values()), dtype=torch.float64), temperature)  # (N, 3)
-        for name, score in SCORES.items():
+        for name, score in scores(points, temperature).items():
             about = {"method": name, "temperature": temperature}
-            values = zip(POINTS.items(), score(probs).tolist(), strict=True)
+            values = zip(POINTS.items(), score.tolist(), strict=True)
             found += [{**about, "at": at, "probs": list(point), "score": value} for (at, point), value in values]
     return {"scores": found, "measured_on": machine()}
 
@@ -105,18 +113,20 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
 
 def maps(resolution: int, temperatures: Sequence[float]) -> Figure:
     """A row of four maps for each temperature, on one scale from 0 (certain) to 1 (queried first)."""
+    from matplotlib.figure import Figure
+
     probs = distributions(resolution)  # (N, 3)
-    x, y = (probs @ CORNERS).T
+    x, y = (probs @ probs.new_tensor(CORNERS)).T
     figure = Figure(figsize=(13, 3.3 * len(temperatures) + 0.3), layout="constrained")
-    grid = figure.subplots(len(temperatures), len(SCORES), squeeze=False)
+    grid = figure.subplots(len(temperatures), 4, squeeze=False)
     drawn: Any = None
     for row, temperature in zip(grid, temperatures, strict=True):
-        for axes, (name, score) in zip(row, SCORES.items(), strict=True):
-            value = score(at_temperature(probs, temperature)).numpy()
+        for axes, (name, score) in zip(row, scores(probs, temperature).items(), strict=True):
+            value = score.numpy()
             drawn = axes.tripcolor(x, y, value, shading="gouraud", cmap="viridis", vmin=0, vmax=1)
             axes.tricontour(x, y, value, levels=[0.2, 0.4, 0.6, 0.8], colors="white", linewidths=0.7)
             axes.set_title(titled(name, temperature), fontsize=11)
-            for label, (at_x, at_y) in enumerate(CORNERS.tolist(), start=1):
+            for label, (at_x, at_y) in enumerate(CORNERS, start=1):
                 axes.text(at_x, at_y + (0.05 if label == 3 else -0.05), f"label {label}", ha="center", va="center")
             axes.set(aspect="equal", xlim=(-0.12, 1.12), ylim=(-0.1, 0.98))
             axes.axis("off")
@@ -138,14 +148,14 @@ def discordant(first: Tensor, second: Tensor) -> float:
 def findings(temperatures: Sequence[float]) -> Iterator[str]:
     """What the formulas decide, on all distributions of a coarser grid."""
     probs = distributions(30)
-    plain = {name: score(probs) for name, score in SCORES.items()}
-    shares = {(a, b): discordant(plain[a], plain[b]) for a, b in combinations(SCORES, 2)}
+    plain = scores(probs)
+    shares = {(a, b): discordant(plain[a], plain[b]) for a, b in combinations(plain, 2)}
     ends = [f"{share:.0%} ({a}, {b})" for (a, b), share in sorted(shares.items(), key=lambda item: item[1])]
     yield f"Share of pairs of distributions that two scores order differently: {ends[0]} to {ends[-1]}."
     for temperature in temperatures:
         if temperature != 1:
-            warm = at_temperature(probs, temperature)
-            moved = ", ".join(f"{name} {discordant(plain[name], score(warm)):.0%}" for name, score in SCORES.items())
+            warm = scores(probs, temperature)
+            moved = ", ".join(f"{name} {discordant(score, warm[name]):.0%}" for name, score in plain.items())
             yield f"Pairs that temperature {temperature:g} orders differently from temperature 1: {moved}."
 
 
@@ -156,7 +166,7 @@ def report_of(records: Sequence[Record]) -> Report:
     lines = [
         [titled(name, temperature), *(f"{found[name, temperature, point]:.3f}" for point in POINTS)]
         for temperature in temperatures
-        for name in SCORES
+        for name in dict.fromkeys(record["method"] for record in records)
     ]
     headers = ["score", *(f"{name} ({', '.join(f'{p:.3g}' for p in probs)})" for name, probs in POINTS.items())]
     caption = "A corner is certainty of one label, the middle of an edge a tie of two, the centre a tie of all three. "

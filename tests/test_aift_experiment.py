@@ -13,6 +13,7 @@ import pytest
 import torch
 import tyro
 
+from active.aift_training import TRAINING_CODES
 from active.strategies.aift import CODES
 from dan.cli.command_line import run
 from dan.data.colon import ARCHIVE
@@ -163,6 +164,10 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trials_of(config: Aift) -> list[list[Any]]:
     return [with_prerequisites(part) for part in parts_of(aift.cells(config), config.seeds)]
+
+
+def test_the_codes_are_those_of_the_strategy_and_of_the_training() -> None:
+    assert aift.CODES == CODES and (RFT, *TRAININGS) == tuple(TRAINING_CODES)
 
 
 def test_the_plan_is_every_cell_of_every_seed(somewhere: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from active.pool import Pool
 from experiments import assessment_coverage
 from experiments.__main__ import main
-from experiments.assessment_coverage import (
+from experiments.assessment_coverage.simulation import (
     Outputs,
     clopper_pearson,
     coverage,
@@ -88,7 +88,7 @@ def test_hold_measures_the_last_network_with_all_audits_and_train_with_the_last_
 
 def test_a_run_records_every_setting_and_its_report_the_lowest_coverage(tmp_path, monkeypatch, capsys):
     torch.save(dict(zip(("logits", "features", "y"), outputs_of(), strict=True)), tmp_path / "made.pt")
-    monkeypatch.setattr(assessment_coverage, "SHARES", (0.1, 0.5))
+    monkeypatch.setattr(assessment_coverage.simulation, "SHARES", (0.1, 0.5))
     config = assessment_coverage.AssessmentCoverage(
         outputs=(tmp_path / "made.pt",), strategies=("random",), audits=(20, 500), runs=2
     )

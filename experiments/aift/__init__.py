@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from active.strategies.aift import CODES
-from dan.data.colon import PARTS, nuclei
 from dan.data.paths import cache_folder, data_folder
 from dan.errors import UserError
-from experiments.aift.report import TRAININGS, report_of
-from experiments.aift.trial import RANDOM, RFT, begin, curve
+from experiments.aift.report import report_of
+from experiments.aift.trial import CODES, RANDOM, RFT, TRAININGS, begin, curve
 from experiments.framework.experiment import Cell, Experiment, round_records
 from experiments.framework.options import Options, check_least, check_names, check_runs
 from experiments.framework.trials import Trial, slug
@@ -70,6 +68,8 @@ class Aift(Options):
     """lambda of the alignment with the source, in a transfer (default: 1)"""
 
     def check(self) -> None:
+        from dan.data.colon import PARTS, nuclei
+
         check_names("selections", self.selections, [RANDOM, *CODES], some=True)
         check_names("trainings", self.trainings, TRAININGS, some=True)
         check_runs(self.seeds, self.steps)

@@ -11,9 +11,7 @@ from functools import partial
 from math import sqrt
 from statistics import fmean, stdev
 
-from active.aift_training import TRAINING_CODES
-from active.strategies.aift import CODES
-from experiments.aift.trial import RANDOM, RFT
+from experiments.aift.trial import CODES, RANDOM, RFT, TRAININGS
 from experiments.framework.measurements import Key, Row, alc, labels_to, row_of
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
@@ -22,7 +20,6 @@ from experiments.framework.reporting.comparisons import Cell, Comparison, Family
 from experiments.framework.reporting.tables import Table, difference, each, signed, told
 from experiments.transfers import PaperTable, paper_table
 
-TRAININGS = tuple(code for code in TRAINING_CODES if code != RFT)  # RFT is random with AFT(LQ)
 Codes = tuple[str, str]  # selection, training
 Curve = dict[int, float]  # labels -> AUC
 Curves = dict[Codes, dict[int, Curve]]  # cell -> seed -> curve

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dan.models.dan import DAN
 
 RANDOM, RFT = "random", "RFT"
+# The selection codes and the training codes; RFT is random with AFT(LQ).
+CODES = tuple(part + extra for part in ("D", "E", "D+E") for extra in ("", "+M", "+R", "+M+R"))
+TRAININGS = ("AFT(LQ)", "ACFT(Q)", "ACFT(LQ)", "ACFT(HQ)")
 HIDDEN = 64  # units of the layer between the backbone and the logits
 BATCH = 64  # patches a step
 TEST_SHARE = 0.35  # of the nuclei, in whole patients, from which the test candidates are drawn
