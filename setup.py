@@ -32,7 +32,7 @@ setup(
     package_data={
         "dan": ["py.typed", "mmd/*.json"],
         "active": ["py.typed", "*.json"],
-        "experiments": ["py.typed", "paper_tables/*.toml", "framework/reporting/*.html"],
+        "experiments": ["py.typed", "paper_tables/*.toml", "checkpoint_card.md", "framework/reporting/*.html"],
     },
     install_requires=[
         "torch>=2.4",

@@ -1,48 +1,111 @@
-"""The door to the experiments: python -m experiments list | run NAME | report NAME | check NAME."""
+"""The command line of the experiments: python -m experiments list | run NAME | report NAME | check NAME | republish."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
 
 from dan.cli.command_line import Command, run
 from dan.errors import UserError, nearest
-
-# Each name -> its module, and what it shows in one line. A module has COMMAND (how it is run, with its flags),
-# and report(folder), which makes the tables and the page again from the records in the folder.
-EXPERIMENTS: dict[str, tuple[str, str]] = {
-    "demo": ("experiments.demo", "source-only, DAN and four ways to ask for labels, on rendered -> scanned digits"),
-    "dan_table2": ("experiments.dan_table2", "Office-10 + Caltech-10, 12 transfers: DAN beside the paper's Table 2"),
-    "digits": ("experiments.digits", "MNIST <-> USPS and rendered -> MNIST on LeNet, every loss in one table"),
-    "approaches": ("experiments.approaches", "rendered -> scanned digits: each way to transfer, one command"),
-    "clue_digits": ("experiments.clue_digits", "MNIST <-> USPS: nine strategies in rounds, from a source model"),
-    "lambda_sensitivity": ("experiments.lambda_sensitivity", "Figure 3b, 10-class: accuracy against lambda"),
-    "a_distance": ("experiments.a_distance", "Figure 3a, 10-class: A-distance of raw, source-only and DAN features"),
-    "mmd_during_training": ("experiments.mmd_during_training", "10-class: MMD^2 of each layer against steps"),
-    "semi_supervised": ("experiments.semi_supervised", "Table 3's layout, 10-class: a few target labels a class"),
-    "frozen_layers": ("experiments.frozen_layers", "10-class: accuracy against the number of frozen stages"),
-    "dan_table1": ("experiments.dan_table1", "Office-31, six transfers: DAN beside the paper's Table 1"),
-    "arena": ("experiments.arena", "fifteen transfers, nineteen strategies: which way to ask buys most?"),
-    "ablations": ("experiments.ablations", "six transfers: what the parts of the project's own strategy are worth"),
-    "active_adaptation": ("experiments.active_adaptation", "the field's two protocols, every strategy"),
-    "coreset_curve": ("experiments.coreset_curve", "CIFAR-10: accuracy against labels, six ways to ask"),
-    "margin_sweep": ("experiments.margin_sweep", "CIFAR-10: shares of margin sampling, and the labels that 50 % takes"),
-    "aift": ("experiments.aift", "colon nuclei: selection codes and training codes, in the layout of AIFT's Table 4"),
-    "num_kernels": ("experiments.num_kernels", "rendered -> scanned digits: DAN with 1 to 9 Gaussian kernels"),
-    "assessment_coverage": (
-        "experiments.assessment_coverage",
-        "do the intervals of an assessment cover? simulated audits",
-    ),
-    "uncertainty_maps": ("experiments.uncertainty_maps", "heat maps of the four uncertainty scores over three labels"),
-}
+from experiments import (
+    a_distance,
+    ablations,
+    active_adaptation,
+    aift,
+    approaches,
+    arena,
+    assessment_coverage,
+    clue_digits,
+    coreset_curve,
+    dan_table1,
+    dan_table2,
+    demo,
+    digits,
+    frozen_layers,
+    lambda_sensitivity,
+    margin_sweep,
+    mmd_during_training,
+    num_kernels,
+    semi_supervised,
+    uncertainty_maps,
+)
+from experiments.framework.experiment import Experiment
+from experiments.framework.options import Options
 
 PROG = "python -m experiments"
+
+
+# --- DELETE at the merge, with framework/runner.py: experiments with COMMAND and report(folder), and no EXPERIMENT ----
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """What `main` needs of an experiment that is no declaration yet."""
+
+    module: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.module.__name__).rpartition(".")[2]
+
+    @property
+    def command(self) -> Command:
+        made: Command = self.module.COMMAND
+        return made
+
+    @property
+    def summary(self) -> str:
+        return self.command.help
+
+    @property
+    def options(self) -> type[Options]:
+        made: type[Options] = self.command.config
+        return made
+
+    def write_report(self, folder: Path) -> Path:
+        page: Path = self.module.report(folder)
+        return page
+
+
+def declared(module: ModuleType) -> Experiment[Any]:
+    """The module's declaration."""
+    made: Any = getattr(module, "EXPERIMENT", None) or Undeclared(module)
+    return made
+
+
+# --- after the merge: EXPERIMENTS = tuple(module.EXPERIMENT for module in (demo, ...)) --------------------------------
+
+EXPERIMENTS: tuple[Experiment[Any], ...] = tuple(
+    declared(module)
+    for module in (
+        demo,
+        dan_table2,
+        digits,
+        approaches,
+        clue_digits,
+        lambda_sensitivity,
+        a_distance,
+        mmd_during_training,
+        semi_supervised,
+        frozen_layers,
+        dan_table1,
+        arena,
+        ablations,
+        active_adaptation,
+        coreset_curve,
+        margin_sweep,
+        aift,
+        num_kernels,
+        uncertainty_maps,
+        assessment_coverage,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -59,14 +122,22 @@ class Report:
     out: Path | None = None
     """folder of the experiment's run (default: runs/NAME)"""
     publish: bool = False
-    """copy records, tables and figures to experiments/results and renew the blocks of README.md and docs"""
+    """copy records, tables and figures to experiments/results, write docs/results/NAME.md, renew README.md and docs"""
     publish_name: str | None = None
     """publish under this name, for a second run of an experiment with other settings (default: the experiment's)"""
 
 
 @dataclass(frozen=True)
+class Republish:
+    """Which published reports to make again from their own records."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """folders of experiments/results (default: all)"""
+
+
+@dataclass(frozen=True)
 class Check:
-    """Which run to hold against what is published."""
+    """Which run is compared with the published numbers."""
 
     name: Annotated[str, tyro.conf.Positional]
     """name of the experiment, as `list` shows it"""
@@ -76,25 +147,19 @@ class Check:
     """the name that it was published under (default: the experiment's)"""
 
 
-def module_of(name: str) -> Any:
-    """The experiment's module; UserError for an unknown name."""
-    if name not in EXPERIMENTS:
-        raise UserError(f'unknown experiment "{name}"{nearest(name, EXPERIMENTS)}; there are: {", ".join(EXPERIMENTS)}')
-    return import_module(EXPERIMENTS[name][0])
-
-
-def command_of(name: str) -> Command:
-    """`run NAME`."""
-    module = module_of(name)
-    made: Command = module.EXPERIMENT.command if hasattr(module, "EXPERIMENT") else module.COMMAND
-    return made
+def experiment_named(name: str) -> Experiment[Any]:
+    """The experiment; UserError for an unknown name."""
+    known = {experiment.name: experiment for experiment in EXPERIMENTS}
+    if name not in known:
+        raise UserError(f'unknown experiment "{name}"{nearest(name, known)}; there are: {", ".join(known)}')
+    return known[name]
 
 
 def list_experiments(_: List) -> None:
-    """Print every experiment with its line."""
-    width = max(map(len, EXPERIMENTS))
-    for name, (_module, line) in EXPERIMENTS.items():
-        print(f"{name:<{width}}  {line}")
+    """Print every experiment with its summary."""
+    width = max(len(experiment.name) for experiment in EXPERIMENTS)
+    for experiment in EXPERIMENTS:
+        print(f"{experiment.name:<{width}}  {experiment.summary}")
 
 
 def report(config: Report) -> None:
@@ -103,20 +168,30 @@ def report(config: Report) -> None:
     name = config.publish_name or config.name
     if config.publish_name is not None and (not config.publish or not name.isidentifier()):
         raise UserError(f"--publish-name takes a name such as {config.name}_2, and goes with --publish")
-    module = module_of(config.name)
-    page = module.EXPERIMENT.write_report(folder) if hasattr(module, "EXPERIMENT") else module.report(folder)
-    print(f"report: {page}")
+    experiment = experiment_named(config.name)
+    print(f"report: {experiment.write_report(folder)}")
     if config.publish:
         from experiments.framework import publish
 
-        print(f"published: {publish.publish(name, folder)}, and the blocks of README.md and docs")
+        print(f"published: {publish.publish(experiment, name, folder)}")
+
+
+def republish(config: Republish) -> None:
+    """Make published reports again from their own records."""
+    from experiments.framework import publish
+
+    known = publish.published()
+    for name in config.names or known:
+        if name not in known:
+            raise UserError(f'nothing is published as "{name}"{nearest(name, known)}')
+        print(f"published: {publish.republish(experiment_named(known[name]), name)}")
 
 
 def check(config: Check) -> int:
-    """Say whether a run gives the published numbers again; exit code 1 if one of them is another."""
+    """Compare a run with the published numbers; exit code 1 if one of them differs."""
     from experiments.framework.reproducibility import repeated
 
-    module_of(config.name)
+    experiment_named(config.name)
     found = repeated(config.out or Path("runs") / config.name, config.publish_name or config.name)
     print(found)
     return 1 if found.differ else 0
@@ -125,23 +200,17 @@ def check(config: Check) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["run"] and words[1:2] and words[1] in EXPERIMENTS:
-        # Each experiment has flags of its own, so its name is a command inside `run`.
-        return run(f"{PROG} run", "Run an experiment.", {words[1]: command_of(words[1])}, words[1:])
+    if words[:1] == ["run"]:  # each experiment has options of its own, so its name is a command inside `run`
+        commands = {experiment.name: experiment.command for experiment in EXPERIMENTS}
+        return run(f"{PROG} run", "Run an experiment, or what is missing of it.", commands, words[1:])
     commands = {
         "list": Command(List, list_experiments, "show the experiments"),
-        "run": Command(List, _which, "run NAME [--flags]: run an experiment, or what is missing of it"),
+        "run": Command(List, list_experiments, "run NAME [--flags]: run an experiment, or what is missing of it"),
         "report": Command(Report, report, "make an experiment's tables and page again from its records"),
         "check": Command(Check, check, "does a run, of a single cell or of all, give the published numbers again?"),
+        "republish": Command(Republish, republish, "make published reports again from their own records"),
     }
-    if words[:1] == ["run"]:
-        lines = {name: Command(List, _which, line) for name, (_module, line) in EXPERIMENTS.items()}
-        return run(f"{PROG} run", "Run an experiment, or what is missing of it.", lines, words[1:])
     return run(PROG, "Experiments: one a published table or figure.", commands, words)
-
-
-def _which(_: List) -> None:
-    raise UserError("which experiment? python -m experiments list")
 
 
 if __name__ == "__main__":

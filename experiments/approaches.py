@@ -1,4 +1,4 @@
-"""The approaches of transfer as options of one command, on the embedded digits: what each gives beside the others.
+"""The approaches of transfer as options of one command, compared on the embedded digits.
 
     python -m dan train rendered2digits OPTIONS        one run an approach and seed, all of as many steps
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +19,7 @@ from experiments.framework.experiment import Cell, Experiment, Results
 from experiments.framework.options import Options, check_names, check_runs
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
-from experiments.framework.reporting.tables import Table, difference, dots, each, mean_of, points, signed, tidy, told
+from experiments.framework.reporting.tables import Table, by_method, difference, dots, each, mean_of, points, tidy, told
 from experiments.framework.trials import Trial, slug
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ WEIGHTS = ("kmm", "select")
 
 @dataclass(frozen=True)
 class Approach:
-    """What the command is given. keep: options with which the source-only run is told to keep its source first."""
+    """Options of the command. keep: options with which the source-only run first keeps its source."""
 
     options: str
     keep: str = ""
@@ -111,30 +111,23 @@ def trial_of(row: str, seed: int, steps: int) -> Trial:
     arguments: dict[str, Any] = {
         "options": made.options.split(),
         "keep": made.keep.split(),
-        "start": start.name if start else None,
+        "steps": steps,
+        "seed": seed,
     }
-    arguments |= {"steps": steps, "seed": seed}
-    return Trial(_name(row, seed), train, arguments, () if start is None else (start,))
-
-
-def _name(row: str, seed: int) -> str:
-    return f"{slug(row)}-seed{seed}"
-
-
-def rows_of(config: Approaches) -> list[str]:
-    """The rows that are asked for, in order."""
-    return [row for row in APPROACHES if row in (config.methods or APPROACHES)]
+    arguments["start"] = start.name if start else None
+    return Trial(f"{slug(row)}-seed{seed}", train, arguments, (start,) if start else ())
 
 
 def cells(config: Approaches) -> list[Cell]:
     """One cell a row; a row that starts from the source-only run brings it."""
     return [
         Cell(
-            about={"task": TASK, "method": row, "keep": APPROACHES[row].keep, "options": APPROACHES[row].options},
+            about={"task": TASK, "method": row, "keep": made.keep, "options": made.options},
             only={"methods": row},
             trials=[trial_of(row, seed, config.steps) for seed in config.seeds],
         )
-        for row in rows_of(config)
+        for row, made in APPROACHES.items()
+        if row in (config.methods or APPROACHES)
     ]
 
 
@@ -143,10 +136,10 @@ def train(
 ) -> dict[str, Any]:
     """A trial: the command with these options, its run in `folder`; evaluated once, after the last step.
 
-    start: the name of the trial beside this one that SOURCE, or KEPT, stands for.
+    start: the trial in the same folder that SOURCE, or KEPT, stands for.
     """
     from dan.run_dir import read_records
-    from experiments.transfers import machine
+    from experiments.tasks import machine
 
     source, kept = folder.parent / (start or ""), folder / "kept"
     common = ["--steps", str(steps), "--seed", str(seed), "--evaluate-every", str(steps)]
@@ -187,21 +180,20 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 SPLITS = {"target": "accuracy/target", "target_test": "accuracy/target_test", "unqueried": "accuracy/unqueried"}
-BySeed = dict[int, float]
+# (what is compared, the base, rows that are compared with it)
+COMPARED = (
+    ("From scratch", SOURCE_ONLY, (DAN,)),
+    ("On from the source-only run", FULL, (PARTIAL, FROZEN, ADAPTERS)),
+    *((f"Kept after {s}", kept_row(s, WHOLE), tuple(kept_row(s, count) for count in COUNTS)) for s in STAGES),
+    ("A few target labels", DAN, tuple(labels_row(count) for count in LABELS)),
+    ("Weights of source samples", FULL, tuple(f"{kind} weights" for kind in WEIGHTS)),
+)
 
 
-def measured(records: Sequence[Record], name: str, scale: float = 100.0) -> dict[str, BySeed]:
+def measured(records: Sequence[Record], name: str, scale: float = 100.0) -> dict[str, dict[int, float]]:
     """row -> {seed: scale * value}, rows in the order of the experiment."""
-    found: dict[str, BySeed] = {}
-    for record in records:
-        if record.get(name) is not None:
-            found.setdefault(record["method"], {})[record["seed"]] = scale * record[name]
+    found = by_method(records, name, scale)
     return {row: found[row] for row in APPROACHES if row in found}
-
-
-def paired(found: Mapping[str, BySeed], row: str, base: str) -> BySeed:
-    """{seed: the row's accuracy minus the base's}, of the seeds that both have."""
-    return difference(found.get(row, {}), found.get(base, {}))
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:
@@ -211,63 +203,22 @@ def accuracy_table(records: Sequence[Record]) -> Table:
     lines = []
     for row, by_seed in found["target_test"].items():
         made = APPROACHES[row]
+        cells = [*(told(found[split].get(row)) for split in SPLITS), f"{min(by_seed.values()):.1f}"]
         options = f"{made.keep}, then {made.options}" if made.keep else made.options or "none"
-        cells = [told(found[split].get(row)) for split in SPLITS]
-        lines.append([row, *cells, f"{min(by_seed.values()):.1f}", told(seconds.get(row), 0), str(len(by_seed))])
-        lines[-1].append(options)
+        lines.append([row, *cells, told(seconds.get(row), 0), str(len(by_seed)), options])
     return ["approach", *SPLITS, "worst seed", "s a run", "n", "options of python -m dan train rendered2digits"], lines
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """Sentences that the records decide, all of target_test and of differences seed by seed."""
+    """What each approach gains over its base on target_test, seed by seed."""
     found = measured(records, SPLITS["target_test"])
     said = []
-    if gain := paired(found, DAN, SOURCE_ONLY):
-        said.append(
-            f"From scratch: DAN has {mean_of(found[DAN]):.1f}, source-only {mean_of(found[SOURCE_ONLY]):.1f}; "
-            f"{points(gain)} points."
-        )
-    if FULL in found:
-        others = [f"{row} {points(cost)}" for row in (PARTIAL, FROZEN, ADAPTERS) if (cost := paired(found, row, FULL))]
-        said.append(
-            f"On from the source-only run: full fine-tuning has {mean_of(found[FULL]):.1f}"
-            + (f"; against it, in points: {', '.join(others)}" if others else "")
-            + "."
-        )
-    if cost := paired(found, FROZEN, FULL):
-        word = "costs" if (mean_of(cost) or 0.0) < 0 else "does NOT cost"
-        said.append(f"A frozen trunk {word} accuracy: {points(cost)} points against full fine-tuning.")
-    for stage in STAGES:
-        said += _kept_finding(found, stage)
-    if given := [f"{labels_row(n)} {points(gain)}" for n in LABELS if (gain := paired(found, labels_row(n), DAN))]:
-        said.append(f"A few target labels, against DAN without: {', '.join(given)} points.")
-    weighted = [
-        f"{kind} {points(gain)}" for kind in WEIGHTS if (gain := paired(found, f"{kind} weights", FULL))
-    ]  # the same start, all samples counting alike
-    if weighted:
-        said.append(f"Weights of the source's samples, against the same start without: {', '.join(weighted)} points.")
+    for what, base, rows in COMPARED:
+        gains = {row: difference(found.get(row, {}), found.get(base, {})) for row in rows}
+        listed = ", ".join(f"{row} {points(gain)}" for row, gain in gains.items() if gain)
+        if listed:
+            said.append(f"{what}: {base} {mean_of(found[base]):.1f} %; {listed} points.")
     return said
-
-
-def _kept_finding(found: Mapping[str, BySeed], stage: str) -> list[str]:
-    """What core-sets lose against the whole source after the same frozen stage, beside what the freezing costs."""
-    whole = kept_row(stage, WHOLE)
-    lost = {count: lose for count in COUNTS if (lose := paired(found, kept_row(stage, count), whole))}
-    if not lost:
-        return []
-    each = ", ".join(f"S = {count} {points(lose)}" for count, lose in lost.items())
-    text = f"Source-free, kept after {stage}: the whole source has {mean_of(found[whole]):.1f}; {each} points from it"
-    worst = min(mean_of(lose) or 0.0 for lose in lost.values())
-    frozen = mean_of(paired(found, whole, DAN))
-    if worst >= 0:
-        return [f"{text}: none of them loses."]
-    if frozen is None:
-        return [f"{text}."]
-    side = "less" if worst > frozen else "NOT less"
-    return [
-        f"{text}. The largest loss, {signed(worst)}, is {side} than that of the whole source with the same stages "
-        f"frozen against DAN from scratch, {signed(frozen)}."
-    ]
 
 
 def figure_of(records: Sequence[Record]) -> Figure:
@@ -308,22 +259,18 @@ def captions(records: Sequence[Record]) -> list[str]:
         "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step "
         f"({steps} for every run; nothing is selected). target: all target images, which the runs see without "
         "labels; target_test: the target's own test split, which nothing sees; unqueried: the target without the "
-        "images whose labels were learned; worst seed: the lowest target_test; s a run: seconds of the training, "
-        "evaluation included, and not the run that it starts from.",
-        f"The network is LeNet, a hidden layer of 64 and the logits; trade-offs: {trade_offs} (0 is "
-        f"source-only) and the rate {rate} are the command's defaults, the same for all rows, tuned for none. "
-        "SOURCE is the source-only run of the same seed, KEPT that run with what it kept of its source. Rows with "
-        "--weights take its trunk and train new layers; source-free rows take the whole network and freeze it up to "
-        f"the kept stage; the whole source is kept in the same way, with S = {WHOLE}.",
+        "images whose labels were learned; worst seed: the lowest target_test; s a run: seconds of the training and "
+        "its evaluation, without the run that it starts from.",
+        f"LeNet, a hidden layer of 64 and the logits; trade-offs {trade_offs} (0: source-only) and rate {rate} are the "
+        "command's defaults, tuned for no row. SOURCE is the source-only run of the same seed, KEPT that run with what "
+        "it kept of its source. Rows with --weights take its backbone and train new layers; source-free rows take the "
+        f"whole network, frozen up to the kept stage; the whole source is kept with S = {WHOLE}.",
     ]
 
 
-def report_of(records: Sequence[Record]) -> Report:
+def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    caption = (
-        "The target's test split: mean, and one dot a seed; the dashed lines are the means of source-only (grey) and "
-        "DAN from scratch (black)."
-    )
+    caption = "Target's test split: mean, one dot a seed; dashed: means of source-only (grey) and of DAN (black)."
     return Report(
         title="Ways to transfer, on rendered fonts to handwritten digits",
         findings=findings(records),
@@ -335,8 +282,8 @@ def report_of(records: Sequence[Record]) -> Report:
 
 EXPERIMENT = Experiment(
     options=Approaches,
-    summary="rendered -> scanned digits: each approach of transfer, options of one command",
+    summary="rendered -> scanned digits: each approach to transfer, one command",
     cells=cells,
-    report=report_of,
+    report=report,
     records=records_of,
 )

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from dan.cli.command_line import Command
 from dan.errors import UserError
 from experiments.arena_field import GROUPS, PARTS, STRATEGIES, target_of
+from experiments.digits.trial import ALIGN
 from experiments.framework.measurements import alc
 from experiments.framework.options import (
     Options,
@@ -35,11 +36,10 @@ from experiments.framework.runner import run_experiment
 from experiments.framework.trials import Trial, dotted
 from experiments.jobs import arena as jobs
 from experiments.jobs.arena import BACKBONE, EVERYTHING, TEN_CLASS
-from experiments.jobs.dan_table2 import DOMAINS, prepare
-from experiments.jobs.digits import ALIGN
 from experiments.label_free_search import check_reported
 from experiments.office_caltech10 import searched
-from experiments.transfers import folders_of, weights_file
+from experiments.office_caltech10.trial import DOMAINS, prepare
+from experiments.tasks import folders_of, weights_file
 
 NAME = "arena"
 

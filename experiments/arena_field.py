@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from experiments.dan_table2 import OTHER_SIX, PAPER_SIX
 from experiments.jobs.arena import TEN_CLASS
+from experiments.office_caltech10 import OTHER_SIX, PAPER_SIX
 
 DIGITS = ("rendered2digits", "digits_mnist2usps", "digits_usps2mnist")
 # Each transfer is in one group. On the first, ideas may be tried; the others confirm. But the second group's targets

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from dan.errors import UserError
-from experiments.digits import column_of
+from experiments.digits.trial import SET, DigitsData, network
 from experiments.framework.experiment import Cell, Experiment, grid, round_records
 from experiments.framework.measurements import measurements
 from experiments.framework.options import Options, check_names, check_runs, check_samples, check_strategies
@@ -27,8 +27,8 @@ from experiments.framework.reporting.against_random import gains
 from experiments.framework.reporting.summary import LEGEND, summary
 from experiments.framework.reporting.tables import each, points
 from experiments.framework.trials import Trial, dotted
-from experiments.jobs.digits import SET, Place, network
-from experiments.transfers import folders_of, machine
+from experiments.method_tables import column_of
+from experiments.tasks import folders_of, machine
 
 BATCH = 128  # images a step: of the source, of the labelled target, and where something is aligned of the target
 TASKS = ("mnist2usps", "usps2mnist")
@@ -87,7 +87,7 @@ class ClueDigits(Options):
         check_samples(self, "samples", least=200)
         budget_count(self.budget, 1)  # before the data are read
         for task in self.tasks:
-            pool = num_samples(Place(**place_of(self)).task(task).target)
+            pool = num_samples(DigitsData(**place_of(self)).task(task).target)
             check_rounds(budget_count(self.budget, pool), self.rounds, pool)
 
 
@@ -95,7 +95,7 @@ class ClueDigits(Options):
 
 
 def place_of(config: ClueDigits) -> dict[str, Any]:
-    """Where the data lie, as `experiments.jobs.digits.Place` has it."""
+    """Where the data lie, as `experiments.digits.trial.DigitsData` has it."""
     return {**folders_of(config), "samples": config.samples}
 
 
@@ -112,7 +112,7 @@ def start(folder: Path, *, place: dict[str, Any], task: str, steps: int, seed: i
     """A trial: the network that all rounds of a seed start from, trained on the source alone."""
     from dan.training.trainer import fit
 
-    data = Place(**place).task(task)
+    data = DigitsData(**place).task(task)
     options: dict[str, Any] = {"trade_off": 0.0, "steps": steps, "seed": seed, "tests": data.splits, "run": folder}
     options |= {"config": load_train_config(steps, "dan"), "metadata": {"task": data.name}}
     records = fit(network(data, seed), data.source, data.target, **options)
@@ -131,7 +131,7 @@ def query(
     from active.learners.rounds_config import RoundsConfig
     from dan.data.batches import num_samples
 
-    data = Place(**place).task(task)
+    data = DigitsData(**place).task(task)
     pool = num_samples(data.target)
     steps = plan["epochs"] * -(-pool // BATCH) or plan["steps_per_round"]
     rounds = RoundsConfig(

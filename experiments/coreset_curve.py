@@ -1,33 +1,31 @@
-"""CIFAR-10 accuracy against labels: six ways to ask, on a small network and on a ResNet, each from the same start.
+"""CIFAR-10 accuracy against labels: six strategies, on a small network and on a ResNet, each from the same start.
 
     start        a few random images with labels
-    each round   the strategy asks for `budget` images; a fresh network learns all labels
+    each round   the strategy queries `budget` images; a fresh network learns all labels
 
-The layout of the curves of core-set selection and its rivals. The full form (--full) asks for 1,000 images a round of
+The layout of the curves of core-set selection and its rivals. The full form (--full) queries 1,000 images a round of
 all 49,000 until 25,000 are in, on the small CNN and on ResNet-20 trained as its authors did.
 Source: Sener & Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from active.strategies import CARDS, get_strategy, required_fields
 from dan.errors import UserError
+from experiments.cifar10 import NETWORKS, TASK, Cifar10Options, curve, networks_in, rounds_records, setting_of
 from experiments.framework.experiment import Cell, Experiment, grid
 from experiments.framework.measurements import measurements
-from experiments.framework.options import Options, check_names
+from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import against_random, plots
 from experiments.framework.reporting.against_random import gains, iter_batches, seconds_of_runs
-from experiments.framework.reporting.tables import Table, each, mean_of, points, signed, told
+from experiments.framework.reporting.tables import Table, by_method, mean_of, points, signed, told
 from experiments.framework.trials import Trial, dotted
-from experiments.jobs import cifar10 as jobs
-from experiments.jobs.cifar10 import NETWORKS, TASK, check, place_of, rounds_records
-from experiments.transfers import paper_table
+from experiments.tasks import paper_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,20 +38,11 @@ SHOWN = frozenset(
 
 
 @dataclass(frozen=True)
-class CoresetCurve(Options):
+class CoresetCurve(Cifar10Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = "coreset_curve"
-    QUICK: ClassVar[dict[str, Any]] = {
-        "strategies": ("random", "k_center", "hybrid"),
-        "seeds": (0,),
-        "pool": 1000,
-        "test": 500,
-        "start": 100,
-        "budget": 100,
-        "rounds": 2,
-        "epochs": 2,
-    }
+    QUICK: ClassVar[dict[str, Any]] = {**Cifar10Options.QUICK, "strategies": ("random", "k_center", "hybrid")}
     FULL: ClassVar[dict[str, Any]] = {
         "networks": ("small_cnn", "resnet20"),
         "pool": 0,
@@ -65,27 +54,11 @@ class CoresetCurve(Options):
     networks: tuple[str, ...] = ("narrow_cnn",)
     """any of narrow_cnn, small_cnn, resnet20"""
     strategies: tuple[str, ...] = STRATEGIES
-    """these ways to ask only (python -m active strategies)"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """one curve of everything for each"""
-    pool: int = 12_000
-    """at most so many images that can be asked for, evenly spaced (0: all 49,000)"""
-    test: int = 5_000
-    """at most so many images of test, evenly spaced (0: all 10,000)"""
-    start: int = 1_000
-    """random images that are labelled at the start"""
-    budget: int = 1_500
-    """labels a round"""
-    rounds: int = 5
-    """rounds of asking"""
-    epochs: int | None = None
-    """passes over the labelled images in each training (default: 10; resnet20: 20, with --full the paper's 182)"""
-    full: bool = False
-    """the full form: small_cnn and resnet20, 1,000 to 25,000 of 49,000 labels, into runs/coreset_curve_full"""
-    device: str = "cpu"
-    """cpu, cuda, mps or auto"""
+    """these acquisition strategies only (python -m active strategies)"""
 
     def check(self) -> None:
+        from active.strategies import CARDS, get_strategy, required_fields
+
         check_names("networks", self.networks, list(NETWORKS), some=True)
         if not self.strategies or len(set(self.strategies)) < len(self.strategies):
             raise UserError("--strategies needs one or more different names")
@@ -97,61 +70,31 @@ class CoresetCurve(Options):
                     f"{strategy} needs {', '.join(sorted(missing))}, which one domain does not have: try "
                     f"{', '.join(fitting)}"
                 )
-        check(self)
-
-
-# --- trials -----------------------------------------------------------------------------------------------------------
-
-
-def trial_of(network: str, strategy: str, seed: int, config: CoresetCurve) -> Trial:
-    """The trial of one curve."""
-    made = NETWORKS[network]
-    usual = made.epochs if config.full else made.training.epochs
-    how = replace(made.training, epochs=usual if config.epochs is None else config.epochs)
-    arguments: dict[str, Any] = {"place": place_of(config), "network": network, "how": asdict(how)}
-    arguments |= {"strategy": strategy, "start": config.start, "budget": config.budget, "rounds": config.rounds}
-    name = f"{network}-{dotted(strategy)}-seed{seed}"
-    return Trial(name, jobs.curve, {**arguments, "seed": seed})
+        super().check()
 
 
 def cells(config: CoresetCurve) -> list[Cell]:
     """One cell a network and strategy."""
     made = []
     for only, (network, strategy) in grid(config, "networks", "strategies"):
-        trials = [trial_of(network, strategy, seed, config) for seed in config.seeds]
+        arm = config.arm(network, NETWORKS[network].epochs if config.full else None) | {"strategy": strategy}
+        name = f"{network}-{dotted(strategy)}"
+        trials = [Trial(f"{name}-seed{seed}", curve, arm | {"seed": seed}) for seed in config.seeds]
         about = {"task": TASK, "network": network, "method": strategy, "start": config.start, "budget": config.budget}
-        made.append(Cell(about=about | {"how": trials[0].arguments["how"]}, only=only, trials=trials, part=network))
+        made.append(Cell(about=about | {"how": arm["how"]}, only=only, trials=trials, part=network))
     return made
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
 
 PAPER, PAPER_NETWORK = "distil_cifar10", "resnet20"  # its network is another ResNet, of 18 layers
-SPLITS = {"test": "test images", "unqueried": "images never asked for"}
+SPLITS = {"test": "test images", "unqueried": "images never queried"}
 MOST_COLUMNS = 6
-
-
-def networks_in(records: Sequence[Record]) -> list[str]:
-    """The networks that have records, in order."""
-    there = {record["network"] for record in records}
-    return [network for network in NETWORKS if network in there]
 
 
 def of_network(records: Sequence[Record], network: str) -> list[Record]:
     """The records of one network, strategies in the order of the experiment."""
     return iter_batches([record for record in records if record["network"] == network], STRATEGIES)
-
-
-def at(records: Sequence[Record], network: str, labels: int, split: str = "accuracy/target_test") -> Gathered:
-    """strategy -> {seed: percent} at so many labels."""
-    found: dict[str, dict[int, float]] = {}
-    for record in of_network(records, network):
-        if record["labels"] == labels and record.get(split) is not None:
-            found.setdefault(record["method"], {})[record["seed"]] = 100 * record[split]
-    return found
-
-
-Gathered = Mapping[str, Mapping[int, float]]
 
 
 def columns_of(records: Sequence[Record], network: str) -> list[int]:
@@ -167,19 +110,16 @@ def columns_of(records: Sequence[Record], network: str) -> list[int]:
 
 def table_of(records: Sequence[Record], network: str) -> Table:
     """One row a strategy: test accuracy at some label counts, and over random at the most; published rows below."""
-    columns = columns_of(records, network)
-    by_column = [at(records, network, labels) for labels in columns]
-    over = gains(by_column[-1])
-    measured = measurements(of_network(records, network))
-    areas = {method: values for method, (_, values) in plots.final(measured, "test", "alc").items()}
-    unqueried = {method: values for method, (_, values) in plots.final(measured, "unqueried").items()}
-    seconds = seconds_of_runs(of_network(records, network))
+    own, columns = of_network(records, network), columns_of(records, network)
+    at = [by_method([r for r in own if r["labels"] == labels], "accuracy/target_test") for labels in columns]
+    measured, over, seconds = measurements(own), gains(at[-1]), seconds_of_runs(own)
+    areas, unqueried = plots.final_values(measured, "test", "alc"), plots.final_values(measured, "unqueried")
+    rows = [
+        [method, *(told(column.get(method)) for column in at), points(over.get(method)), told(unqueried.get(method))]
+        + [told(areas.get(method)), told(took, 0), str(len(took))]
+        for method, took in seconds.items()
+    ]
     headers = ["strategy", *(f"{labels:,}" for labels in columns), "over random", "unqueried", "ALC test", "s a run"]
-    rows = []
-    for method in dict.fromkeys(record["method"] for record in of_network(records, network)):
-        cells = [told(column.get(method)) for column in by_column]
-        rows.append([method, *cells, points(over.get(method)), told(unqueried.get(method))])
-        rows[-1] += [told(areas.get(method)), told(seconds[method], 0), str(len(seconds[method]))]
     return [*headers, "n"], rows + _published(network, columns, len(headers) + 1)
 
 
@@ -199,14 +139,14 @@ def findings(records: Sequence[Record]) -> list[str]:
     """Sentences that the records decide, on the test images at the most labels, seed by seed against random."""
     said = []
     for network in networks_in(records):
+        found = plots.final_values(measurements(of_network(records, network)), "test")
         labels = max(record["labels"] for record in records if record["network"] == network)
-        found = at(records, network, labels)
         sentence = against_random.finding(found, "test images", lambda gain: signed(mean_of(gain)))
         said += [f"{NETWORKS[network].line}, {labels:,} labels: {sentence}"] if sentence else []
     return said
 
 
-def curve(records: Sequence[Record], network: str, split: str) -> Figure | None:
+def figure_of(records: Sequence[Record], network: str, split: str) -> Figure | None:
     """Accuracy against labels with bands of one standard deviation; random is grey."""
     figure = against_random.curves(measurements(of_network(records, network)), split)
     if figure is not None:
@@ -217,32 +157,17 @@ def curve(records: Sequence[Record], network: str, split: str) -> Figure | None:
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-    pools, start, budget, tests = (each(records, name) for name in ("pool", "start", "budget", "test_images"))
-    told_of = []
-    for network in networks_in(records):
-        how = next(record["how"] for record in records if record["network"] == network)
-        decay = ", the rate a tenth from half of the steps on and again from three quarters" * (
-            how["schedule"] == "steps"
-        )
-        views = ", images shifted and mirrored at random" * how["crop"]
-        told_of.append(
-            f"{NETWORKS[network].line}: {how['epochs']} passes, {how['optimizer']} at {how['lr']:g}, batches of "
-            f"{how['batch_size']}{decay}{views}"
-        )
     said = [
         "Test accuracy in percent at so many labels, mean ± standard deviation over n seeds. over random: the "
-        "difference at the most labels, seed by seed; unqueried: images of the pool never asked for, at the most "
+        "difference at the most labels, seed by seed; unqueried: images of the pool never queried, at the most "
         "labels; ALC: area under the accuracy-labels curve on the test images; s a run: seconds of all rounds of one "
-        "seed, asking and evaluation included.",
-        f"CIFAR-10, pool of {pools} images, {start} of them labelled at random at the start (the same "
-        f"for all strategies of a seed), {budget} labels a round, {tests} test images. A fresh "
-        f"network in each round ({'; '.join(told_of)}). Nothing is selected, and no test label was read to choose "
-        "anything.",
+        "seed, queries and evaluation included.",
+        setting_of(records),
     ]
     of_source = [name for name in ("mmd_reduction", "sum_of_three") if any(r["method"] == name for r in records)]
     if of_source:
         said.append(
-            f"{', '.join(of_source)}: there is no source, so MMD asks for the images whose labelling brings the "
+            f"{', '.join(of_source)}: there is no source, so MMD queries the images whose labelling brings the "
             "labelled set nearest to the unlabelled one."
         )
     if any(_published(network, columns_of(records, network), MOST_COLUMNS + 6) for network in networks_in(records)):
@@ -251,19 +176,19 @@ def captions(records: Sequence[Record]) -> list[str]:
     return said
 
 
-def report_of(records: Sequence[Record]) -> Report:
+def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    figures = []
-    for network in networks_in(records):
-        for split, name in SPLITS.items():
-            if (figure := curve(records, network, split)) is not None:
-                text = f"{NETWORKS[network].line}: accuracy on {name} against labels, mean and one standard deviation."
-                figures.append(Drawn(f"{network}_{split}.png", figure, text))
+    networks = networks_in(records)
     return Report(
         title="CIFAR-10: accuracy against labels",
         findings=findings(records),
-        tables=[(f"{NETWORKS[network].line}", table_of(records, network)) for network in networks_in(records)],
-        figures=figures,
+        tables=[(NETWORKS[network].line, table_of(records, network)) for network in networks],
+        figures=[
+            Drawn(f"{network}_{split}.png", figure, f"{NETWORKS[network].line}: accuracy on {name} against labels.")
+            for network in networks
+            for split, name in SPLITS.items()
+            if (figure := figure_of(records, network, split)) is not None
+        ],
         captions=captions(records),
     )
 
@@ -272,6 +197,6 @@ EXPERIMENT = Experiment(
     options=CoresetCurve,
     summary="CIFAR-10: accuracy against labels, six acquisition strategies",
     cells=cells,
-    report=report_of,
+    report=report,
     records=rounds_records,
 )

@@ -23,7 +23,7 @@ from experiments.framework.measurements import aggregate, measurements
 from experiments.framework.records import NAMES, Record, located, read, text_of
 from experiments.framework.reporting.plots import SPLIT_NAMES, bars, curves
 from experiments.queried_images import queried_images
-from experiments.transfers import HOME
+from experiments.tasks import HOME
 
 EVERY = 5  # seconds between looks at a run
 PICTURES = 60  # of a round, at most

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dan.errors import UserError
-from experiments.framework.experiment import Cell, Experiment, Results, evaluation_records
+from experiments.framework.experiment import Cell, Experiment, Results, evaluation_records, round_records
 from experiments.framework.measurements import measurements
 from experiments.framework.options import Options, check_least, check_runs
 from experiments.framework.records import Record
@@ -24,7 +24,7 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.summary import LEGEND, summary
 from experiments.framework.trials import Trial, dotted
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 if TYPE_CHECKING:
     from dan.data.tasks import DomainPair
@@ -137,11 +137,7 @@ def cells(config: Demo) -> list[Cell]:
 
 def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
     """The evaluations; the last model of a training, and that of every round, is selected."""
-    made = evaluation_records(cell, trial, results)
-    for record in made:
-        if "round" in record:
-            record |= {"labels": record.pop("labelled"), "selection": "last"}
-    return made
+    return (round_records if trial.function is query else evaluation_records)(cell, trial, results)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -151,7 +147,7 @@ def findings(records: Sequence[Record]) -> list[str]:
     """What DAN gains over source-only, and what the labels add, on the target's test split."""
     from statistics import fmean
 
-    found = {m: fmean(by_seed.values()) for m, (_, by_seed) in plots.final(measurements(records), "test").items()}
+    found = {m: fmean(by_seed.values()) for m, by_seed in plots.final_values(measurements(records), "test").items()}
     said = []
     if SOURCE_ONLY in found and DAN in found:
         said.append(f"Target test accuracy: source-only {found[SOURCE_ONLY]:.1f} %, DAN {found[DAN]:.1f} %.")

@@ -1,14 +1,13 @@
-"""From general to specific layers, on the 10-class set: accuracy against how many stages of the trunk are frozen.
+"""From general to specific layers, on the 10-class set: accuracy against how many stages of the backbone are frozen.
 
-    fine-tuned:   stages 1..n frozen, the rest of the pre-trained trunk trained at the rate, new layers at ten times it
+    fine-tuned:   stages 1..n frozen, the rest of the pre-trained backbone trained, new layers at ten times its rate
     left out:     stages 1..n frozen, and the new layers right on their averaged output: the rest is not there to tune
 
-both as source-only and as DAN. All stages frozen is the trunk without any fine-tuning.
+both as source-only and as DAN. All stages frozen is the backbone without any fine-tuning.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -16,28 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dan.errors import UserError
-from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments import office_caltech10 as office
 from experiments.framework.experiment import Cell, Experiment
 from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
-from experiments.framework.reporting.tables import Table, legend_above, mean_of, tidy, told
+from experiments.framework.reporting.panels import line_panels
+from experiments.framework.reporting.tables import Table, mean_of, told
 from experiments.framework.trials import Trial, slug
-from experiments.jobs.dan_table2 import BOTTLENECK, DOMAINS, DROPOUT, Place, load_train_config, start_new_layers
-from experiments.office_caltech10 import (
-    EVERYTHING,
-    NOTHING,
-    TenClass,
-    about,
-    adapt,
-    measured,
-    place_of,
-    provenance_of,
-    shared_captions,
-    sides_of,
-    title_of,
-    training,
-)
+from experiments.method_tables import COLOURS, DAN, SOURCE_ONLY, column_of
+from experiments.office_caltech10 import TenClass, trial
+from experiments.office_caltech10.trial import EVERYTHING, NOTHING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +33,7 @@ if TYPE_CHECKING:
 
 STAGES = ("conv1", *(f"fire{i}" for i in range(2, 10)))  # those with weights; "pool", after them, has none
 FROZEN = (NOTHING, *STAGES[:-1], EVERYTHING)  # up to fire9 is up to the pool: everything
-METHODS = {SOURCE_ONLY: "#888888", DAN: "#222222"}
+METHODS = (SOURCE_ONLY, DAN)
 
 
 @dataclass(frozen=True)
@@ -53,17 +41,11 @@ class FrozenLayers(TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = "frozen_layers"
-    QUICK: ClassVar[dict[str, Any]] = {
-        **TenClass.QUICK,
-        "steps": 10,
-        "frozen": ("fire8", EVERYTHING),
-        "cut": ("fire4", "fire8"),
-        "image_size": 64,
-    }
+    QUICK: ClassVar[dict[str, Any]] = {**TenClass.QUICK, "steps": 10, "frozen": ("fire8",), "cut": ("fire8",)}
 
     steps: int = 100
     """training steps of every run: the fewer stages are frozen, the longer one takes, up to seconds"""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = METHODS
     """these rows only"""
     frozen: tuple[str, ...] = ("fire3", "fire5", "fire6", "fire7", "fire8", EVERYTHING)
     """frozen up to and with this stage, the rest fine-tuned: none, conv1, fire2, ..., fire8, pool (everything)"""
@@ -74,7 +56,7 @@ class FrozenLayers(TenClass):
 
     def check(self) -> None:
         super().check()
-        check_names("methods", self.methods, list(METHODS))
+        check_names("methods", self.methods, METHODS)
         check_names("frozen", self.frozen, FROZEN)
         check_names("cut", self.cut, STAGES)
         if not self.methods or not (self.frozen or self.cut):
@@ -82,7 +64,7 @@ class FrozenLayers(TenClass):
 
 
 class Cut(NamedTuple):
-    """How the trunk is treated: frozen up to `stage`, the rest fine-tuned or left out."""
+    """How the backbone is treated: frozen up to `stage`, the rest fine-tuned or left out."""
 
     stage: str
     left_out: bool
@@ -93,20 +75,24 @@ class Cut(NamedTuple):
         return f"squeezenet1_1-{'cut-after' if self.left_out else 'frozen-to'}-{self.stage}"
 
     @property
+    def line(self) -> str:
+        """What findings call it."""
+        return f"{self.depth} of {len(STAGES)} frozen, the rest {'left out' if self.left_out else 'fine-tuned'}"
+
+    @property
     def depth(self) -> int:
         """How many of the stages with weights are frozen."""
-        known = {NOTHING: 0, EVERYTHING: len(STAGES)}
-        return known[self.stage] if self.stage in known else STAGES.index(self.stage) + 1
+        return len(STAGES) if self.stage == STAGES[-1] else FROZEN.index(self.stage)
 
 
 def cuts_of(config: FrozenLayers) -> list[Cut]:
-    """Every way in which the trunk is treated, the quickest ones first."""
-    fine_tuned = sorted((Cut(stage, False) for stage in config.frozen), key=lambda cut: -cut.depth)
+    """Every way in which the backbone is treated, the quickest ones first."""
+    fine_tuned = [Cut(stage, False) for stage in reversed(FROZEN) if stage in config.frozen]
     return [*(Cut(stage, True) for stage in config.cut), *fine_tuned]
 
 
 def stage_features(folder: Path, *, place: dict[str, Any], sides: list[str]) -> dict[str, Any]:
-    """A trial: the output of each stage of the frozen trunk on all images of the domains, averaged over positions.
+    """A trial: the output of each stage of the frozen backbone on all images of the domains, averaged over positions.
 
     Kept in features.pt: domain -> {stage: (N, F)} and its classes, under "y".
     """
@@ -114,10 +100,10 @@ def stage_features(folder: Path, *, place: dict[str, Any], sides: list[str]) -> 
 
     from dan.data.batches import iter_batches
 
-    where, kept = Place(**place), {}
+    setup, kept = trial.Setup(**place), {}
     for side in sides:
-        task = where.task(f"{side}2{next(other for other in DOMAINS if other != side)}")
-        backbone = where.network(task, seed=0).backbone.eval()
+        task = setup.task(f"{side}2{next(other for other in setup.DOMAINS if other != side)}")
+        backbone = setup.network(task, seed=0).backbone.eval()
         found: dict[str, list[Tensor]] = {}
         for x, y in iter_batches(task.source, 64):
             with torch.no_grad():
@@ -151,13 +137,13 @@ def probe(
     stage: str,
     transfer: str,
     how: dict[str, Any],
-    trade_off: float,
     steps: int,
     seed: int,
+    **settings: Any,
 ) -> dict[str, Any]:
     """A trial: bottleneck and logits right on one stage's averaged output, the later stages left out.
 
-    features: the trial of `stage_features`. Outputs are scaled like those of the whole trunk: see `scaled`.
+    features: the trial of `stage_features`. Outputs are scaled like those of the whole backbone: see `scaled`.
     """
     import torch
     from torch import nn
@@ -169,51 +155,38 @@ def probe(
 
     kept = torch.load(folder.parent / features / "features.pt", weights_only=True)
     source, target = (kept[side] for side in transfer.split("2"))
-    size = spread_of(source[EVERYTHING])
-    x_source, x_target = scaled(source[stage], target[stage], size)
+    x_source, x_target = scaled(source[stage], target[stage], spread_of(source[EVERYTHING]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = Backbone({"stage": nn.Identity()}, out_features=x_source.shape[1])
-        model = DAN(backbone, int(source["y"].max()) + 1, layers=(BOTTLENECK,), dropout=DROPOUT)
-    start_new_layers(model, seed)
-    evaluations = fit(
-        model,
-        TensorDataset(x_source, source["y"]),
-        TensorDataset(x_target, target["y"]),
-        trade_off=trade_off,
-        steps=steps,
-        seed=seed,
-        tests={"target": TensorDataset(x_target, target["y"])},
-        config=load_train_config(how, steps),
-    )
-    return {"evaluations": evaluations, **provenance_of(Place(**place))}
+        model = DAN(backbone, int(source["y"].max()) + 1, layers=(trial.BOTTLENECK,), dropout=trial.DROPOUT)
+    trial.start_new_layers(model, seed)
+    of_source, of_target = TensorDataset(x_source, source["y"]), TensorDataset(x_target, target["y"])
+    tests, config = {"target": of_target}, trial.load_train_config(how, steps)
+    evaluations = fit(model, of_source, of_target, config=config, steps=steps, seed=seed, tests=tests, **settings)
+    return {"evaluations": evaluations, **trial.Setup(**place).provenance()}
 
 
-def trial_of(transfer: str, cut: Cut, method: str, seed: int, config: FrozenLayers) -> Trial:
-    """The trial of one cell and seed."""
+def trials_of(transfer: str, cut: Cut, method: str, config: FrozenLayers) -> list[Trial]:
+    """The trials of one cell, one a seed."""
     name = f"{cut.network}-{slug(method)}"
     if not cut.left_out:
-        return training(name, adapt, transfer, method, config, seed, place=place_of(config, cut.stage))
-    whole = Trial("stages", stage_features, {"place": place_of(config), "sides": sides_of(config)})
-    made = training(name, probe, transfer, method, config, seed, features=whole.name, stage=cut.stage)
-    return replace(made, after=(whole,))
+        return office.training(name, trial.adapt, transfer, method, config, place=office.setup_of(config, cut.stage))
+    place, sides = office.setup_of(config), office.sides_of(config.transfers)
+    whole = Trial("stages", stage_features, {"place": place, "sides": sides})
+    made = office.training(name, probe, transfer, method, config, features=whole.name, stage=cut.stage)
+    return [replace(one, after=(whole,)) for one in made]
 
 
 def cells(config: FrozenLayers) -> list[Cell]:
     """One cell a transfer, treatment of the backbone, and method."""
     made = []
     for transfer, cut, method in product(config.transfers, cuts_of(config), config.methods):
-        stages = {"frozen": (), "cut": cut.stage} if cut.left_out else {"frozen": cut.stage, "cut": ()}
-        trials = [trial_of(transfer, cut, method, seed, config) for seed in config.seeds]
-        told = {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out, "frozen_stages": cut.depth}
-        told |= {"trade_off": trials[0].arguments["trade_off"]}
-        made.append(
-            Cell(
-                about=about(transfer, method) | told,
-                only={"transfers": transfer, "methods": method, **stages},
-                trials=trials,
-            )
-        )
+        only = {"transfers": transfer, "methods": method, "frozen": (), "cut": ()}
+        only |= {"cut" if cut.left_out else "frozen": cut.stage}
+        trials = trials_of(transfer, cut, method, config)
+        kept = {"network": cut.network, "stage": cut.stage, "left_out": cut.left_out, "frozen_stages": cut.depth}
+        made.append(office.cell_of(only, transfer, method, trials, **kept))
     return made
 
 
@@ -221,112 +194,70 @@ def cells(config: FrozenLayers) -> list[Cell]:
 
 
 def cuts_in(records: Sequence[Record]) -> list[Cut]:
-    """How the trunk was treated in the records: left out, then fine-tuned, each from few frozen stages to all."""
+    """How the backbone was treated in the records: left out, then fine-tuned, each from few frozen stages to all."""
     found = {Cut(record["stage"], record["left_out"]) for record in records}
     return sorted(found, key=lambda cut: (not cut.left_out, cut.depth))
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:
-    """One row for each treatment of the trunk, the methods by transfer as columns.
-
-    Seconds are of the wall clock, and so hold what a run waited while it was stopped: their median says what it takes.
-    """
-    found = measured(records, "accuracy/target", 100)
-    seconds = measured(records, "seconds")
-    transfers = list(dict.fromkeys(transfer for _, _, transfer in found))
-    methods = [method for method in METHODS if method in {m for _, m, _ in found}]
-    rows = []
+    """One row for each treatment of the backbone, the methods by transfer as columns."""
+    found, rows = office.measured(records, "accuracy/target", 100), []
+    columns = list(product(office.transfers_in(records), METHODS))
     for cut in cuts_in(records):
         rest = "left out" if cut.left_out else "nothing" if cut.stage == EVERYTHING else "fine-tuned"
-        keys = [(cut.network, method, transfer) for transfer in transfers for method in methods]
-        times = [value for key in keys for value in seconds.get(key, {}).values()]
-        rows.append([cut.stage, str(cut.depth), rest, *(told(found.get(key)) for key in keys)])
-        rows[-1].append(f"{statistics.median(times):.0f}" if times else "–")
-    headers = [f"{column_of(transfer)}, {method}" for transfer in transfers for method in methods]
-    return ["frozen up to", "stages", "the rest", *headers, "seconds a run (median)"], rows
+        cells = [told(found.get((cut.network, method, transfer))) for transfer, method in columns]
+        rows.append([cut.stage, str(cut.depth), rest, *cells])
+    headers = [f"{column_of(transfer)}, {method}" for transfer, method in columns]
+    return ["frozen up to", "stages", "the rest", *headers], rows
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """For each transfer and method: how many frozen stages did best, with fine-tuning and with the rest left out."""
-    found = measured(records, "accuracy/target", 100)
-    said = []
-    for transfer in dict.fromkeys(transfer for _, _, transfer in found):
-        for method in METHODS:
-            parts = []
-            for left_out, title in ((False, "fine-tuned"), (True, "left out")):
-                means = {
-                    cut: mean
-                    for cut in cuts_in(records)
-                    if cut.left_out == left_out and (mean := mean_of(found.get((cut.network, method, transfer))))
-                }
-                if means:
-                    best = max(means, key=means.__getitem__)
-                    parts.append(f"{means[best]:.1f} with {best.depth} of {len(STAGES)} frozen and the rest {title}")
-            frozen = mean_of(found.get((Cut(EVERYTHING, False).network, method, transfer)))
-            if parts:
-                all_frozen = "" if frozen is None else f"; {frozen:.1f} with all of it frozen"
-                said.append(f"{title_of(transfer)}, {method}: at best {', and '.join(parts)}{all_frozen}.")
+    """For each transfer and method: the best and the worst treatment."""
+    found, said = office.measured(records, "accuracy/target", 100), []
+    for transfer, method in product(office.transfers_in(records), METHODS):
+        means = {cut: mean_of(found.get((cut.network, method, transfer))) for cut in cuts_in(records)}
+        order = sorted((mean, cut.line) for cut, mean in means.items() if mean is not None)
+        if order:
+            (low, worst), (high, best) = order[0], order[-1]
+            said.append(f"{column_of(transfer)}, {method}: highest {high:.1f} ({best}), lowest {low:.1f} ({worst}).")
     return said
 
 
 def figure_of(records: Sequence[Record]) -> Figure:
     """Accuracy against frozen stages, a panel a transfer: the rest fine-tuned (full lines) or left out (dashed)."""
-    from matplotlib.figure import Figure
-
-    found = measured(records, "accuracy/target", 100)
-    transfers = list(dict.fromkeys(transfer for _, _, transfer in found))
-    figure = Figure(figsize=(1.4 + 4.4 * len(transfers), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(transfers), squeeze=False, sharey=True)[0]
-    for axes, transfer in zip(panels, transfers, strict=True):
-        for method, colour in METHODS.items():
-            for left_out, style, marker in ((False, "-", "o"), (True, "--", "s")):
-                cuts = [cut for cut in cuts_in(records) if cut.left_out == left_out]
-                values = {cut.depth: found.get((cut.network, method, transfer), {}) for cut in cuts}
-                values = {depth: by_seed for depth, by_seed in values.items() if by_seed}
-                if values:
-                    means = [statistics.fmean(by_seed.values()) for by_seed in values.values()]
-                    label = f"{method}, the rest {'left out' if left_out else 'fine-tuned'}"
-                    axes.plot(
-                        list(values), means, color=colour, linestyle=style, marker=marker, markersize=4.5, label=label
-                    )
-                for depth, by_seed in values.items():
-                    spots = [depth] * len(by_seed)
-                    axes.scatter(spots, list(by_seed.values()), s=12, color=colour, alpha=0.4, linewidths=0)
-        axes.set_xticks(range(len(STAGES) + 1), ["none", *STAGES[:-1], "all"], rotation=45, fontsize=8)
-        axes.set_title(title_of(transfer), fontsize=10)
-        axes.set_xlabel("frozen up to")
-        tidy(axes)
-    panels[0].set_ylabel("accuracy on the target, %")
-    legend_above(figure, panels[0], 2)
-    return figure
+    found = office.measured(records, "accuracy/target", 100)
+    lines = {f"{m}, the rest {'left out' if out else 'fine-tuned'}": (m, out) for m in METHODS for out in (False, True)}
+    panels: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for transfer, (label, (method, left_out)) in product(office.transfers_in(records), lines.items()):
+        cuts = [cut for cut in cuts_in(records) if cut.left_out == left_out]
+        curve = {cut.depth: list(found.get((cut.network, method, transfer), {}).values()) for cut in cuts}
+        panels.setdefault(office.title_of(transfer), {})[label] = curve
+    styles = {
+        label: {"color": COLOURS[m], "ls": "--" if out else "-", "marker": "s" if out else "o", "markersize": 4.5}
+        for label, (m, out) in lines.items()
+    }
+    ticks = dict(enumerate(["none", *STAGES[:-1], "all"]))
+    return line_panels(panels, styles, x="frozen up to", y="accuracy on the target, %", ticks=ticks)
 
 
-def report_of(records: Sequence[Record]) -> Report:
+def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    caption = (
-        "Accuracy on all target images against frozen stages, 10-class: mean and one dot a seed. Full: the rest of the "
-        "trunk fine-tuned; dashed: left out, the new layers right on the last frozen stage's averaged output."
-    )
+    caption = "Accuracy on all target images against frozen stages, 10-class: mean and range over seeds."
     tuned = {record["stage"] for record in records if not record["left_out"]}
     missing = [stage for stage in FROZEN if stage not in tuned]
-    steps = " or ".join(str(value) for value in sorted({record["steps"] for record in records}))
-    cut_short = f"Cut to what two CPU cores carry: {steps} steps a run (dan_table2 has 300)"
-    if missing:
-        cut_short += f"; not fine-tuned from: {', '.join(missing)}"
+    cut_short = f" Not fine-tuned from: {', '.join(missing)}." if missing else ""
     return Report(
         title="Office-10 + Caltech-10: how many stages to freeze",
         findings=findings(records),
         tables=[("Accuracy on all target images, 10-class", accuracy_table(records))],
         figures=[Drawn("frozen_layers.png", figure_of(records), caption)],
         captions=[
-            "Accuracy in percent, mean ± standard deviation over seeds, of the model after the last step, 10-class. "
-            "SqueezeNet's stages with weights are conv1 and fire2 to fire9; frozen up to pool is all of it, and "
-            "frozen ones keep their ImageNet weights. The rest left out: its outputs, averaged over positions, are "
-            "centred on the source's mean and scaled to the spread of the whole trunk's, so that one rate suits all.",
-            f"{cut_short}. The rate and the trade-off were chosen with the whole trunk frozen, and none was chosen "
-            "again for deeper fine-tuning; later layers with random weights, as in the transfer study that asked this "
-            "first (Yosinski et al., NIPS 2014), are not part of it.",
-            *shared_captions(records),
+            "Accuracy in percent, mean ± standard deviation over seeds, 10-class. SqueezeNet's stages with weights are "
+            "conv1 and fire2 to fire9; frozen ones keep their ImageNet weights. The rest left out: the last frozen "
+            "stage's output, averaged over positions, is centred on the source's mean and scaled to the spread of the "
+            f"whole backbone's, so that one rate suits all.{cut_short} The rate and the trade-off were chosen with the "
+            "whole backbone frozen.",
+            *office.shared_captions(records),
         ],
     )
 
@@ -335,5 +266,5 @@ EXPERIMENT = Experiment(
     options=FrozenLayers,
     summary="10-class: accuracy against the number of frozen stages",
     cells=cells,
-    report=report_of,
+    report=report,
 )

@@ -1,4 +1,4 @@
-"""The DAN paper's Figure 3b on the 10-class set: accuracy against the trade-off lambda, C->W and A->W, frozen trunk.
+"""The DAN paper's Figure 3b on the 10-class set: accuracy against the trade-off lambda, C->W and A->W, frozen backbone.
 
 L = CE(source) + lambda * sum over the bottleneck and the class probabilities of MK-MMD^2
 """
@@ -7,28 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from dan.errors import UserError
-from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments import office_caltech10 as office
 from experiments.framework.experiment import Cell, Experiment, grid
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
-from experiments.framework.reporting.tables import Table, legend_above, mean_of, tidy, told
-from experiments.office_caltech10 import TenClass, about, adapt, measured, shared_captions, title_of, training
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from experiments.framework.reporting.panels import line_panels
+from experiments.framework.reporting.tables import mean_of, told
+from experiments.method_tables import COLOURS, DAN, SOURCE_ONLY, column_of
+from experiments.office_caltech10.trial import adapt
 
 TRADE_OFFS = (0.1, 0.4, 0.7, 1.0, 1.4, 1.7, 2.0)  # the paper's
 
 
 @dataclass(frozen=True)
-class LambdaSensitivity(TenClass):
+class LambdaSensitivity(office.TenClass):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = "lambda_sensitivity"
-    QUICK: ClassVar[dict[str, Any]] = {**TenClass.QUICK, "trade_offs": (0.0, 1.0, 2.0)}
+    QUICK: ClassVar[dict[str, Any]] = {**office.TenClass.QUICK, "trade_offs": (0.0, 1.0, 2.0)}
 
     trade_offs: tuple[float, ...] = (0.0, *TRADE_OFFS)
     """values of lambda; 0 is source-only"""
@@ -48,9 +47,8 @@ def cells(config: LambdaSensitivity) -> list[Cell]:
     """All lambdas, 0 too, differ in the trade-off alone."""
     made = []
     for only, (transfer, value) in grid(config, "transfers", "trade_offs"):
-        more = {"trade_off": value}
-        trials = [training(f"lambda{value:g}", adapt, transfer, DAN, config, seed, **more) for seed in config.seeds]
-        made.append(Cell(about=about(transfer, method_of(value), **more), only=only, trials=trials))
+        trials = office.training(f"lambda{value:g}", adapt, transfer, DAN, config, trade_off=value)
+        made.append(office.cell_of(only, transfer, method_of(value), trials))
     return made
 
 
@@ -59,89 +57,52 @@ def cells(config: LambdaSensitivity) -> list[Cell]:
 
 def by_trade_off(records: Sequence[Record]) -> dict[str, dict[float, dict[int, float]]]:
     """transfer -> lambda -> {seed: accuracy on the target in percent}, lambdas from small to large."""
-    values: dict[str, dict[float, dict[int, float]]] = {}
     lambdas = {record["method"]: float(record["trade_off"]) for record in records}
-    for (_, method, transfer), by_seed in measured(records, "accuracy/target", 100).items():
-        values.setdefault(transfer, {})[lambdas[method]] = by_seed
+    values: dict[str, dict[float, dict[int, float]]] = {transfer: {} for transfer in office.transfers_in(records)}
+    for (_, method, transfer), by_seed in office.measured(records, "accuracy/target", 100).items():
+        values[transfer][lambdas[method]] = by_seed
     return {transfer: dict(sorted(found.items())) for transfer, found in values.items()}
 
 
-def accuracy_table(records: Sequence[Record]) -> Table:
-    """One row a lambda, one column a transfer."""
-    found = by_trade_off(records)
-    lambdas = sorted({value for by_value in found.values() for value in by_value})
-    rows = [
-        ["0 (source-only)" if value == 0 else f"{value:g}", *(told(found[t].get(value)) for t in found)]
-        for value in lambdas
-    ]
-    return ["lambda", *map(column_of, found)], rows
-
-
 def findings(records: Sequence[Record]) -> list[str]:
-    """For each transfer: where the mean is highest, and whether it falls again within the range, as in a bell."""
+    """For each transfer: where the mean is highest, and whether it falls again within the range."""
     said = []
     for transfer, by_value in by_trade_off(records).items():
         means = {value: mean for value, by_seed in by_value.items() if value and (mean := mean_of(by_seed)) is not None}
-        base = mean_of(by_value.get(0.0))
         if len(means) < 2:
             continue
         best, last = max(means, key=means.__getitem__), max(means)
-        shape = (
-            "at the end of the range: no bell is seen within it"
-            if best == last
-            else f"and {means[last]:.1f} at {last:g}, the end of the range"
-        )
-        against = "" if base is None else f" (source-only {base:.1f})"
-        said.append(
-            f"{title_of(transfer)}: the highest mean is {means[best]:.1f} at lambda {best:g}{against}, {shape}. "
-            f"All lambdas lie between {min(means.values()):.1f} and {max(means.values()):.1f}."
-        )
+        base = "" if not by_value.get(0.0) else f" (source-only {mean_of(by_value[0.0]):.1f})"
+        end = "the end of the range" if best == last else f"{means[last]:.1f} at {last:g}"
+        lowest = min(means.values())
+        title = f"{office.title_of(transfer)}: highest {means[best]:.1f} at lambda {best:g}{base}"
+        said.append(f"{title}, {end}; lowest {lowest:.1f}.")
     return said
 
 
-def figure_of(records: Sequence[Record]) -> Figure:
-    """Accuracy against lambda, mean and one dot a seed, a panel a transfer; source-only is the grey line."""
-    from matplotlib.figure import Figure
-
-    found = by_trade_off(records)
-    figure = Figure(figsize=(1.2 + 4.2 * len(found), 3.5), layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    for axes, (transfer, by_value) in zip(panels, found.items(), strict=True):
-        lambdas = [value for value in by_value if value]
-        axes.plot(lambdas, [mean_of(by_value[value]) for value in lambdas], "o-", color="#222222", label=DAN)
-        for value in lambdas:
-            seeds = list(by_value[value].values())
-            axes.scatter([value] * len(seeds), seeds, s=14, color="#222222", alpha=0.4, linewidths=0)
-        if 0.0 in by_value:
-            seeds = list(by_value[0.0].values())
-            axes.axhspan(min(seeds), max(seeds), color="#888888", alpha=0.18, linewidth=0)
-            axes.axhline(sum(seeds) / len(seeds), color="#888888", linestyle="--", label=SOURCE_ONLY)
-        axes.set_title(title_of(transfer), fontsize=10)
-        axes.set_xlabel("trade-off lambda")
-        axes.set_xticks(lambdas, [f"{value:g}" for value in lambdas], fontsize=8)
-        tidy(axes)
-    panels[0].set_ylabel("accuracy on the target, %")
-    legend_above(figure, panels[0], 2)
-    return figure
-
-
-def report_of(records: Sequence[Record]) -> Report:
+def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    caption = (
-        "Accuracy on all target images against lambda, 10-class: mean and one dot a seed; grey: source-only, mean and "
-        "range over seeds."
-    )
+    found = by_trade_off(records)
+    lambdas = sorted({value for by_value in found.values() for value in by_value})
+    panels = {}
+    for transfer, by_value in found.items():
+        curve = {value: list(seeds.values()) for value, seeds in by_value.items() if value}
+        base = list(by_value.get(0.0, {}).values())
+        panels[office.title_of(transfer)] = {DAN: curve, SOURCE_ONLY: dict.fromkeys(curve, base)}
+    styles = {DAN: {"color": COLOURS[DAN], "marker": "o"}, SOURCE_ONLY: {"color": COLOURS[SOURCE_ONLY], "ls": "--"}}
+    figure = line_panels(panels, styles, x="trade-off lambda", y="accuracy on the target, %")
+    caption = "Accuracy on all target images against lambda, 10-class: mean and range over seeds."
+    rows = [[method_of(value), *(told(by_value.get(value)) for by_value in found.values())] for value in lambdas]
     return Report(
         title="Office-10 + Caltech-10: how much the trade-off lambda matters",
         findings=findings(records),
-        tables=[("Accuracy on all target images, 10-class", accuracy_table(records))],
-        figures=[Drawn("lambda.png", figure_of(records), caption)],
+        tables=[("Accuracy on all target images, 10-class", (["", *map(column_of, found)], rows))],
+        figures=[Drawn("lambda.png", figure, caption)],
         captions=[
-            "Accuracy in percent, mean ± standard deviation over seeds, of the model after the last step. "
-            "The layout of Figure 3b of Long et al., ICML 2015: there AlexNet, fine-tuned, C->W with 10 classes and "
-            "A->W with 31; here 10-class in both, and the trunk frozen. Our lambda grows from 0 to its value over the "
+            "Accuracy in percent, mean ± standard deviation over seeds. The layout of Figure 3b of Long et al., ICML "
+            "2015: there AlexNet, fine-tuned, with 31 classes on A->W. Our lambda grows from 0 to its value over the "
             "training and weighs other layers, so it is no number to compare with the paper's.",
-            *shared_captions(records),
+            *office.shared_captions(records),
         ],
     )
 
@@ -150,5 +111,5 @@ EXPERIMENT = Experiment(
     options=LambdaSensitivity,
     summary="Figure 3b, 10-class: accuracy against lambda",
     cells=cells,
-    report=report_of,
+    report=report,
 )

@@ -1,8 +1,8 @@
-"""How much of a batch should be asked for by margin of confidence? CIFAR-10, from 0 to 100 %, the rest at random.
+"""How much of a batch should be queried by margin of confidence? CIFAR-10, from 0 to 100 %, the rest at random.
 
     start        a few random images with labels
     each round   round(s budget) images of the smallest p1 - p2, the rest at random; a fresh network learns all labels
-    question     labels needed for 50 % test accuracy, for s in {0, 10, ..., 100 %}; beside them a k-center arm
+    question     labels needed for 50 % test accuracy, for s in {0, 10, ..., 100 %}; also for k_center
 
 And once the same rounds with scikit-learn's random forest in place of the network. The full form (--full) is the sweep
 as it was first made: 49,000 images, 1,000 labels a round until all are in, 49 trainings a trial.
@@ -13,129 +13,106 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dan.errors import UserError
+from experiments.cifar10 import NETWORKS, TASK, Cifar10Options, curve, forest, rounds_records, setting_of
 from experiments.framework.experiment import Cell, Experiment
-from experiments.framework.measurements import Row, aggregate, measurements, row_of
-from experiments.framework.options import Options, check_names
+from experiments.framework.measurements import Row, aggregate, labels_to, measurements, row_of
+from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.against_random import BASE, gains, iter_batches, seconds_of_runs
 from experiments.framework.reporting.comparisons import Family, compare_all
-from experiments.framework.reporting.tables import Table, each, legend_above, mean_of, signed, tidy, told
+from experiments.framework.reporting.tables import Table, difference, legend_above, mean_of, signed, tidy, told
 from experiments.framework.trials import Trial, dotted
-from experiments.jobs import cifar10 as jobs
-from experiments.jobs.cifar10 import NETWORKS, TASK, check, place_of, rounds_records
-from experiments.labels_needed import Needed, cell_of, labels_saved, labels_to, num_trials
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOREST = "random forest, "
 SHARES = {"random": 0.0, **{f"margin@{s / 100:g}": s / 100 for s in range(10, 100, 10)}, "margin": 1.0}
-METHODS = (*SHARES, "k_center", f"{FOREST}random", f"{FOREST}margin")
+DIVERSE = "k_center"
+METHODS = (*SHARES, DIVERSE, f"{FOREST}random", f"{FOREST}margin")
 
 
 @dataclass(frozen=True)
-class MarginSweep(Options):
+class MarginSweep(Cifar10Options):
     """What is trained; a folder keeps one choice of these, and a finished trial is never run again."""
 
     NAME: ClassVar[str] = "margin_sweep"
     QUICK: ClassVar[dict[str, Any]] = {
+        **Cifar10Options.QUICK,
         "methods": ("random", "margin@0.5", "margin", f"{FOREST}margin"),
-        "seeds": (0,),
-        "pool": 1000,
-        "test": 500,
-        "start": 100,
-        "budget": 100,
-        "rounds": 2,
-        "epochs": 2,
     }
     FULL: ClassVar[dict[str, Any]] = {"network": "small_cnn", "pool": 0, "test": 0, "rounds": 48}
 
     methods: tuple[str, ...] = METHODS
-    """these arms only: shares of margin sampling from random (0) to margin (100 %), k_center, and the forest's"""
+    """these arms only: shares of margin sampling from random (0) to margin (100 %), k_center, and the forest's two,
+    which take the first seed alone"""
     network: str = "narrow_cnn"
     """narrow_cnn, small_cnn or resnet20"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """one trial of every arm for each; the forest's take the first only"""
     pool: int = 10_000
-    """at most so many images that can be asked for, evenly spaced (0: all 49,000)"""
-    test: int = 5_000
-    """at most so many images of test, evenly spaced (0: all 10,000)"""
-    start: int = 1_000
-    """random images that are labelled at the start"""
+    """at most so many images that can be queried, evenly spaced (0: all 49,000)"""
     budget: int = 1_000
     """labels a round"""
-    rounds: int = 5
-    """rounds of asking"""
-    epochs: int | None = None
-    """passes over the labelled images in each training (default: the network's)"""
     target: float = 50.0
     """test accuracy in percent, whose price in labels is the question"""
-    full: bool = False
-    """the full form: small_cnn, 49,000 images, until all are in, all test images, into runs/margin_sweep_full"""
-    device: str = "cpu"
-    """cpu, cuda, mps or auto"""
 
     def check(self) -> None:
-        check_names("methods", self.methods, METHODS)
+        check_names("methods", self.methods, METHODS, some=True)
         check_names("network", (self.network,), list(NETWORKS))
-        if not self.methods or not 0 < self.target < 100:
-            raise UserError(
-                f"--methods needs one or more names, and --target percent between 0 and 100, not {self.target}"
-            )
-        check(self)
-
-
-# --- trials -----------------------------------------------------------------------------------------------------------
-
-
-def strategy_of(method: str) -> str:
-    """The strategy of an arm, as `active.strategies` names it."""
-    return method.removeprefix(FOREST)
-
-
-def trial_of(method: str, seed: int, config: MarginSweep) -> Trial:
-    """The trial of one arm and seed."""
-    arguments: dict[str, Any] = {"place": place_of(config), "strategy": strategy_of(method)}
-    if not method.startswith(FOREST):
-        how = NETWORKS[config.network].training
-        how = how if config.epochs is None else replace(how, epochs=config.epochs)
-        arguments |= {"network": config.network, "how": asdict(how)}
-    arguments |= {"start": config.start, "budget": config.budget, "rounds": config.rounds, "seed": seed}
-    function = jobs.forest if method.startswith(FOREST) else jobs.curve
-    return Trial(f"{dotted(method)}-seed{seed}", function, arguments)
+        if not 0 < self.target < 100:
+            raise UserError(f"--target is a percentage between 0 and 100, not {self.target}")
+        super().check()
 
 
 def cells(config: MarginSweep) -> list[Cell]:
     """One cell an arm; the forest's take the first seed alone."""
     made = []
     for method in (method for method in METHODS if method in config.methods):
-        forest = method.startswith(FOREST)
-        trials = [trial_of(method, seed, config) for seed in (config.seeds[:1] if forest else config.seeds)]
-        about: dict[str, Any] = {
-            "task": TASK,
-            "network": "random_forest" if forest else config.network,
-            "method": method,
-        }
+        of_forest = method.startswith(FOREST)
+        arm = config.arm(None if of_forest else config.network) | {"strategy": method.removeprefix(FOREST)}
+        trials = [
+            Trial(f"{dotted(method)}-seed{seed}", forest if of_forest else curve, arm | {"seed": seed})
+            for seed in config.seeds[: 1 if of_forest else None]
+        ]
+        about = {"task": TASK, "network": arm.get("network", "random_forest"), "method": method}
         about |= {"target_accuracy": config.target, "start": config.start, "budget": config.budget}
-        about |= {} if forest else {"how": trials[0].arguments["how"]}
+        about |= {} if of_forest else {"how": arm["how"]}
         made.append(Cell(about=about, only={"methods": method}, trials=trials))
     return made
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
 
-DIVERSE = "k_center"
 SHOWN = (BASE, "margin@0.5", "margin", DIVERSE)  # as curves: more cannot be told apart
 
 
+class Needed(NamedTuple):
+    """Labels that each seed's trial of an arm needed; `never`: seeds that did not get there, and enter no mean."""
+
+    by_seed: dict[int, float]
+    never: list[int]
+
+    @property
+    def cell(self) -> str:
+        """Mean ± deviation in labels; where a trial never got there, that it did not, and what the others needed."""
+        values = [f"{value:,.0f}" for value in self.by_seed.values()]
+        if self.never:
+            others = f"; the others {', '.join(values)}" if values else ""
+            return f"not reached by {len(self.never)} of {len(values) + len(self.never)}{others}"
+        spread = f" ± {statistics.stdev(self.by_seed.values()):,.0f}" if len(values) > 1 else ""
+        return f"{statistics.fmean(self.by_seed.values()):,.0f}{spread}"
+
+
+NONE = Needed({}, [])
+
+
 def target_of(records: Sequence[Record]) -> float:
-    """The accuracy in percent that is asked about."""
+    """The accuracy in percent that is the question."""
     return float(records[-1]["target_accuracy"])
 
 
@@ -147,11 +124,9 @@ def needed(records: Sequence[Record]) -> dict[str, Needed]:
         by_seed.setdefault(record["seed"], {})[record["labels"]] = 100 * record["accuracy/target_test"]
     found = {}
     for method, by_seed in curves.items():
-        told_of = {
-            seed: labels_to(target_of(records), sorted(c), [c[n] for n in sorted(c)]) for seed, c in by_seed.items()
-        }
-        reached = {seed: count for seed, count in told_of.items() if count is not None}
-        found[method] = Needed(reached, sorted(set(told_of) - set(reached)))
+        counts = {s: labels_to(sorted(c), [c[n] for n in sorted(c)], target_of(records)) for s, c in by_seed.items()}
+        reached = {seed: count for seed, count in counts.items() if count is not None}
+        found[method] = Needed(reached, sorted(set(counts) - set(reached)))
     return found
 
 
@@ -183,60 +158,45 @@ def findings(records: Sequence[Record]) -> list[str]:
     if len(arms) > 1:
         means = {method: statistics.fmean(need.by_seed.values()) for method, need in arms.items()}
         best, worst = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-        said.append(
-            f"{target} test accuracy takes fewest labels by {best} ({cell_of(arms[best])}) and most by {worst} "
-            f"({cell_of(arms[worst])})" + (f"; random takes {cell_of(arms[BASE])}." if BASE in arms else ".")
-        )
-    missed = [f"{method} ({len(need.never)} of {num_trials(need)})" for method, need in found.items() if need.never]
-    if missed:
-        said.append(f"Not all trials reach {target} with the labels they are given: {', '.join(missed)}.")
+        listed = [f"fewest {best} {arms[best].cell}", f"most {worst} {arms[worst].cell}"]
+        listed += [f"random {arms[BASE].cell}"] if BASE in arms else []
+        said.append(f"Labels to {target}: {', '.join(listed)}.")
+    if missed := [f"{method} ({need.cell})" for method, need in found.items() if need.never]:
+        said.append(f"Labels to {target} are not reached by all trials: {', '.join(missed)}.")
     if (result := trend(found)) is not None:
         rho, p, count = result
-        verdict = "no trend that so many trials tell from none"
-        if p < 0.05:
-            verdict = "a larger share needs " + ("fewer labels" if rho < 0 else "MORE labels")
-        rank = f"{rho:+.2f}".replace("-", "−")
+        verdict = "no trend" if p >= 0.05 else f"a larger share needs {'fewer' if rho < 0 else 'MORE'} labels"
         said.append(
-            f"Share of margin sampling against labels needed, {count} trials: rank correlation {rank}, p = {p:.2g}: "
-            f"{verdict}."
+            f"Share of margin sampling against labels needed: rank correlation {signed(rho, 2)}, p = {p:.2g}, {count} "
+            f"trials: {verdict}."
         )
-    if DIVERSE in found and BASE in found:
-        saved = labels_saved(found[DIVERSE], found[BASE])
-        if saved:
-            side = "fewer" if statistics.fmean(saved.values()) > 0 else "more"
-            amount = abs(statistics.fmean(saved.values()))
-            said.append(
-                f"k_center takes {amount:,.0f} labels {side} than random, as a mean over {len(saved)} "
-                f"seed{'s'[: len(saved) > 1]} ({sum(value > 0 for value in saved.values())} of them fewer)."
-            )
+    if saved := difference(found.get(BASE, NONE).by_seed, found.get(DIVERSE, NONE).by_seed):
+        mean, fewer = statistics.fmean(saved.values()), sum(value > 0 for value in saved.values())
+        said.append(
+            f"{DIVERSE} takes {abs(mean):,.0f} labels {'fewer' if mean > 0 else 'more'} than random (fewer on "
+            f"{fewer} of {len(saved)} seeds)."
+        )
     return said
 
 
 def table_of(records: Sequence[Record]) -> Table:
     """One row an arm: the labels it needs, how many fewer than random's, and accuracies at its most labels."""
     measured, found = measurements(iter_batches(records, METHODS)), needed(records)
-    of = {split: plots.final(measured, split) for split in ("test", "unqueried")}
-    areas = {method: values for method, (_, values) in plots.final(measured, "test", "alc").items()}
-    over = gains({method: values for method, (_, values) in of["test"].items() if not method.startswith(FOREST)})
-    seconds = seconds_of_runs(records)
+    tests, unqueried = plots.final(measured, "test"), plots.final_values(measured, "unqueried")
+    areas, seconds = plots.final_values(measured, "test", "alc"), seconds_of_runs(records)
+    over = gains({method: values for method, (_, values) in tests.items() if not method.startswith(FOREST)})
     headers = ["arm", "share", f"labels to {target_of(records):g} %", "fewer than random", "labels", "test"]
     headers += ["over random", "unqueried", "ALC test", "s a trial", "n"]
     rows = []
-    for method, (key, values) in of["test"].items():
-        saved = (
-            {} if method == BASE or method.startswith(FOREST) else labels_saved(found[method], found.get(BASE, _NONE))
-        )
+    for method, (key, values) in tests.items():
+        saved = difference(found.get(BASE, NONE).by_seed, found[method].by_seed) if method in over else {}
         fewer = f"{statistics.fmean(saved.values()):+,.0f}".replace("-", "−") if saved else "–"
         rows.append(
-            [method, f"{SHARES[method]:.0%}" if method in SHARES else "–", cell_of(found[method]), fewer]
+            [method, f"{SHARES[method]:.0%}" if method in SHARES else "–", found[method].cell, fewer]
             + [f"{key.labels:,}", told(values), signed(mean_of(over.get(method)))]
-            + [told(of["unqueried"].get(method, (None, {}))[1]), told(areas.get(method))]
-            + [told(seconds[method], 0), str(len(values))]
+            + [told(unqueried.get(method)), told(areas.get(method)), told(seconds[method], 0), str(len(values))]
         )
     return headers, rows
-
-
-_NONE = Needed({}, [])
 
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
@@ -251,16 +211,13 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
 
 
 def families(records: Sequence[Record]) -> list[Family]:
-    """What is tested: each arm against random. All pairs of a dozen arms would leave nothing of few seeds."""
+    """What is tested: each arm against random."""
     networks = dict.fromkeys(record["network"] for record in records if record["method"] == BASE)
     return [
         Family(metric=metric, split="test", network=network, against=BASE)
         for network in networks
         for metric in ("accuracy", "alc")
     ]
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def sweep(records: Sequence[Record]) -> Figure | None:
@@ -277,64 +234,39 @@ def sweep(records: Sequence[Record]) -> Figure | None:
         axes.scatter([100 * share] * len(need.by_seed), list(need.by_seed.values()), s=18, color="#0072b2", alpha=0.6)
     whole = {100 * share: statistics.fmean(need.by_seed.values()) for share, need in arms.items() if not need.never}
     axes.plot(list(whole), list(whole.values()), color="#0072b2", label="margin, mean of an arm's trials")
-    diverse = found.get(DIVERSE, _NONE)
+    diverse = found.get(DIVERSE, NONE)
     if diverse.by_seed and not diverse.never:
         level = statistics.fmean(diverse.by_seed.values())
         axes.axhline(level, color="#d55e00", linestyle="--", label="k_center, mean")
-    axes.set_xlabel("share of the batch asked for by margin, %")
+    axes.set_xlabel("share of the batch queried by margin, %")
     axes.set_ylabel(f"labels to {target_of(records):g} % test accuracy")
     legend_above(figure, axes, 2)
     tidy(axes)
     return figure
 
 
-def curves(records: Sequence[Record], split: str) -> Figure | None:
-    """Accuracy against labels of a few arms. None where none of them has two label counts."""
-    return plots.curves(measurements([r for r in iter_batches(records, METHODS) if r["method"] in SHOWN]), split)
-
-
-def captions(records: Sequence[Record]) -> list[str]:
-    """How the numbers were made."""
-    pools, start, budget, tests = (each(records, name) for name in ("pool", "start", "budget", "test_images"))
-    nets = sorted({record["network"] for record in records if "how" in record})
-    hows = [record["how"] for record in records if "how" in record]
-    trained = (
-        f"A fresh network ({', '.join(nets)}) in each round: {hows[0]['epochs']} passes over the labelled images, "
-        f"{hows[0]['optimizer']} at {hows[0]['lr']:g}, batches of {hows[0]['batch_size']}. "
-        if hows
-        else ""
-    )
-    return [
-        f"Labels to {target_of(records):g} %: where the line through (labels, test accuracy) first reaches it, "
-        "mean ± standard deviation over n trials; fewer than random: the difference, seed by seed. Accuracies in "
-        "percent at the most labels; unqueried: images of the pool never asked for; ALC: area under the "
-        "accuracy-labels curve; s a trial: seconds of all its rounds, asking and evaluation included.",
-        f"CIFAR-10, pool of {pools} images, {start} of them labelled at random at the start (the same "
-        f"for all arms of a seed), {budget} labels a round, {tests} test images. {trained}"
-        "Nothing is selected, and no test label was read to choose anything.",
-        f"random forest: {FOREST.strip(', ')} of scikit-learn on pixel blocks, one seed: the same rounds with another "
-        "learner.",
-    ]
-
-
-def report_of(records: Sequence[Record]) -> Report:
+def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    names = {"test": "test images", "unqueried": "images never asked for"}
-    drawn = [
-        Drawn(f"curves_{split}.png", figure, f"Accuracy on {name} against labels, mean and one standard deviation.")
-        for split, name in names.items()
-        if (figure := curves(records, split)) is not None
-    ]
-    if (figure := sweep(records)) is not None:
-        drawn.insert(
-            0, Drawn("sweep.png", figure, "Labels needed against the share of margin sampling: a dot a trial.")
-        )
+    target = f"{target_of(records):g} %"
+    arms = measurements([record for record in iter_batches(records, METHODS) if record["method"] in SHOWN])
+    drawn = {
+        "sweep": (sweep(records), "Labels needed against the share of margin sampling: a dot a trial."),
+        "curves_test": (plots.curves(arms, "test"), "Accuracy on test images against labels."),
+        "curves_unqueried": (plots.curves(arms, "unqueried"), "Accuracy on images never queried against labels."),
+    }
     return Report(
         title="CIFAR-10: how much of a batch by margin of confidence?",
         findings=findings(records),
         tables=[("Labels needed, and accuracy at the most labels", table_of(records))],
-        figures=drawn,
-        captions=captions(records),
+        figures=[Drawn(f"{file}.png", figure, text) for file, (figure, text) in drawn.items() if figure is not None],
+        captions=[
+            f"Labels to {target}: where the line through (labels, test accuracy) first reaches it, mean ± standard "
+            "deviation over n trials; fewer than random: the difference, seed by seed. Accuracies in percent at the "
+            "most labels; unqueried: images of the pool never queried; ALC: area under the accuracy-labels curve; s a "
+            "trial: seconds of all its rounds, queries and evaluation included.",
+            setting_of(records),
+            "random forest: scikit-learn's on pixel blocks, one seed: the same rounds with another learner.",
+        ],
         rows=rows_of(records),
         compared=compare_all(records, families(records)),
     )
@@ -344,6 +276,6 @@ EXPERIMENT = Experiment(
     options=MarginSweep,
     summary="CIFAR-10: shares of margin sampling, and the labels that 50 % takes",
     cells=cells,
-    report=report_of,
+    report=report,
     records=rounds_records,
 )

@@ -20,7 +20,7 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.summary import LEGEND, summary
 from experiments.framework.trials import Trial
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 COUNTS = (1, 3, 5, 9)
 
@@ -78,7 +78,7 @@ def cells(config: NumKernels) -> list[Cell]:
 def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
     measured = measurements(records)
-    means = {method: fmean(by_seed.values()) for method, (_, by_seed) in plots.final(measured, "test").items()}
+    means = {method: fmean(by_seed.values()) for method, by_seed in plots.final_values(measured, "test").items()}
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     caption = "Accuracy on all of the target: mean, standard deviation, one dot a seed."
     return Report(

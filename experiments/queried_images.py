@@ -29,9 +29,9 @@ def demo_pair(_record: Mapping[str, Any], _data: Path | None) -> Any:
 
 def digits_pair(record: Mapping[str, Any], data: Path | None) -> Any:
     """The domain pair of a trial of clue_digits."""
-    from experiments.jobs.digits import SET, Place
+    from experiments.digits.trial import SET, DigitsData
 
-    place = Place(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
+    place = DigitsData(str(data_folder(data)), str(cache_folder(None)), int(record["samples"]))
     return place.task(str(record["task"]).removeprefix(SET))
 
 

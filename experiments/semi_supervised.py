@@ -9,56 +9,44 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from dan.errors import UserError
-from experiments.dan_table2 import DAN, SOURCE_ONLY, column_of
+from experiments import office_caltech10 as office
 from experiments.framework.experiment import Cell, Experiment, grid
 from experiments.framework.measurements import Row, aggregate
 from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
-from experiments.framework.reporting.tables import Table, legend_above, mean_of, tidy, told
+from experiments.framework.reporting.panels import grouped_bars
+from experiments.framework.reporting.tables import Table, told
 from experiments.framework.trials import slug
-from experiments.jobs.dan_table2 import SET, Place, load_train_config
-from experiments.office_caltech10 import (
-    NETWORK,
-    TenClass,
-    about,
-    measured,
-    provenance_of,
-    shared_captions,
-    training,
-)
-from experiments.transfers import paper_table, provenance
+from experiments.method_tables import COLOURS, DAN, SOURCE_ONLY, Published, column_of, office_columns
+from experiments.office_caltech10 import NETWORK, TenClass
+from experiments.office_caltech10.trial import SET, Setup, load_train_config
+from experiments.tasks import over_tasks, paper_table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-PAPER = "dan2015_table3_office31_classic"
 COLUMNS = ("a2w", "d2w", "w2d")  # in the paper's order
 CLASSES = 10
 # Labelled source images a class, as the down-sampled protocol of Office-31 has them.
 SOURCE_PER_CLASS = {"a": 20, "d": 8, "w": 8}
 SEMI = "semi-supervised"
-
-
-class Line(NamedTuple):
-    """A line of the table: which row of dan_table2 it trains, and whether with the target's few labels."""
-
-    row: str
-    labelled: bool
-
-
+# The lines of the table: which row of dan_table2 each trains, and whether with the target's few labels.
 METHODS = {
-    f"unsupervised {SOURCE_ONLY}": Line(SOURCE_ONLY, False),
-    "unsupervised DDC": Line("DDC", False),
-    "unsupervised DAN": Line(DAN, False),
-    f"{SEMI} without alignment": Line(SOURCE_ONLY, True),
-    f"{SEMI} DDC": Line("DDC", True),
-    f"{SEMI} DAN": Line(DAN, True),
+    f"unsupervised {SOURCE_ONLY}": (SOURCE_ONLY, False),
+    "unsupervised DDC": ("DDC", False),
+    "unsupervised DAN": (DAN, False),
+    f"{SEMI} without alignment": (SOURCE_ONLY, True),
+    f"{SEMI} DDC": ("DDC", True),
+    f"{SEMI} DAN": (DAN, True),
 }
+PAPER = Published(
+    "dan2015_table3_office31_classic",
+    "AlexNet, 31 classes",
+    {method: method for method in METHODS},
+    office_columns(COLUMNS),
+    note="; AlexNet and 31 classes there, 10-class here",
+)
 
 
 @dataclass(frozen=True)
@@ -84,35 +72,18 @@ class SemiSupervised(TenClass):
             raise UserError(f"--labels-per-class must be from 1 to 7 (dslr has 8 mugs), not {self.labels_per_class}")
 
 
-def drawn(labels: Tensor, per_class: int, seed: int) -> Tensor:
-    """`per_class` positions of each class, in rising order: labels (N,) -> (classes * per_class,).
-
-    A function of its arguments alone. Raises UserError where a class has fewer samples.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero().flatten()
-        if len(rows) < per_class:
-            raise UserError(f"{per_class} samples of each class were asked for: class {label} has {len(rows)}")
-        chosen.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
-    return torch.cat(chosen).sort().values
-
-
 def few_labels(
     _folder: Path,
     *,
     place: dict[str, Any],
     transfer: str,
     how: dict[str, Any],
-    trade_off: float,
     steps: int,
     seed: int,
     source_per_class: int,
     labels_per_class: int,
     labelled: bool,
+    **settings: Any,
 ) -> dict[str, Any]:
     """A trial: train on a part of the source and, if `labelled`, on the labels of a few target images a class.
 
@@ -123,32 +94,25 @@ def few_labels(
     from torch.utils.data import Subset
 
     from dan.data.batches import derived_seed
+    from dan.data.semi_supervised import few_a_class
     from dan.evaluation.metrics import predict
-    from dan.training.trainer import fit
 
-    where = Place(**place)
-    task = where.task(transfer)
-    model = where.network(task, seed)
-    of_source = drawn(task.source.targets, source_per_class, derived_seed(seed, 10))
-    of_target = drawn(task.target.targets, labels_per_class, derived_seed(seed, 11))
-    (evaluation,) = fit(
-        model,
-        Subset(task.source, of_source.tolist()),
-        task.target,
-        labelled_target=Subset(task.target, of_target.tolist()) if labelled else None,
-        trade_off=trade_off,
-        steps=steps,
-        seed=seed,
-        config=load_train_config(how, steps),
-        cache=where.backbones,
-    )
-    output, y = predict(model, where.outputs(task.target, model), start=model.cached_stages)
+    setup = Setup(**place)
+    task = setup.task(transfer)
+    model = setup.network(task, seed)
+    draws = [torch.Generator().manual_seed(derived_seed(seed, stream)) for stream in (10, 11)]
+    of_source = few_a_class(task.source.targets, source_per_class, draws[0])
+    of_target = few_a_class(task.target.targets, labels_per_class, draws[1])
+    settings |= {"labelled_target": Subset(task.target, of_target.tolist()) if labelled else None}
+    settings |= {"config": load_train_config(how, steps), "steps": steps, "seed": seed}
+    (evaluation,) = setup.fit(model, Subset(task.source, of_source.tolist()), task.target, **settings)
+    output, y = predict(model, setup.outputs(task.target, model), start=model.cached_stages)
     right = (output.logits.argmax(1) == y).double()
     rest = torch.ones(len(y), dtype=torch.bool)
     rest[of_target] = False
     evaluation |= {"accuracy/target": float(right.mean()), "accuracy/unqueried": float(right[rest].mean())}
     evaluation |= {"source_samples": len(of_source), "unqueried_samples": int(rest.sum())}
-    return {"evaluations": [evaluation], **provenance_of(where)}
+    return {"evaluations": [evaluation], **setup.provenance()}
 
 
 def cells(config: SemiSupervised) -> list[Cell]:
@@ -157,21 +121,10 @@ def cells(config: SemiSupervised) -> list[Cell]:
     for only, (transfer, method) in grid(config, "transfers", "methods"):
         row, labelled = METHODS[method]
         more = {"source_per_class": SOURCE_PER_CLASS[transfer[0]], "labels_per_class": config.labels_per_class}
-        more |= {"labelled": labelled}
-        trials = [training(slug(method), few_labels, transfer, row, config, seed, **more) for seed in config.seeds]
-        told = {"labels": CLASSES * config.labels_per_class * labelled, **paper_of(method, transfer)}
-        told |= {"trade_off": trials[0].arguments["trade_off"]}
-        made.append(Cell(about=about(transfer, method) | told, only=only, trials=trials))
+        trials = office.training(slug(method), few_labels, transfer, row, config, **more, labelled=labelled)
+        labels = CLASSES * config.labels_per_class * labelled
+        made.append(office.cell_of(only, transfer, method, trials, labels=labels, **PAPER.record(method, transfer)))
     return made
-
-
-def paper_of(method: str, transfer: str) -> Record:
-    """What a record says of the paper's number, where there is one."""
-    paper = paper_table(PAPER)
-    number = paper.values.get(method, {}).get(column_of(transfer))
-    if number is None:
-        return {"paper": None, "provenance": ""}
-    return {"paper": number, "provenance": f"{provenance(paper, method)}; AlexNet and 31 classes there, 10-class here"}
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -179,132 +132,78 @@ def paper_of(method: str, transfer: str) -> Record:
 
 def with_means(records: Sequence[Record]) -> list[Record]:
     """The records, and one more, task `mean`, for each method and seed that has all columns of the paper."""
-    groups: dict[tuple[str, int], dict[str, Record]] = {}
-    for record in records:
-        if record["selection"]:
-            groups.setdefault((record["method"], record["seed"]), {})[record["task"].removeprefix(SET)] = record
-    means = []
-    for (method, _), by_column in groups.items():
-        if set(by_column) >= set(COLUMNS):
-            parts = [by_column[column] for column in COLUMNS]
-            number = paper_table(PAPER).values.get(method, {}).get("Avg")
-            mean = {**parts[0], "task": "mean", "paper": number, "seconds": None, "command": parts[0]["command_of_all"]}
-            for name in ("accuracy/target", "accuracy/unqueried"):
-                mean[name] = statistics.fmean(part[name] for part in parts)
-            means.append(mean)
-    return [*records, *means]
+    splits = ("accuracy/target", "accuracy/unqueried")
+    means = over_tasks(records, [SET + column for column in COLUMNS], "mean", splits)
+    return [*records, *(mean | {"paper": PAPER.number(mean["method"], "mean")} for mean in means)]
 
 
-def table_rows(records: Sequence[Record]) -> list[Row]:
+def csv_rows(records: Sequence[Record]) -> list[Row]:
     """Rows of table.csv: a semi-supervised number of the paper's belongs to the images without a label."""
-    rows = aggregate(records)
     paper = {(record["method"], record["task"]): record["paper"] for record in records}
     made = []
-    for row in rows:
+    for row in aggregate(records):
         split = "unqueried" if row.method.startswith(SEMI) else "target"
-        told_there = row.metric == "accuracy" and row.split == split
-        made.append(replace(row, paper=paper[row.method, row.task] if told_there else None))
+        beside = row.metric == "accuracy" and row.split == split
+        made.append(replace(row, paper=paper[row.method, row.task] if beside else None))
     return made
 
 
-def accuracy_table(records: Sequence[Record], split: str = "unqueried") -> Table:
-    """Our rows in the paper's columns; its numbers are beside "unqueried", the images that no row has a label of."""
-    found = measured(with_means(records), f"accuracy/{split}", 100)
-    paper = paper_table(PAPER).values
+def accuracy_table(records: Sequence[Record]) -> Table:
+    """Our rows in the paper's columns, on the images that no row has a label of; the paper's below."""
+    found = office.measured(with_means(records), "accuracy/unqueried", 100)
     labels = {record["method"]: record["labels"] for record in records}
     rows = []
     for method in (method for method in METHODS if method in labels):
-        keys = [(NETWORK, method, column) for column in (*COLUMNS, "mean")]
-        seeds = {len(found.get(key, {})) for key in keys} - {0}
-        rows.append([method, str(labels[method]), *(told(found.get(key)) for key in keys)])
-        rows[-1].append("/".join(map(str, sorted(seeds))))
-        if method in paper and split == "unqueried":
-            numbers = [paper[method].get(column) for column in (*map(column_of, COLUMNS), "Avg")]
-            cells = ["–" if number is None else f"{number:.1f}" for number in numbers]
-            rows.append([f"paper's {method} (AlexNet, 31 classes)", "" if labels[method] == 0 else "3 a class", *cells])
-            rows[-1].append("")
+        values = [found.get((NETWORK, method, column), {}) for column in (*COLUMNS, "mean")]
+        seeds = sorted({len(by_seed) for by_seed in values} - {0})
+        rows.append([method, str(labels[method]), *map(told, values), "/".join(map(str, seeds))])
+        theirs = PAPER.line(method, [(column, "target") for column in COLUMNS], "mean")
+        if theirs:
+            rows.append([theirs[0], "3 a class" if labels[method] else "0", *theirs[1:5], ""])
     return ["method", "target labels", *map(column_of, COLUMNS), "mean", "n"], rows
 
 
 def findings(records: Sequence[Record]) -> list[str]:
-    """What the labels give, and what the alignment gives on top of them, as means over the columns that are there."""
-    found = measured(records, "accuracy/unqueried", 100)
+    """What the labels give, and what DAN gives on top of them, as means over the columns that are there."""
+    found = office.measured(records, "accuracy/unqueried", 100)
     columns = [c for c in COLUMNS if all((NETWORK, method, c) in found for method in METHODS)]
-    if not columns:
-        return []
-
-    def mean(method: str) -> float:
-        return statistics.fmean(mean_of(found[NETWORK, method, column]) or 0.0 for column in columns)
-
-    base, labels = mean(f"unsupervised {SOURCE_ONLY}"), mean(f"{SEMI} without alignment")
-    dan, both = mean("unsupervised DAN"), mean(f"{SEMI} DAN")
-    where = ", ".join(map(column_of, columns))
-    return [
-        f"10-class, mean of {where}: source-only {base:.1f}; DAN without a target label {dan:.1f}; the labels without "
-        f"alignment {labels:.1f}; DAN with the labels {both:.1f}."
-    ]
+    said = []
+    for kind in ("unsupervised", SEMI) if columns else ():
+        means = {
+            m: [statistics.fmean(found[NETWORK, m, c].values()) for c in columns] for m in METHODS if m.startswith(kind)
+        }
+        listed = (f"{m.removeprefix(kind + ' ')} {statistics.fmean(values):.1f}" for m, values in means.items())
+        said.append(f"{kind.capitalize()}, mean of {', '.join(map(column_of, columns))}: {', '.join(listed)}.")
+    return said
 
 
-def figure_of(records: Sequence[Record]) -> Figure:
-    """A group of bars a column: without target labels hollow, with them full; one dot a seed."""
-    from matplotlib.figure import Figure
-
-    found = measured(records, "accuracy/unqueried", 100)
-    shown = [method for method in METHODS if method in {m for _, m, _ in found}]
-    columns = [column for column in COLUMNS if column in {t for _, _, t in found}]
-    paint = {SOURCE_ONLY: "#888888", "DDC": "#0072b2", DAN: "#222222"}
-    figure = Figure(figsize=(2.6 + 2.4 * len(columns), 3.9), layout="constrained")
-    axes = figure.subplots()
-    width, lowest = 0.84 / len(shown), 100.0
-    for i, method in enumerate(shown):
-        row, labelled = METHODS[method]
-        for group, column in enumerate(columns):
-            seeds = list(found.get((NETWORK, method, column), {}).values())
-            if seeds:
-                place = group + (i - (len(shown) - 1) / 2) * width
-                height, label = statistics.fmean(seeds), None if group else method
-                fill = paint[row] if labelled else "white"
-                axes.bar(place, height, 0.84 * width, color=fill, edgecolor=paint[row], linewidth=1.5, label=label)
-                spots = [place + 0.15 * width * (k - (len(seeds) - 1) / 2) for k in range(len(seeds))]
-                axes.scatter(spots, seeds, s=14, color=paint[row], edgecolors="white", linewidths=0.6, zorder=3)
-                lowest = min(lowest, *seeds)
-    left = max(0, int((lowest - 5) // 10 * 10))
-    axes.set_ylim(left, 100)
-    axes.set_ylabel("accuracy, %" + (f"  (axis from {left})" if left else ""))
-    axes.set_xticks(range(len(columns)), [f"{column_of(column)}, 10-class" for column in columns])
-    legend_above(figure, axes, 2)
-    tidy(axes, "y")
-    return figure
-
-
-def report_of(records: Sequence[Record]) -> Report:
+def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    per_class = sorted({record["labels"] // CLASSES for record in records} - {0})
-    few = " or ".join(map(str, per_class)) or "a few"
+    found = office.measured(records, "accuracy/unqueried", 100)
+    few = " or ".join(str(n // CLASSES) for n in sorted({record["labels"] for record in records} - {0})) or "a few"
+    columns = [column for column in COLUMNS if any(column == transfer for _, _, transfer in found)]
+    bars = {office.title_of(c): {m: list(found.get((NETWORK, m, c), {}).values()) for m in METHODS} for c in columns}
+    colours = {method: COLOURS[row] for method, (row, _) in METHODS.items()}
+    styles = {m: {"edgecolor": colours[m], "facecolor": colours[m] if METHODS[m][1] else "white"} for m in METHODS}
+    lowest = min((value for group in bars.values() for values in group.values() for value in values), default=0.0)
+    figure = grouped_bars(bars, styles, y="accuracy, %", begin=max(0, (lowest - 5) // 10 * 10))
     caption = (
-        "Accuracy, 10-class, on the target images that no row has a label of: mean and one dot a seed. "
-        "Hollow: unsupervised; full: semi-supervised."
+        "Accuracy, 10-class, on target images without a label in any row: mean, one dot a seed. Full: with labels."
     )
-    paper = paper_table(PAPER)
     return Report(
         title="Office-10 + Caltech-10: a few labelled target samples",
         findings=findings(records),
-        tables=[
-            ("10-class, on the target images that no row has a label of", accuracy_table(records)),
-            ("10-class, on all target images, the labelled ones too", accuracy_table(records, "target")),
-        ],
-        figures=[Drawn("semi_supervised.png", figure_of(records), caption)],
+        tables=[("10-class, on the target images that no row has a label of", accuracy_table(records))],
+        figures=[Drawn("semi_supervised.png", figure, caption)],
         captions=[
-            "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step. Each seed "
-            "draws 20 source images a class of amazon, 8 of dslr and webcam, and "
-            f"{few} target images a class; every row of the seed has the same draw. Semi-supervised rows learn the "
-            "labels of those target images, rows that align see all target images without labels, and the first table "
-            "scores all rows on the same images: those that were not drawn.",
-            f"The paper's rows: {paper.source} ({paper.provenance}): AlexNet, fine-tuned, 31 classes; here 10-class, "
-            "the trunk frozen, so they show the layout and the size of a gain, and are no number to reach.",
-            *shared_captions(records),
+            "Accuracy in percent, mean ± standard deviation over n seeds. Each seed draws 20 source images a class of "
+            f"amazon, 8 of dslr and webcam, and {few} target images a class, the same for all rows. Rows that align "
+            "see all target images without labels.",
+            f"The paper's rows: {paper_table(PAPER.table).source}: AlexNet, fine-tuned, 31 classes; here 10-class, the "
+            "backbone frozen, so they show the layout and the size of a gain, and are no number to reach.",
+            *office.shared_captions(records),
         ],
-        rows=table_rows(with_means(records)),
+        rows=csv_rows(with_means(records)),
     )
 
 
@@ -312,5 +211,5 @@ EXPERIMENT = Experiment(
     options=SemiSupervised,
     summary="Table 3's layout, 10-class: a few target labels a class",
     cells=cells,
-    report=report_of,
+    report=report,
 )

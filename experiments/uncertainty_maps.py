@@ -22,7 +22,7 @@ from experiments.framework.options import Options
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.trials import Trial
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

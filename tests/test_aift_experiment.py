@@ -28,7 +28,7 @@ from experiments.framework.options import command_of
 from experiments.framework.records import read, write
 from experiments.framework.reporting.comparison_report import caption_of_tests
 from experiments.framework.trials import _work, with_prerequisites
-from experiments.transfers import paper_table
+from experiments.tasks import paper_table
 
 # --- measures ---------------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ def test_codes_are_compared_seed_by_seed() -> None:
     assert tests["D", RANDOM].cells == 4 and tests["E", RANDOM].mean == pytest.approx(-4.5)
     (test,) = trainings.tests
     assert (test.a, test.b, test.n) == ("AFT(LQ)", "ACFT(Q)", 2) and test.mean == pytest.approx(10)
-    assert "over its tasks." in caption_of_tests(selections)[0]
+    assert "The unit is the seed, n of them (most: 2)" in caption_of_tests(selections)[0]
     assert not aift_report.comparisons(curves_of([r for r in fabricated(0.05) if r["method"] == RFT]))
 
 

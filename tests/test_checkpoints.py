@@ -13,7 +13,7 @@ from dan.evaluation.metrics import evaluate
 from dan.models.model_file import load_model, sha256_of
 from dan.models.pretrained import current_names
 from dan.run_dir import read_tensors
-from experiments.release import LIMIT
+from experiments.publish_checkpoint import LIMIT
 
 HOME = Path(__file__).resolve().parents[1] / "checkpoints"
 RELEASED = sorted(path.parent for path in HOME.glob("*/model.pt"))

@@ -15,7 +15,7 @@ from active.round_files import read_rounds
 from dan.cli.command_line import run
 from dan.run_dir import read_records
 from experiments import clue_digits
-from experiments.__main__ import EXPERIMENTS
+from experiments.__main__ import experiment_named
 from experiments.clue_digits import BATCH, STRATEGIES, TASKS, ClueDigits, finding, load_train_config, report_of
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
@@ -53,7 +53,7 @@ def test_every_strategy_of_a_seed_starts_from_the_same_source_model() -> None:
         assert {trial.arguments["start"] for trial in asked} == {first.name}
         assert {trial.arguments["seed"] for trial in asked} == {first.arguments["seed"]}
         assert [trial.arguments["strategy"] for trial in asked] == list(STRATEGIES)
-    assert EXPERIMENTS["clue_digits"][0] == "experiments.clue_digits"
+    assert experiment_named("clue_digits").options is ClueDigits
 
 
 def test_the_published_training_is_adam_at_a_constant_rate() -> None:

@@ -18,23 +18,23 @@ from active.round_files import read_rounds
 from active.strategies import STRATEGIES as KNOWN
 from dan.cli.command_line import run
 from experiments import coreset_curve
+from experiments.cifar10 import HE_2016, NETWORKS
+from experiments.cifar10.learner import rate_factor
+from experiments.cifar10.networks import Block, network, resnet20
 from experiments.coreset_curve import (
     STRATEGIES,
     CoresetCurve,
     captions,
     cells,
     columns_of,
-    curve,
+    figure_of,
     findings,
     table_of,
-    trial_of,
 )
 from experiments.framework.experiment import parts_of
 from experiments.framework.options import command_of, reduced
 from experiments.framework.records import read, to_lines, write_text
 from experiments.framework.trials import _work
-from experiments.jobs.cifar10 import HE_2016, NETWORKS, network, rate_factor
-from experiments.jobs.cifar10_resnet import Block, resnet20
 
 
 def record(strategy: str, seed: int, labels: int, value: float, name: str = "narrow_cnn") -> dict[str, Any]:
@@ -117,9 +117,8 @@ def test_every_strategy_of_a_seed_has_the_same_settings() -> None:
 def test_the_full_form_is_one_flag() -> None:
     full = reduced(CoresetCurve(full=True))
     assert full.start + full.rounds * full.budget == 25_000 and full.networks == ("small_cnn", "resnet20")
-    assert trial_of("resnet20", "badge", 0, full).arguments["how"]["epochs"] == 182
-    assert trial_of("resnet20", "badge", 0, CoresetCurve()).arguments["how"]["epochs"] == 20
-    assert trial_of("resnet20", "badge", 0, replace(full, epochs=3)).arguments["how"]["epochs"] == 3
+    for config, epochs in ((full, 182), (CoresetCurve(networks=("resnet20",)), 20), (replace(full, epochs=3), 3)):
+        assert cells(config)[-1].trials[0].arguments["how"]["epochs"] == epochs
     assert command_of(full) == "python -m experiments run coreset_curve --full"
     words = shlex.split(command_of(CoresetCurve(rounds=7), networks="resnet20", strategies="hybrid"))
     read_back = tyro.cli(CoresetCurve, args=words[5:])
@@ -167,7 +166,7 @@ def test_gains_are_over_random_on_the_same_seed() -> None:
     assert table["badge"]["ALC test"] == "58.0 ± 0.7"  # the mean of 50 and 65, and of 50 and 67
     assert table["badge"]["unqueried"] == "71.0 ± 1.4" and table["badge"]["s a run"] == "4 ± 0"
     assert findings(fabricated({})) == []
-    assert curve(records, "narrow_cnn", "test") is not None and curve(records, "resnet20", "test") is None
+    assert figure_of(records, "narrow_cnn", "test") is not None and figure_of(records, "resnet20", "test") is None
     assert "labelled set nearest" not in " ".join(captions(records))
     assert "nearest to the unlabelled" in " ".join(captions(fabricated({"mmd_reduction": 0.0})))
 

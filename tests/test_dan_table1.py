@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -20,29 +21,26 @@ from dan.run_dir import read_records
 from dan.training.config import RECIPES
 from experiments import dan_table1
 from experiments.dan_table1 import (
-    DAN,
     NETWORKS,
     ROWS,
-    SOURCE_ONLY,
     TRANSFERS,
     UNIFORM,
     DanTable1,
-    beside,
-    captions,
+    Setup,
     cells,
-    findings,
+    load_train_config,
+    report,
     rows_of,
-    trial_of,
-    with_means,
+    setup_of,
+    trials_of,
 )
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
 from experiments.framework.records import read, to_lines, write_text
 from experiments.framework.trials import _work, with_prerequisites
-from experiments.jobs.dan_table1 import Place, load_train_config
-from experiments.jobs.dan_table2 import start_new_layers
-from experiments.pages.dan_table2 import accuracy_table
-from experiments.transfers import paper_table
+from experiments.method_tables import DAN, SOURCE_ONLY
+from experiments.office_caltech10.trial import start_new_layers
+from experiments.tasks import paper_table
 
 COUNTS = {"a": 3, "d": 3, "w": 3}  # images a class of the made tree; the real counts are 2,817, 498 and 795 in all
 
@@ -96,7 +94,7 @@ def test_every_row_is_trained_on_every_transfer_and_source_only_differs_in_the_t
     names = {trial.name for part in parts for trial in part}
     assert len(names) == 2 * 3 * 6 * 7 + 1 and len(ROWS) == 7
     for network in NETWORKS:
-        base, dan = (trial_of(network, "a2w", row, 0, config).arguments for row in (SOURCE_ONLY, DAN))
+        base, dan = (trials_of(network, "a2w", row, config)[0].arguments for row in (SOURCE_ONLY, DAN))
         assert (base["trade_off"], dan["trade_off"]) == (0, 1)
         assert base["steps"] == RECIPES[NETWORKS[network].recipe].steps
         assert {k: v for k, v in base.items() if k not in ("how", "trade_off")} == {
@@ -123,9 +121,10 @@ def test_the_paper_rows_are_the_papers_recipe() -> None:
 
 def test_the_published_rows_and_columns_are_there() -> None:
     for made in NETWORKS.values():
-        table = paper_table(made.paper)
+        table = paper_table(made.paper.table)
         assert {"->".join(transfer.upper().split("2")) for transfer in TRANSFERS} <= set(table.columns)
-        assert {*made.rows.values(), made.base} <= set(table.values) and set(made.rows) <= set(ROWS)
+        assert set(made.paper.rows.values()) <= set(table.values) and set(made.paper.rows) <= set(ROWS)
+        assert set(made.paper.columns.values()) <= set(table.columns) and SOURCE_ONLY in made.paper.rows
     paper = paper_table("dan2015_table1_office31").values
     assert (paper["CNN"]["Avg"], paper["DAN"]["Avg"], paper["DAN"]["A->W"]) == (70.1, 72.9, 68.5)
 
@@ -168,29 +167,27 @@ def test_mistakes_are_one_line_before_anything_is_trained(
 
 
 def test_the_table_has_the_paper_below_ours(tmp_path: Path) -> None:
-    records = with_means(fabricated())
-    headers, lines = accuracy_table(records, "alexnet", TRANSFERS, "mean", beside(NETWORKS["alexnet"]))
+    made = report(fabricated())
+    ((_, (headers, lines)),) = made.tables
     table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
-    assert list(table) == [SOURCE_ONLY, "paper's CNN (AlexNet)", DAN, "paper's DAN (AlexNet)", UNIFORM]
+    theirs = "published DAN (AlexNet)"
+    assert list(table) == [SOURCE_ONLY, "published CNN (AlexNet)", DAN, theirs, UNIFORM]
     assert headers[1:7] == ["A->W", "D->W", "W->D", "A->D", "D->A", "W->A"]
     assert table[DAN]["A->W"] == "65.0 ± 1.4"
     assert (table[DAN]["mean"], table[DAN]["gain"]) == ("64.0 ± 1.4", "+3.0")  # (5 * 4 - 2) / 6
     assert table[DAN]["worst gain"] == "−2.0 (D->W)" and table[DAN]["oracle mean"] == "65.0"
-    assert (table["paper's DAN (AlexNet)"]["mean"], table["paper's DAN (AlexNet)"]["gain"]) == ("72.9", "+2.8")
-    first, second = findings(records)
-    assert "DAN gains +3.0 points over its own source-only row on six transfers, 61.0 to 64.0" in first
-    assert "(published, AlexNet: +2.8, 70.1 to 72.9)" in first and "worst transfer is D->W, −2.0" in first
-    assert "learned kernel weights are worth +2.0 points over equal ones" in second
+    assert (table[theirs]["mean"], table[theirs]["gain"]) == ("72.9", "+2.8")
+    numbers = [re.findall(r"[+−]?\d+\.\d", finding) for finding in made.findings]
+    assert numbers == [["+3.0", "61.0", "+2.8", "−2.0"], ["+2.0"]] and "D->W" in made.findings[0]
 
-    # ResNet-50's published rows were chosen by target labels: said in the row, in the sentence and in the caption.
-    of_resnet = with_means(fabricated("resnet50"))
-    lines = accuracy_table(of_resnet, "resnet50", TRANSFERS, "mean", beside(NETWORKS["resnet50"]))[1]
-    assert [line[0] for line in lines if line[0].startswith("paper")] == [
-        "paper's ERM (ResNet-50, best epoch by target labels)",
-        "paper's DAN (ResNet-50, best epoch by target labels)",
+    # ResNet-50's published rows were chosen by target labels: said in the row and in the caption.
+    of_resnet = report(fabricated("resnet50"))
+    ((_, (_, lines)),) = of_resnet.tables
+    assert [line[0] for line in lines if line[0].startswith("published")] == [
+        "published ERM (ResNet-50, best epoch by target labels)",
+        "published DAN (ResNet-50, best epoch by target labels)",
     ]
-    assert "best epoch by target labels: +4.2, 79.5 to 83.7" in findings(of_resnet)[0]
-    assert "best epoch by target labels" in captions(of_resnet)[-1]
+    assert any("best epoch by target labels" in caption for caption in of_resnet.captions)
 
     write_text(tmp_path / "records.jsonl", to_lines(fabricated()))
     assert dan_table1.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
@@ -198,15 +195,13 @@ def test_the_table_has_the_paper_below_ours(tmp_path: Path) -> None:
         listed = list(csv.DictReader(file))
     (mean,) = [r for r in listed if (r["task"], r["method"], r["selection"]) == ("mean", DAN, "last")]
     assert (mean["mean"], mean["n"], mean["paper"]) == ("64.0000", "2", "72.9") and "Table 1" in mean["provenance"]
-    assert (
-        (tmp_path / "table.md").read_text(encoding="utf-8").startswith("- AlexNet, the paper's recipe: DAN gains +3.0")
-    )
+    assert (tmp_path / "figures" / "gains.png").stat().st_size > 1000
 
 
 def test_half_a_run_makes_a_table_with_gaps() -> None:
-    records = with_means([record("alexnet", DAN, "a2w", 0, 0.5)])
-    headers, ((*cells,), *_) = accuracy_table(records, "alexnet", TRANSFERS, "mean", beside(NETWORKS["alexnet"]))
-    assert (cells[headers.index("A->W")], cells[headers.index("mean")]) == ("50.0", "–") and findings(records) == []
+    made = report([record("alexnet", DAN, "a2w", 0, 0.5)])
+    ((_, (headers, ((*cells,), *_))),) = made.tables
+    assert (cells[headers.index("A->W")], cells[headers.index("mean")]) == ("50.0", "–") and made.findings == []
 
 
 # --- on a made tree of the same layout --------------------------------------------------------------------------------
@@ -215,8 +210,7 @@ def test_half_a_run_makes_a_table_with_gaps() -> None:
 def test_new_layers_start_the_same_for_a_seed(tree: Path, tmp_path: Path) -> None:
     flags = ["--data", str(tree), "--image-cache", str(tmp_path / "images"), "--image-size", "32", "--device", "cpu"]
     config = tyro.cli(DanTable1, args=[*flags, "--resnet50-weights", "none"])
-    place = dan_table1.place_of("resnet50", config)
-    where = Place(**{**place, "layers": tuple(place["layers"])})
+    where = Setup(**setup_of("resnet50", config))
     task = where.task("w2d")
     one, other = (where.network(task, seed) for seed in (0, 1))
     before = one.hidden[0][0].weight.detach().clone()

@@ -18,34 +18,41 @@ from dan.data.tensor_datasets import Images
 from dan.errors import UserError
 from dan.models.factory import build_network
 from experiments.__main__ import main
-from experiments.dan_table2 import DAN, FLOOR, SOURCE_ONLY
 from experiments.digits import (
     BOTH_WAYS,
+    EXPERIMENT,
     NETWORK,
     OPTIONAL,
     PUBLISHED,
-    RATES,
     TASKS,
     Digits,
-    cell,
-    column_of,
-    command_of,
-    group,
+    cells,
     published,
+    report,
     rows,
-    search_records,
-    searched_rows,
     searched_tasks,
-    searching,
     tasks_of,
 )
-from experiments.framework.options import reduced
+from experiments.digits.trial import (
+    ALIGN,
+    HIDDEN,
+    SET,
+    DigitsData,
+    adapt,
+    evenly,
+    floor,
+    load_train_config,
+    network,
+    score,
+)
+from experiments.framework.experiment import parts_of
+from experiments.framework.options import command_of, reduced
 from experiments.framework.records import read, to_lines, write_text
-from experiments.framework.report import write_report
-from experiments.jobs.digits import ALIGN, HIDDEN, SET, Place, adapt, evenly, floor, load_train_config, network, score
-from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS
-from experiments.pages import digits as page
-from experiments.transfers import paper_table
+from experiments.label_free_search import OWN_TRADE_OFFS, SEARCH_SEED, TRADE_OFFS, search_table
+from experiments.method_tables import DAN, FLOOR, SOURCE_ONLY, column_of
+from experiments.tasks import paper_table
+
+RATES = Digits.RATES
 
 
 @pytest.fixture
@@ -53,33 +60,37 @@ def config(tmp_path: Path) -> Digits:
     return Digits(out=tmp_path / "run", data=tmp_path, image_cache=tmp_path / "cache", quiet=True)
 
 
-def everything_chosen() -> dict[str, Any]:
-    return {row: {"trade_off": 0.0 if row == SOURCE_ONLY else 3.0, "lr": 0.03} for row in rows()}
+def chosen(config: Digits, **changes: Any) -> Digits:
+    """The settings after a search that chose lambda 3 and rate 0.03 everywhere."""
+    found = [judged(row, 0 if row == SOURCE_ONLY else 3, 0.03, "mnist2usps", 0.1) for row in rows()]
+    return replace(config, searched=tuple(found), **changes)
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_cell_is_trained_once_and_a_seed_has_all_rows_before_the_next(config: Digits) -> None:
-    trials = group("usps2mnist", config, everything_chosen())
-    assert len({trial.name for trial in trials}) == len(trials) == 3 * len(rows()) + 1
-    seeds = [trial.arguments["seed"] for trial in trials if "seed" in trial.arguments]
-    assert seeds == sorted(seeds)
-    assert trials[0].function is floor
+    planned = cells(chosen(config, tasks=("usps2mnist",)))
+    parts = parts_of(planned, config.seeds)
+    assert [len(part) for part in parts] == [len(rows()) + 1, len(rows()), len(rows())]
+    assert len({trial.name for part in parts for trial in part}) == 3 * len(rows()) + 1
+    assert [{trial.arguments.get("seed", 0) for trial in part} for part in parts] == [{0}, {1}, {2}]
+    assert parts[0][0].function is floor and planned[0].about["network"] == "pixels"
     listed = [SOURCE_ONLY, "DDC", DAN, "DAN, QP weights", "jan", "deep_coral", "dann", "cdan", "cdan_e", "mcc"]
     assert set(listed) <= set(rows()) and list(rows())[:4] == listed[:4]
+    both = parts_of(cells(chosen(config, tasks=BOTH_WAYS)), config.seeds)
+    assert [{trial.arguments["task"] for trial in part} for part in both] == [
+        {task} for task in BOTH_WAYS for _ in "012"
+    ]
 
 
 def test_all_rows_have_the_same_steps_rate_and_task(config: Digits) -> None:
-    trials = [trial for row in rows() for trial in cell("mnist2usps", row, config, everything_chosen())]
-    for name in ("steps", "task", "place"):
-        assert len({str(trial.arguments[name]) for trial in trials}) == 1
-    assert {trial.arguments["how"]["lr"] for trial in trials} == {0.03}
-    (base,), (dan,) = (
-        cell("mnist2usps", row, replace(config, seeds=(0,)), everything_chosen()) for row in (SOURCE_ONLY, DAN)
-    )
-    assert (base.arguments.pop("trade_off"), dan.arguments.pop("trade_off")) == (0, 3)
-    assert base.arguments == dan.arguments
+    made = {cell.about["method"]: cell.trials[0].arguments for cell in cells(chosen(config, tasks=("mnist2usps",)))}
+    assert len({str([made[row][name] for name in ("steps", "task", "place")]) for row in rows()}) == 1
+    assert {made[row]["how"]["lr"] for row in rows()} == {0.03}
+    base, dan = dict(made[SOURCE_ONLY]), dict(made[DAN])
+    assert (base.pop("trade_off"), dan.pop("trade_off")) == (0, 3)
+    assert base == dan
     assert load_train_config(rows()["DAN, QP weights"].how, 9).kernel_weights == "qp"
     assert load_train_config(rows()[DAN].how, 9).kernel_weights == "uniform"
     assert load_train_config(rows()["DDC"].how | {"lr": 0.1}, 9).lr == 0.1
@@ -96,13 +107,16 @@ def test_transfers_of_absent_sets_are_left_out_unless_asked_for(config: Digits, 
 
 def test_one_cell_alone_is_searched_as_the_table_is(config: Digits) -> None:
     assert searched_tasks(replace(config, tasks=("rendered2mnist",))) == list(BOTH_WAYS)
-    assert searched_rows(replace(config, methods=("DDC",))) == [SOURCE_ONLY, DAN]
-    assert searched_rows(replace(config, methods=(FLOOR,))) == []
-    every = searched_rows(config)
+    assert replace(config, methods=("DDC",)).search_rows() == {NETWORK: [SOURCE_ONLY, DAN]}
+    assert replace(config, methods=(FLOOR,)).search_rows() == {}
+    assert replace(config, methods=(FLOOR,)).resolve()[0].searched == ()
+    (every,) = config.search_rows().values()
     assert {rows()[row].searched for row in rows()} == set(every)
     assert {len(OWN_TRADE_OFFS.get(row, TRADE_OFFS)) for row in every} == {4}  # as many points for every method
     assert set(OWN_TRADE_OFFS) <= set(every)
-    trial = searching("jan", 1.0, 0.03, "usps2mnist", config)
+    trials = config.search_trials((NETWORK, "jan", 1.0, 0.03))
+    assert list(trials) == [SET + task for task in BOTH_WAYS]
+    trial = trials[f"{SET}usps2mnist"]
     assert (trial.arguments["seed"], trial.arguments["steps"]) == (SEARCH_SEED, config.search_steps)
     assert SEARCH_SEED not in config.seeds
 
@@ -141,13 +155,31 @@ def test_mistakes_are_told_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cell_alone_takes_the_search_of_the_whole(config: Digits, tmp_path: Path) -> None:
+    def searches(config: Digits) -> set[str]:
+        return {str(cell.only["search"]) for cell in cells(chosen(config, tasks=BOTH_WAYS))}
+
+    assert searches(config) == {"experiments/results/digits"}
+    assert searches(replace(config, quick=True)) == {str(config.folder)}
+    given = replace(config, search=tmp_path / "old")
+    assert searches(given) == {str(tmp_path / "old")}
+    (alone,) = cells(chosen(given, tasks=("usps2mnist",), methods=(DAN,)))
+    command = shlex.split(command_of(config, **alone.only))
+    assert command[-2:] == ["--search", str(tmp_path / "old")]
+    # What that command records of itself is the command again.
+    again = replace(given, tasks=("usps2mnist",), methods=(DAN,))
+    assert command_of(again, **alone.only) == command_of(config, **alone.only)
+
+
 def test_an_earlier_search_stands_in_for_one_and_must_have_every_row(config: Digits, tmp_path: Path) -> None:
     records = [judged(SOURCE_ONLY, 0, 0.01, "mnist2usps", 0.2), judged(DAN, 1, 0.01, "mnist2usps", 0.6)]
     write_text(tmp_path / "old.jsonl", to_lines([*records, measured(DAN, "mnist2usps", 0, 0.5)]))
     config = replace(config, search=tmp_path / "old.jsonl", methods=(SOURCE_ONLY, "DDC"))
-    assert search_records(config) == records
+    resolved, _ = config.resolve()
+    assert list(resolved.extra_records()) == records
+    assert resolved.chosen[NETWORK][DAN]["trade_off"] == 1 and "--search" in command_of(config)
     with pytest.raises(UserError, match="no search for mcc"):
-        search_records(replace(config, methods=("mcc",)))
+        replace(config, methods=("mcc",)).resolve()
 
 
 # --- trials on made images --------------------------------------------------------------------------------------------
@@ -166,10 +198,10 @@ def made_images(count: int, seed: int) -> Images:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> DomainPair:
-    """A transfer of made images, which every Place has for a task."""
+    """A transfer of made images, which every DigitsData has for a task."""
     sets = {name: made_images(100, seed) for seed, name in enumerate(("source", "source_test", "target"))}
     task = DomainPair(name="made", classes=tuple("0123456789"), target_test=made_images(50, 3), **sets)
-    monkeypatch.setattr(Place, "task", lambda self, name: task)
+    monkeypatch.setattr(DigitsData, "task", lambda self, name: task)
     return task
 
 
@@ -194,7 +226,7 @@ def test_the_search_reads_no_target_label(made: DomainPair, tmp_path: Path, monk
     assert isinstance(made.target, Images)
     rotated = made.target.subset(np.arange(100))
     rotated.targets = (rotated.targets + 1) % 10
-    monkeypatch.setattr(Place, "task", lambda self, name: replace(made, target=rotated))
+    monkeypatch.setattr(DigitsData, "task", lambda self, name: replace(made, target=rotated))
     assert score(tmp_path, **arguments) == told
 
 
@@ -206,7 +238,7 @@ def test_a_trial_learns_and_source_only_never_looks_at_the_target(
     assert evaluation["step"] == 25
     assert evaluation["accuracy/target"] > 0.9 and evaluation["accuracy/target_test"] > 0.9
     moved = replace(made, target=made_images(70, 9))
-    monkeypatch.setattr(Place, "task", lambda self, name: moved)
+    monkeypatch.setattr(DigitsData, "task", lambda self, name: moved)
     assert adapt(tmp_path, trade_off=0.0, **arguments)["evaluation"]["loss"] == evaluation["loss"]
     assert adapt(tmp_path, trade_off=1.0, **arguments)["evaluation"]["loss"] != evaluation["loss"]
 
@@ -233,9 +265,8 @@ def test_the_order_in_memory_changes_no_number(made: DomainPair) -> None:
 
 
 def measured(method: str, task: str, seed: int, value: float, **more: Any) -> dict[str, Any]:
-    told, where = [*published(method, task), (None, "")][0]
     record: dict[str, Any] = {"experiment": "digits", "task": SET + task, "network": NETWORK, "method": method}
-    record |= {"labels": 0, "seed": seed, "selection": "last", "paper": told, "provenance": where, "command": "run it"}
+    record |= {"labels": 0, "seed": seed, "selection": "last", "command": "run it", **published(method, task)}
     return record | {"accuracy/target": value, "accuracy/target_test": value - 0.01, "seconds": 60.0, "steps": 9} | more
 
 
@@ -263,30 +294,34 @@ def test_every_published_number_named_is_there() -> None:
         for theirs in made_table.rows.values():
             assert set(made_table.columns.values()) <= set(table.values[theirs])
         assert set(made_table.rows) <= set(rows()) and set(made_table.columns) <= set(TASKS)
-    assert [number for number, _ in published(DAN, "mnist2usps")] == [95.0]
-    assert [number for number, _ in published(SOURCE_ONLY, "svhn2mnist")] == [60.2, 64.25]
-    assert published(DAN, "usps2mnist") == published("mcc", "mnist2usps") == []
+    assert published(DAN, "mnist2usps")["paper"] == 95.0
+    both = [table.number(SOURCE_ONLY, "svhn2mnist") for table in PUBLISHED]
+    assert both == [60.2, 64.25] and published(SOURCE_ONLY, "svhn2mnist")["paper"] == 60.2
+    assert published("dann", "svhn2mnist")["provenance"].startswith("criteo-research/pytorch-ada")
+    nothing = {"paper": None, "provenance": ""}
+    assert published(DAN, "usps2mnist") == published("mcc", "mnist2usps") == nothing
 
 
 def test_the_table_has_the_published_rows_below_ours(tmp_path: Path) -> None:
-    headers, lines = page.accuracy_table(page.with_means(fabricated()))
+    made_report = report(fabricated())
+    (_, (headers, lines)), (_, chosen_table) = made_report.tables
     table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
     first, second = column_of("mnist2usps"), column_of("usps2mnist")
-    theirs = "published: DAN (3 convolutions)"
-    assert list(table)[:4] == [SOURCE_ONLY, "published: Source-only (3 convolutions)", DAN, theirs]
+    theirs = "published DAN (3 convolutions)"
+    assert list(table)[:4] == [SOURCE_ONLY, "published Source-only (3 convolutions)", DAN, theirs]
     assert table[SOURCE_ONLY][first] == "81.0 ± 1.4" and table[SOURCE_ONLY][f"{first}, test"] == "80.0 ± 1.4"
     assert (table[theirs][first], table[theirs][second]) == ("95.0 ± 0.8", "–")
-    assert (table[DAN]["mean, both ways"], table[DAN]["gain"]) == ("97.0 ± 0.0", "+16.0")
+    assert (table[DAN]["mean"], table[DAN]["gain"]) == ("97.0 ± 0.0", "+16.0")
     assert table[DAN]["worst gain"] == "−11.0 (rendered->MNIST)"
-    assert (table[DAN]["s a run"], table[DAN]["n"], table[FLOOR]["n"]) == ("60", "2", "1")
-    assert page.search_table(fabricated())[1] == [
-        [SOURCE_ONLY, "–", f"{RATES[1]:g}", "0.100", "2"],
-        [DAN, "3", f"{RATES[1]:g}", "0.600", "1"],
+    assert (table[DAN]["n"], table[FLOOR]["n"]) == ("2", "1")
+    assert chosen_table == search_table(fabricated())
+    assert chosen_table[1] == [
+        [NETWORK, SOURCE_ONLY, "0", f"{RATES[1]:g}", "0.100", "2"],
+        [NETWORK, DAN, "3", f"{RATES[1]:g}", "0.600", "1"],
     ]
 
     write_text(tmp_path / "records.jsonl", to_lines(fabricated()))
-    records = read(tmp_path)
-    write_report(tmp_path, records, page.report_of(records))
+    EXPERIMENT.write_report(tmp_path)
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
     cells = {(r["task"], r["method"], r["split"]): r for r in listed if r["metric"] == "accuracy"}
@@ -294,24 +329,23 @@ def test_the_table_has_the_published_rows_below_ours(tmp_path: Path) -> None:
     assert "pytorch-ada" in cells["digits_mnist2usps", DAN, "target"]["provenance"]
     assert cells["mean", SOURCE_ONLY, "target"]["mean"] == "81.0000"
     assert cells["digits_usps2mnist", DAN, "test"]["mean"] == "96.0000"
-    assert (tmp_path / "figures" / "accuracy.png").stat().st_size > 1000
+    assert (tmp_path / "figures" / "gains.png").stat().st_size > 1000
     assert "http" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("dan", "reached"), [(0.97, "is reached"), (0.95, "is NOT reached")])
-def test_whether_the_aim_is_reached_is_said(dan: float, reached: str) -> None:
-    said = " ".join(page.findings(page.with_means(fabricated(dan))))
-    assert reached in said
-    assert "source-only (81.0) is BELOW logistic regression (85.0)" in said
-    assert "rendered->MNIST: DAN gains −11.0 points over source-only's 81.0" in said
+@pytest.mark.parametrize(("dan", "reached"), [(0.97, True), (0.95, False)])
+def test_whether_the_aim_is_reached_is_said(dan: float, reached: bool) -> None:
+    gain, floor_line, aim = report(fabricated(dan)).findings
+    assert ("not reached" not in aim) == reached and aim.count(f"{100 * dan:.1f}") == 2
+    assert "rendered->MNIST, −11.0" in gain and "81.0" in gain
+    assert "81.0" in floor_line and "85.0" in floor_line and "below" in floor_line
 
 
 def test_half_a_run_makes_a_table_with_gaps() -> None:
-    records = page.with_means([measured(DAN, "usps2mnist", 0, 0.5)])
-    headers, (cells,) = page.accuracy_table(records)
-    assert dict(zip(headers, cells, strict=True))["mean, both ways"] == "–"
-    assert page.findings(records) == [] and page.search_table(records)[1] == []
-    assert page.accuracy_figure([]) is None
+    made_report = report([measured(DAN, "usps2mnist", 0, 0.5)])
+    (_, (headers, (line,))), (_, search) = made_report.tables
+    assert dict(zip(headers, line, strict=True))["mean"] == "–" and made_report.findings == [] and search[1] == []
+    assert report([judged(SOURCE_ONLY, 0, 0.01, "mnist2usps", 0.2)]).figures == []
 
 
 # --- end to end, on the real images -----------------------------------------------------------------------------------

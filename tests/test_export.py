@@ -20,7 +20,7 @@ from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
 from dan.models.model_file import load_kernels, load_model, save_model
 from dan.run_dir import read_records, read_tensors
-from experiments.release import Release, command_of, release
+from experiments.publish_checkpoint import PublishCheckpoint, command_of, publish_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_onnx(digits: tuple[Path, DomainPair], tmp_path: Path) -> None:
 
 
 def released(run: Path, out: Path, **options: object) -> Path:
-    release(Release(run=run, name="small", out=out, **options))  # type: ignore[arg-type]
+    publish_checkpoint(PublishCheckpoint(run=run, name="small", out=out, **options))  # type: ignore[arg-type]
     return out / "small"
 
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_released(
 ) -> None:
     run, _task = digits
     with pytest.raises(UserError, match="is no name for a checkpoint"):
-        release(Release(run=run, name="../up", out=tmp_path / "out"))
+        publish_checkpoint(PublishCheckpoint(run=run, name="../up", out=tmp_path / "out"))
     with pytest.raises(UserError, match="is frozen: leave out --weights"):
         released(run, tmp_path / "out", weights=tmp_path / "a.pth")
     unfinished = tmp_path / "unfinished"
@@ -186,7 +186,7 @@ def test_what_cannot_be_released(
     own = trained(tmp_path / "own", task, backbone="lenet:3", steps=1)
     with pytest.raises(UserError, match="folders of your own"):
         released(own, tmp_path / "out")
-    monkeypatch.setattr("experiments.release.LIMIT", 1000)
+    monkeypatch.setattr("experiments.publish_checkpoint.LIMIT", 1000)
     with pytest.raises(UserError, match="and 1,000 may be published"):
         released(run, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))

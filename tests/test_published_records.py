@@ -1,4 +1,4 @@
-"""The published numbers: `report` makes every table.csv of experiments/results again from the records beside it."""
+"""What is published follows from the records: every table.csv, every page of docs/results, the blocks of the pages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.__main__ import EXPERIMENTS, main
+from experiments.__main__ import EXPERIMENTS, experiment_named
+from experiments.framework.publish import published, renewed
+from experiments.framework.results_page import index_of, page_of
 
-RESULTS = Path(__file__).resolve().parent.parent / "experiments" / "results"
-# Published under a name of their own: runs of an experiment with other settings.
-RUNS_OF = {"ablations_source_only": "ablations", "arena_fire8": "arena"}
-TABLES = sorted(path.parent.name for path in RESULTS.glob("*/table.csv"))
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+TABLES = published()
 SLOW = ("ablations", "ablations_source_only", "active_adaptation", "arena")  # 5 to 15 s each
 
 
@@ -24,14 +25,33 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_table_is_of_an_experiment() -> None:
-    assert {RUNS_OF.get(name, name) for name in TABLES} <= set(EXPERIMENTS)
-    assert len(TABLES) >= 19
+    assert set(TABLES.values()) <= {experiment.name for experiment in EXPERIMENTS}
+    assert len(TABLES) >= 19 and TABLES["arena_fire8"] == "arena" and TABLES["ablations_source_only"] == "ablations"
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] if n in SLOW else []) for n in TABLES])
-def test_the_published_table_comes_from_the_published_records(name: str, tmp_path: Path) -> None:
+def test_what_is_published_comes_from_the_published_records(name: str, tmp_path: Path) -> None:
     for path in (RESULTS / name).glob("records.jsonl*"):
         shutil.copy(path, tmp_path)
-    assert main(["report", RUNS_OF.get(name, name), "--out", str(tmp_path)]) == 0
+    experiment_named(TABLES[name]).write_report(tmp_path)
     published, made = rows(RESULTS / name / "table.csv"), rows(tmp_path / "table.csv")
     assert published and made == published
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert text == (RESULTS / name / "table.md").read_text(encoding="utf-8"), f"run: experiments republish {name}"
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {
+        path.name for path in (RESULTS / name / "figures").glob("*.png")
+    }
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_pages_show_what_is_published(name: str) -> None:
+    docs = ROOT / "docs" / "results"
+    page = page_of(experiment_named(TABLES[name]), name, RESULTS / name, docs)
+    assert page == (docs / f"{name}.md").read_text(encoding="utf-8"), f"run: experiments republish {name}"
+    assert renewed(name, (RESULTS / name / "table.md").read_text(encoding="utf-8")) == {}
+
+
+def test_every_page_of_results_is_of_something_published() -> None:
+    docs = ROOT / "docs" / "results"
+    assert {path.stem for path in docs.glob("*.md")} == {*TABLES, "index"}
+    assert index_of(docs) == (docs / "index.md").read_text(encoding="utf-8")

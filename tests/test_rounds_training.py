@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from active.learners.dan import folder_of, run_rounds
 from active.learners.rounds_config import RoundsConfig
@@ -70,8 +70,30 @@ def asked(task: DomainPair, start: Path, run: Path, **options: Any) -> Iterator[
     plan: dict[str, Any] = {"budget": 3, "trade_off": 1.0}
     if "query_epochs" not in options:
         plan |= {"num_rounds": 2, "steps_per_round": 4}
-    config = options.pop("config", SMALL)
-    return run_rounds(task, "margin", RoundsConfig(**plan | options), start=start, run=run, seed=1, config=config)
+    how: dict[str, Any] = {"config": options.pop("config", SMALL), "num_workers": options.pop("workers", 0)}
+    return run_rounds(task, "margin", RoundsConfig(**plan | options), start=start, run=run, seed=1, **how)
+
+
+class Shifted(Dataset[Any]):
+    """Samples each brightened by a draw of the global generator: its views must not depend on who loads them."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self.data, self.targets = data, data.tensors[1]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> Any:
+        x, y = self.data[i]
+        return x + torch.rand(()), y
+
+
+def test_workers_change_no_bit_of_rounds(task: DomainPair, start: Path, tmp_path: Path) -> None:
+    task = replace(task, source=Shifted(task.source), target=Shifted(task.target))  # type: ignore[arg-type]
+    for workers in (0, 2):
+        list(asked(task, start, tmp_path / str(workers), workers=workers))
+    for number in (1, 2):
+        assert same(tmp_path / "0" / f"round_{number:02d}", tmp_path / "2" / f"round_{number:02d}")
 
 
 # --- one training in parts --------------------------------------------------------------------------------------------

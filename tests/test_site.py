@@ -23,9 +23,10 @@ def test_the_pages_and_the_interface_are_a_site(tmp_path: Path) -> None:
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
     assert pages <= {path.stem for path in (tmp_path / "site").glob("*.html")}
     # The figures of results come from experiments/results, and each page's links lead to them.
-    shown = [src for page in pages for src in _pictures(tmp_path / "site" / f"{page}.html")]
-    assert len([src for src in shown if src.startswith("figures/")]) > 10
-    assert not [src for src in shown if not (tmp_path / "site" / src).is_file()]
+    made = [tmp_path / "site" / f"{page}.html" for page in pages] + list((tmp_path / "site" / "results").glob("*.html"))
+    shown = [(page.parent / src).resolve() for page in made for src in _pictures(page)]
+    assert len([file for file in shown if file.parent.parent.name == "figures"]) > 10
+    assert not [file for file in shown if not file.is_file()]
     text = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
     for name in ("mmd2", "optimal_weights", "k_center_greedy", "fit", "run_rounds"):
         assert f".{name}" in text

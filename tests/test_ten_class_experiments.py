@@ -1,8 +1,9 @@
-"""Tests of the experiments on the 10-class set: what is drawn and scaled, the plans, tables from records alone."""
+"""Tests of the experiments on the 10-class set: what is scaled, the plans, tables from records alone."""
 
 from __future__ import annotations
 
 import csv
+import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -13,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 import tyro
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -27,12 +26,12 @@ from dan.models.registry import build_backbone
 from experiments import a_distance as distance
 from experiments import frozen_layers, lambda_sensitivity, mmd_during_training, semi_supervised
 from experiments import office_caltech10 as shared
-from experiments.dan_table2 import DAN, SOURCE_ONLY
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
 from experiments.framework.records import read, write
 from experiments.framework.trials import _work, with_prerequisites
-from experiments.jobs.dan_table2 import Place, start_new_layers
+from experiments.method_tables import DAN, SOURCE_ONLY
+from experiments.office_caltech10.trial import SET, Setup, start_new_layers
 
 MODULES = {
     module.EXPERIMENT.name: module
@@ -51,35 +50,12 @@ def record(name: str, transfer: str, method: str, seed: int, **values: Any) -> d
     """A selected record of an experiment, as its trials give it."""
     command = running.command_of(config_of(name))
     made = {"experiment": name, "paper": None, "provenance": "", "command": command, "command_of_all": command}
-    made |= shared.about(transfer, method) | {"image_size": 224, "lr": 1e-3, "steps": 300, "chosen_by": "a test"}
+    made |= {"task": SET + transfer, "network": shared.NETWORK, "method": method, "labels": 0}
+    made |= {"image_size": 224, "lr": 1e-3, "steps": 300, "chosen_by": "a test"}
     return made | {"seed": seed, "selection": "last", "trade_off": 2.0, "weights": "w", "seconds": 1.0} | values
 
 
-# --- what is drawn and scaled -----------------------------------------------------------------------------------------
-
-
-@given(counts=st.lists(st.integers(4, 9), min_size=2, max_size=5), per_class=st.integers(1, 4), seed=st.integers(0, 99))
-def test_a_draw_has_so_many_of_each_class_and_depends_on_the_seed_alone(
-    counts: list[int], per_class: int, seed: int
-) -> None:
-    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
-    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
-    rows = semi_supervised.drawn(labels, per_class, seed)
-    assert labels[rows].bincount().tolist() == [per_class] * len(counts)
-    assert rows.tolist() == sorted(set(rows.tolist()))
-    assert torch.equal(rows, semi_supervised.drawn(labels, per_class, seed))
-
-
-def test_draws_differ_from_seed_to_seed_and_reach_every_sample() -> None:
-    labels = torch.arange(40) % 4
-    draws = [frozenset(semi_supervised.drawn(labels, 3, seed).tolist()) for seed in range(60)]
-    assert len(set(draws)) > 50
-    assert frozenset().union(*draws) == frozenset(range(40))
-
-
-def test_a_draw_refuses_a_class_that_is_too_small() -> None:
-    with pytest.raises(UserError, match="class 1 has 2"):
-        semi_supervised.drawn(torch.tensor([0, 0, 0, 1, 1]), 3, 0)
+# --- what is scaled ---------------------------------------------------------------------------------------------------
 
 
 def test_scaling_centres_on_the_source_and_gives_it_the_wanted_spread() -> None:
@@ -96,7 +72,7 @@ def test_scaling_centres_on_the_source_and_gives_it_the_wanted_spread() -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, DomainPair]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Setup, DomainPair]:
     """SqueezeNet at random weights from a file, and a task of ten random images."""
     folder = tmp_path_factory.mktemp("weights")
     generator = torch.Generator().manual_seed(0)
@@ -106,12 +82,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, DomainPair]:
     data = TensorDataset(torch.randn(10, 3, 32, 32, generator=generator), torch.arange(10))
     classes = tuple("abcdefghij")
     task = DomainPair(name="t", classes=classes, source=data, source_test=None, target=data, target_test=None)
-    return Place("squeezenet1_1", "pool", str(folder / "w.pth"), "", "", 32), task
+    where = {"backbone": "squeezenet1_1", "frozen": "pool", "weights": str(folder / "w.pth")}
+    return Setup(**where, data="", images="", image_size=32), task
 
 
-def test_a_network_on_features_starts_as_the_one_with_a_backbone(small: tuple[Place, DomainPair]) -> None:
+def test_a_network_on_features_starts_as_the_one_with_a_backbone(small: tuple[Setup, DomainPair]) -> None:
     where, task = small
-    whole = shared.network(where, task, 3)
+    whole = where.network(task, 3)
     model = Network(nn.Flatten(), 10, layers=(256,), dropout=0.5)
     model(torch.zeros(2, 512))
     start_new_layers(model, 3)
@@ -119,9 +96,9 @@ def test_a_network_on_features_starts_as_the_one_with_a_backbone(small: tuple[Pl
         assert torch.equal(value, whole.state_dict()[name]), name
 
 
-def test_frozen_up_to_nothing_trains_everything_from_the_same_weights(small: tuple[Place, DomainPair]) -> None:
+def test_frozen_up_to_nothing_trains_everything_from_the_same_weights(small: tuple[Setup, DomainPair]) -> None:
     where, task = small
-    frozen, free = shared.network(where, task, 3), shared.network(replace(where, frozen="none"), task, 3)
+    frozen, free = where.network(task, 3), replace(where, frozen="none").network(task, 3)
     assert all(parameter.requires_grad for parameter in free.parameters())
     assert free.cached_stages == 0 and frozen.cached_stages == 10
     for name, value in free.state_dict().items():
@@ -145,21 +122,21 @@ def test_hyper_parameters_come_from_the_search_unless_they_are_said(
     monkeypatch.setattr(shared, "PUBLISHED_SEARCH", tmp_path / "absent")
     shared.searched.cache_clear()
     plain = distance.ADistance()
-    config, told = shared.resolved(plain)
-    assert (config.lr, config.trade_off) == (shared.RATE, shared.TRADE_OFF) and "defaults" in told
-    for config, told in (shared.resolved(replace(plain, search=path)),):
-        assert (config.lr, config.trade_off) == (3e-4, 10.0)  # the lower mean, 0.25 below 0.3
-        assert "no target label" in told
-    config, _ = shared.resolved(replace(plain, search=path, trade_off=0.5))
+    config, said = plain.resolve()
+    assert (config.lr, config.trade_off) == (shared.RATE, shared.TRADE_OFF) and "defaults" in said["chosen_by"]
+    config, said = replace(plain, search=path).resolve()
+    assert (config.lr, config.trade_off) == (3e-4, 10.0)  # the lower mean, 0.25 below 0.3
+    assert "no target label" in said["chosen_by"] and said["lr"] == 3e-4
+    config, _ = replace(plain, search=path, trade_off=0.5).resolve()
     assert (config.lr, config.trade_off) == (3e-4, 0.5)
     monkeypatch.setattr(shared, "PUBLISHED_SEARCH", path)
     shared.searched.cache_clear()
-    assert shared.resolved(plain)[0].trade_off == 10.0
-    assert shared.resolved(lambda_sensitivity.LambdaSensitivity())[0].lr == 3e-4
+    assert plain.resolve()[0].trade_off == 10.0
+    assert lambda_sensitivity.LambdaSensitivity().resolve()[0].lr == 3e-4
     write(path, [search(1e-4, 0.0, 0.1, SOURCE_ONLY)])
     shared.searched.cache_clear()
     with pytest.raises(UserError, match="no search for DAN"):
-        shared.resolved(plain)
+        plain.resolve()
     shared.searched.cache_clear()
 
 
@@ -286,9 +263,9 @@ def reported(name: str, records: Sequence[dict[str, Any]], folder: Path) -> tupl
         return text, list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("values", "shape"), [((0.8, 0.9, 0.85), "85.0 at 2"), ((0.8, 0.85, 0.9), "no bell")])
+@pytest.mark.parametrize(("values", "end"), [((0.8, 0.9, 0.85), "85.0 at 2"), ((0.8, 0.85, 0.9), "the end of")])
 def test_lambda_says_where_the_top_is_and_whether_it_falls_again(
-    tmp_path: Path, values: tuple[float, ...], shape: str
+    tmp_path: Path, values: tuple[float, ...], end: str
 ) -> None:
     name, method_of = "lambda_sensitivity", lambda_sensitivity.method_of
     records = [
@@ -297,9 +274,9 @@ def test_lambda_says_where_the_top_is_and_whether_it_falls_again(
         for value, accuracy in zip((0.0, 0.4, 1.0, 2.0), (0.7, *values), strict=True)
     ]
     text, rows = reported(name, records, tmp_path)
-    best = "1" if "85" in shape else "2"
-    assert f"the highest mean is 90.0 at lambda {best} (source-only 70.0)" in text and shape in text
-    assert "| 0 (source-only) | 70.0 ± 2.8 |" in text
+    best = "1" if "85" in end else "2"
+    assert f"90.0 at lambda {best} (source-only 70.0), {end}" in text and "lowest 80.0" in text
+    assert "| source-only | 70.0 ± 2.8 |" in text
     accuracies = {row["method"]: row["mean"] for row in rows if row["metric"] == "accuracy"}
     assert accuracies["DAN, lambda 0.4"] == "80.0000" and SOURCE_ONLY in accuracies
 
@@ -312,7 +289,7 @@ def test_a_distances_are_ordered_and_kept_as_their_own_metric(tmp_path: Path) ->
         for seed in (-1, 1)
     ]
     text, rows = reported("a_distance", records, tmp_path)
-    assert "best to worst: raw trunk 1.90, DAN 1.60, source-only 1.50. DAN's lie NOT below source-only's." in text
+    assert "raw trunk 1.90, source-only 1.50, DAN 1.60" in text
     assert [(row["method"], row["metric"], row["mean"]) for row in rows] == [
         ("raw trunk", "a_distance", "1.9000"),
         (SOURCE_ONLY, "a_distance", "1.5000"),
@@ -328,19 +305,20 @@ def test_the_semi_supervised_table_has_the_paper_below_ours_and_means_of_whole_r
             for seed in (0, 1):
                 if (method, column, seed) != ("unsupervised DAN", "w2d", 1):  # one run is missing
                     value = {"accuracy/target": base + 0.01 * i, "accuracy/unqueried": base + 0.01 * i - 0.03}
-                    labels = 30 * semi_supervised.METHODS[method].labelled
-                    about = {**semi_supervised.paper_of(method, column), "labels": labels}
+                    labels = 30 * semi_supervised.METHODS[method][1]
+                    about = {**semi_supervised.PAPER.record(method, column), "labels": labels}
                     records.append({**record(name, column, method, seed), **about, **value})
     text, rows = reported(name, records, tmp_path)
     headers, lines = semi_supervised.accuracy_table(records)
     table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
-    assert list(table)[1:3] == ["unsupervised DDC", "paper's unsupervised DDC (AlexNet, 31 classes)"]
+    assert list(table)[1:3] == ["unsupervised DDC", "published unsupervised DDC (AlexNet, 31 classes)"]
     # (57 + 87 + 87) / 3 = 77, and DAN two points above it, from the one seed that has all columns.
     assert table["unsupervised source-only"]["mean"] == "77.0 ± 0.0"
     assert table["unsupervised DAN"]["mean"] == "79.0" and table["unsupervised DAN"]["n"] == "1/2"
-    assert table["paper's semi-supervised DAN (AlexNet, 31 classes)"]["mean"] == "93.1"
+    assert table["published semi-supervised DAN (AlexNet, 31 classes)"]["mean"] == "93.1"
     assert table["semi-supervised DAN"]["target labels"] == "30"
-    assert "source-only 77.0; DAN without a target label 79.0; the labels without alignment 80.0" in text
+    numbers = [re.findall(r"\d\d\.\d", line) for line in semi_supervised.findings(records)]
+    assert numbers == [["77.0", "78.0", "79.0"], ["80.0", "81.0", "82.0"]]
     # The paper scores a method with labels on the images that have none.
     papers = {(r["method"], r["task"], r["split"]): r["paper"] for r in rows if r["paper"]}
     assert papers["semi-supervised DAN", "mean", "unqueried"] == "93.1"
@@ -359,9 +337,9 @@ def test_the_end_of_mmd_is_told_for_each_layer(tmp_path: Path) -> None:
                 values |= {f"p_value_current/{layer}": 0.005, f"gamma_ratio/{layer}": 3.0}
             records.append(record(name, "c2w", method, 0, **values))
     text, rows = reported(name, records, tmp_path)
-    assert "C->W, 10-class, bottleneck: MMD^2 ends at 0.040 for source-only and at 0.010 for DAN, below" in text
-    found = mmd_during_training.curves(records, "mmd2_current/output")
-    assert found["c2w", DAN] == {10: [0.005], 20: [0.01]}
+    assert "C->W, 10-class, bottleneck" in text and "source-only 0.040, DAN 0.010" in text
+    found = mmd_during_training.curve(records, "c2w", DAN, "mmd2_current/output")
+    assert found == {10: [0.005], 20: [0.01]}
     kept = {(row["method"], row["metric"]): row["mean"] for row in rows}
     assert kept[DAN, "mmd2_current_hidden1"] == "0.0100"
 
@@ -375,11 +353,11 @@ def test_the_best_depth_is_told_for_both_treatments(tmp_path: Path) -> None:
         about = {"network": cut.network, "stage": stage, "left_out": left_out, "accuracy/target": value}
         records.append(record(name, "c2w", DAN, 0, **about))
     text, rows = reported(name, records, tmp_path)
-    assert (
-        "C->W, 10-class, DAN: at best 85.0 with 7 of 9 frozen and the rest fine-tuned, and 81.0 with 9 of 9 frozen and "
-        "the rest left out; 82.0 with all of it frozen." in text
-    )
-    assert "not fine-tuned from: none, conv1, fire2, fire3, fire4, fire6, fire8." in text
+    (finding,) = frozen_layers.findings(records)
+    assert re.findall(r"(\d\d\.\d) \((\d) of 9", finding) == [("85.0", "7"), ("70.0", "8")]
+    assert finding.index("fine-tuned") < finding.index("left out")
+    assert finding in text
+    assert "Not fine-tuned from: none, conv1, fire2, fire3, fire4, fire6, fire8." in text
     assert {row["network"] for row in rows} >= {"squeezenet1_1-frozen-to-fire7", "squeezenet1_1-cut-after-fire9"}
 
 
@@ -439,7 +417,7 @@ def test_a_tiny_run_on_real_images(
         assert {method for _, method in last} == {SOURCE_ONLY, "DAN, lambda 2"}
     if name == "a_distance":
         # Against the same measure on the same features, had another way.
-        where = Place(**shared.place_of(tyro.cli(distance.ADistance, args=words[1:])))
+        where = Setup(**shared.setup_of(tyro.cli(distance.ADistance, args=words[1:])))
         task = where.task("d2w")
         model = where.network(task, 5)
         raw = [where.outputs(data, model, keep=False).tensors[0] for data in (task.source, task.target)]
@@ -468,7 +446,7 @@ def test_a_tiny_run_on_real_images(
             "squeezenet1_1-cut-after-fire9",
         }
         kept = torch.load(tmp_path / "run" / "stages" / "features.pt", weights_only=True)
-        where = Place(**shared.place_of(tyro.cli(frozen_layers.FrozenLayers, args=words[1:])))
+        where = Setup(**shared.setup_of(tyro.cli(frozen_layers.FrozenLayers, args=words[1:])))
         task = where.task("d2w")
         outputs = where.outputs(task.target, where.network(task, 0), keep=False)
         assert torch.allclose(kept["w"]["pool"], outputs.tensors[0], atol=1e-4)

@@ -55,6 +55,8 @@ class Rounds(TrainConfig, NetworkOptions, DataOptions):
     """Run directory; the same command on it resumes. Default: runs/<task>/<strategy>-seed<seed>."""
     cache_backbone: bool = False
     """Compute the outputs of the frozen first stages once, keep them on disk, and train on them: many times faster."""
+    num_workers: int = 0
+    """Processes that decode and augment training images; the batches are the same for any number."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on."""
     quiet: bool = False
@@ -111,6 +113,7 @@ def run_active(config: Rounds) -> None:
         run=folder,
         config=train_config_from(config),
         cache=cache_folder(config.image_cache).with_name("backbones") if config.cache_backbone else False,
+        num_workers=config.num_workers,
         device=config.device,
         quiet=config.quiet,
     )

@@ -10,6 +10,7 @@ steps; without one everything stays in memory.
 import copy
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -18,23 +19,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
 
 from active.learners.rounds_config import RoundsConfig, RoundTraining, check_rounds_config, round_training
 from active.loop import run_loop
 from active.pool import Pool
 from active.query_fields import query_fields
 from active.strategies import resolve_strategy
-from dan.data.batches import fetch, labels_of, num_samples
+from dan.data.batches import derived_seed, fetch, labels_of, num_samples
 from dan.data.domain_pair import DomainPair
 from dan.devices import choose_device
 from dan.errors import UserError
 from dan.evaluation.metrics import evaluate
-from dan.feature_cache import CachedOutputs, cached_pair, stages_run
+from dan.feature_cache import cached_pair, stages_run
 from dan.models.dan import DAN
 from dan.models.model_file import load_kernels, load_model
+from dan.row_sets import rows_of, with_labels
 from dan.run_dir import Record, read_records, read_tensors
 from dan.run_metadata import load_run_config, load_train_config
+from dan.training.streams import seeded_draws
 from dan.training.tensorboard import TensorBoardLogger
 from dan.training.trainer import TrainConfig, fit
 
@@ -60,6 +62,7 @@ class DANLearner:
         removed with the learner.
     cache: compute the outputs of the frozen first stages once, as in `dan.training.trainer.fit`: True keeps them in
         memory, a folder on the disk; a round then takes seconds.
+    num_workers: processes that load the batches of a training, as in `dan.training.trainer.fit`.
 
     model: the network as trained last. kernels: those that it was aligned under. records: of the last training.
     Raises UserError for a cache where nothing is frozen.
@@ -75,11 +78,13 @@ class DANLearner:
         config: TrainConfig | None = None,
         run: Path | str | None = None,
         cache: Path | str | bool = False,
+        num_workers: int = 0,
         device: str = "cpu",
         quiet: bool = True,
     ) -> None:
         self.start = start if isinstance(start, DAN) else Path(start)
         self.rounds, self.seed, self.device, self.quiet = rounds, seed, device, quiet
+        self.num_workers = num_workers
         config = config or _config_of(self.start)
         # The start is aligned already: the trade-off of rounds does not ramp up again.
         self.config = config if rounds.query_epochs else replace(config, schedule="constant")
@@ -133,6 +138,7 @@ class DANLearner:
             "continue_from": self.previous(round) if training.continues else None,
             "total_steps": training.total_steps,
             "metadata": {"task": self.task.name, "queried": pool.labelled_ids.tolist()},
+            "num_workers": self.num_workers,
             "device": self.device,
             "verbose": not self.quiet,
         }
@@ -155,14 +161,20 @@ class DANLearner:
     def query_fields(self, ids: Tensor, needs: frozenset[str]) -> dict[str, Any]:
         """See `active.query_fields.query_fields`."""
         options: dict[str, Any] = {"needs": needs, "kernels": self.kernels, "seed": self.seed, "images": self.images}
-        return query_fields(self.trained, self.task, ids, **options)
+        with self._seeded():
+            return query_fields(self.trained, self.task, ids, **options)
 
     def evaluate(self) -> dict[str, float]:
         """Accuracy on the held-out target split, if the task has one."""
         if self.task.target_test is None:
             return {}
         start = stages_run(self.task.target)
-        return {"accuracy/target_test": evaluate(self.trained, self.task.target_test, start=start).accuracy}
+        with self._seeded():
+            return {"accuracy/target_test": evaluate(self.trained, self.task.target_test, start=start).accuracy}
+
+    def _seeded(self) -> AbstractContextManager[None]:
+        """Data sets with random transforms: what is predicted depends on the seed and the round alone."""
+        return seeded_draws(derived_seed(self.seed, 9, self._round))
 
     def folder(self, round: int) -> Path:
         """The run folder of the network of this round; the start's for a round before the first training."""
@@ -232,6 +244,7 @@ def run_rounds(
     run: Path | str,
     config: TrainConfig | None = None,
     cache: Path | str | bool = False,
+    num_workers: int = 0,
     device: str = "cpu",
     quiet: bool = True,
 ) -> Iterator[Record]:
@@ -249,7 +262,8 @@ def run_rounds(
     config = config or _config_of(start)
     check_rounds_config(task, rounds, config)
     assert rounds.budget is not None  # checked
-    options: dict[str, Any] = {"config": config, "run": run, "cache": cache, "device": device, "quiet": quiet}
+    options: dict[str, Any] = {"config": config, "run": run, "cache": cache, "num_workers": num_workers}
+    options |= {"device": device, "quiet": quiet}
     learner = DANLearner(task, start, rounds, seed=seed, **options)
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -272,20 +286,6 @@ def run_rounds(
             if record["round"] >= finished:
                 _log(monitor, task, record)
             yield record
-
-
-def with_labels(target: Dataset[Any], ids: Tensor, labels: Tensor) -> Dataset[Any]:
-    """These target samples with the labels (L,) that were bought for them; ids: positions in `target`."""
-    if isinstance(target, CachedOutputs):
-        return target.rows(ids, labels)
-    return TensorDataset(fetch(target, ids)[0], labels)
-
-
-def rows_of(target: Dataset[Any], ids: Tensor) -> Dataset[Any]:
-    """The target samples of these ids alone. A position in it is no id: only `fit` gets it, which knows none."""
-    if isinstance(target, CachedOutputs):
-        return target.rows(ids, target.tensors[1][ids])
-    return Subset(target, ids.tolist())
 
 
 def _config_of(start: DAN | Path) -> TrainConfig:

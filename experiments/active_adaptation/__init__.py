@@ -33,7 +33,7 @@ from experiments.framework.reporting.tables import Table, difference, mean_of, s
 from experiments.framework.trials import Trial, dotted, slug
 from experiments.jobs.arena import BACKBONE, TEN_CLASS, Place, sides_of, unmet
 from experiments.label_free_search import check_reported
-from experiments.transfers import last_and_oracle
+from experiments.tasks import last_and_oracle
 
 PROTOCOLS = {"5%": "one training", "counts": "in rounds"}  # and what a record's network says of them
 COUNTS = (10, 30, 50, 100, 200, 300)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.jobs.arena import Place, load_train_config, network, outputs_of, sides_of, started
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 if TYPE_CHECKING:
     from dan.training.config import TrainConfig

@@ -18,7 +18,7 @@ from experiments.aift.trial import CODES, RANDOM, RFT, TRAININGS, begin, curve
 from experiments.framework.experiment import Cell, Experiment, round_records
 from experiments.framework.options import Options, check_least, check_names, check_runs
 from experiments.framework.trials import Trial, slug
-from experiments.transfers import folders_of
+from experiments.tasks import folders_of
 
 PAPER_CODES = CODES[:8]  # D and E; the last four are both at once
 TRADE_OFF, START_STEPS = 1.0, 500  # of a transfer

@@ -18,7 +18,7 @@ from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
 from experiments.framework.reporting.comparisons import Cell, Comparison, Family, compare
 from experiments.framework.reporting.tables import Table, difference, each, signed, told
-from experiments.transfers import PaperTable, paper_table
+from experiments.tasks import PaperTable, paper_table
 
 Codes = tuple[str, str]  # selection, training
 Curve = dict[int, float]  # labels -> AUC

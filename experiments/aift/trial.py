@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 if TYPE_CHECKING:
     from dan.data.candidates import Candidates

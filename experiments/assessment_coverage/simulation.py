@@ -22,7 +22,7 @@ from active.assessment import HeldAudits, assess, audit_generator, draw_audits
 from active.pool import Pool, Query
 from active.strategies import get_strategy
 from experiments.demo import TASK, load
-from experiments.transfers import machine
+from experiments.tasks import machine
 
 ALPHA = 0.05
 LABELLED = 0.1  # share of the pool that a strategy has labelled before the audits

@@ -95,13 +95,14 @@ class Experiment(Generic[Config]):
         return Command(self.options, self.run, self.summary)
 
     def settled(self, given: Config) -> tuple[Config, Record]:
-        """The options with their form's values and what a search chose filled in; what every record says of that."""
-        return reduced(given).resolve()
+        """The checked options with their form's values and what a search chose filled in; what records say of that."""
+        config = reduced(given)
+        config.check()
+        return config.resolve()
 
     def run(self, given: Config) -> int:
         """Run what is missing, write the records and the report after each part; exit code 1 if a trial failed."""
         config, said = self.settled(given)
-        config.check()
         cells, began = self.cells(config), time.perf_counter()
         results: dict[str, Any] = {}
         failed: dict[str, str] = {}
@@ -123,7 +124,7 @@ class Experiment(Generic[Config]):
         return 1 if failed else 0
 
     def records_of(self, config: Config, cells: Sequence[Cell], results: Results, said: Record) -> list[Record]:
-        """The records of all finished trials, cell by cell."""
+        """The records of all finished trials, cell by cell, then those of a search."""
         made: list[Record] = []
         for cell in cells:
             commands = {"command": command_of(config, **cell.only), "command_of_all": command_of(config)}
@@ -131,7 +132,7 @@ class Experiment(Generic[Config]):
             for trial in cell.trials:
                 if trial.name in results:
                     made += [{**shared, **record} for record in self.records(cell, trial, results)]
-        return made
+        return [*made, *config.extra_records()] if made else []
 
     def write_report(self, folder: Path) -> Path:
         """Make the tables, figures and page of a folder again from its records; the path of the page."""

@@ -168,3 +168,21 @@ def to_csv(rows: Iterable[Row]) -> str:
         cells = asdict(row) | {"mean": f"{row.mean:.4f}", "spread": "" if row.spread is None else f"{row.spread:.4f}"}
         writer.writerow(cells)
     return text.getvalue()
+
+
+def by_seed(
+    records: Iterable[Mapping[str, Any]],
+    name: str,
+    scale: float = 1.0,
+    *,
+    of: Sequence[str] = ("network", "method", "task"),
+) -> dict[tuple[Any, ...], dict[int, float]]:
+    """{(the record's values of the fields `of`): {seed: scale * value}} of the selected records that hold `name`.
+
+    Keys are in the order of the records.
+    """
+    found: dict[tuple[Any, ...], dict[int, float]] = {}
+    for record in records:
+        if record.get("selection") and record.get(name) is not None:
+            found.setdefault(tuple(record[part] for part in of), {})[record["seed"]] = scale * record[name]
+    return found

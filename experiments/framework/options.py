@@ -50,6 +50,10 @@ class Options:
         """(these options with what they leave open filled in, what every record says of that)."""
         return self, {}
 
+    def extra_records(self) -> Sequence[Record]:
+        """Records that are no trial's of a cell: those of a search."""
+        return ()
+
     @property
     def folder(self) -> Path:
         """Where trials, records and the report are kept."""

@@ -3,7 +3,7 @@
     table.csv                        every number in long form
     table.md, table.tex              findings, tables, how they were measured
     figures/, figures.md             the figures with their captions
-    tests.csv, tests.md, ranks.csv   where there are methods to compare
+    tests.csv, tests.md              where there are methods to compare
     report.html                      all of it on one page
 
 No number is typed by hand.

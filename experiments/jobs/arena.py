@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dan.data.batched import BatchedDataset
-from experiments.jobs import dan_table2, digits
-from experiments.transfers import machine, transfer_named
+from experiments.digits import trial as digits
+from experiments.office_caltech10 import trial as office
+from experiments.tasks import machine, transfer_named
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from dan.models.dan import DAN
     from dan.training.config import TrainConfig
 
-TEN_CLASS = dan_table2.SET
+TEN_CLASS = office.SET
 BACKBONE = "squeezenet1_1"
 EVERYTHING = "pool"  # the trunk's last stage: all of it is frozen
 HELD_OUT = 0.3  # share of a ten-class target that is neither asked for nor aligned with: it has no test split
@@ -110,7 +111,7 @@ def network(place: Place, task: str, transfer: DomainPair, seed: int) -> DAN:
     model: DAN
     if task.startswith(TEN_CLASS):
         said = {name: value for name, value in asdict(place).items() if name not in ("samples", "held_out")}
-        model = dan_table2.Place(backbone=BACKBONE, **said).network(transfer, seed)
+        model = office.Setup(backbone=BACKBONE, **said).network(transfer, seed)
     else:
         model = digits.network(transfer, seed)
     return model
@@ -120,7 +121,7 @@ def load_train_config(task: str, how: dict[str, Any], steps: int) -> TrainConfig
     """how: {"method", "align", "lr", ...} as in `dan.training.TrainConfig`; the rest as in dan_table2, or in digits."""
     made: TrainConfig
     if task.startswith(TEN_CLASS):
-        made = dan_table2.load_train_config({**how, "evaluate_every": steps}, steps)
+        made = office.load_train_config({**how, "evaluate_every": steps}, steps)
     else:
         made = digits.load_train_config(how, steps)
     return made

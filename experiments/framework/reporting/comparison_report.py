@@ -1,4 +1,4 @@
-"""Comparisons between methods as people read them: tests.csv, tests.md, ranks.csv, and the plot of mean ranks."""
+"""Comparisons between methods as people read them: tests.csv, tests.md, and the plot of mean ranks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from experiments.framework.records import write_text
 from experiments.framework.reporting import markdown, plots
 from experiments.framework.reporting.comparisons import ALPHA, Comparison, Family, Ranking
 from experiments.framework.reporting.html import Section, Shown
+from experiments.framework.reporting.markdown import Table
 
 METRICS = {
     "accuracy": "accuracy",
@@ -19,50 +20,38 @@ METRICS = {
     "roc_auc_alc": "area under the AUC-labels curve",
 }
 LISTED = 21  # comparisons that a table lists one by one: all pairs of seven methods; more are a matrix
-FILES = ("tests.csv", "tests.md", "ranks.csv")
-FAMILY = ("experiment", "network", "metric", "split", "labels", "selection", "unit")
-TESTS = (
-    *(*FAMILY, "a", "b", "n", "cells", "cells_a", "cells_b"),
-    *("mean", "low", "high", "better", "worse", "p", "p_holm", "comparisons"),
-)
-RANKS = (*FAMILY, "method", "mean_rank", "n", "cells", "critical_difference", "chi2", "p")
-
-Table = tuple[list[str], list[list[str]]]  # headers and rows
+FILES = ("tests.csv", "tests.md")
 
 
 def write_comparisons(folder: Path, comparisons: Sequence[Comparison], *, experiment: str) -> list[Section]:
-    """tests.csv, tests.md, ranks.csv and figures/ranks_*.png and .svg of a folder; the sections of its HTML page.
+    """tests.csv, tests.md and figures/ranks_*.png of a folder; the sections of its HTML page.
 
     Without a comparison there are no such files, those of an earlier report included.
     """
     figures = folder / "figures"
-    for old in (*(folder / file for file in FILES), *figures.glob("ranks_*.png"), *figures.glob("ranks_*.svg")):
+    for old in (*(folder / file for file in FILES), *figures.glob("ranks_*.png")):
         old.unlink(missing_ok=True)
     if not comparisons:
         return []
-    write_text(folder / "tests.csv", _csv(TESTS, [row for c in comparisons for row in rows_of_tests(c, experiment)]))
-    ranked = [row for comparison in comparisons for row in rows_of_ranks(comparison, experiment)]
-    if ranked:
-        write_text(folder / "ranks.csv", _csv(RANKS, ranked))
     figures.mkdir(exist_ok=True)
     text: list[str] = []
     sections: list[Section] = []
     for number, comparison in enumerate(comparisons, start=1):
-        title, table = title_of(comparison), table_of_tests(comparison)
-        told = [*caption_of_tests(comparison), *caption_of_ranks(comparison)]
-        text += [f"**{title}**", ""] + [markdown.table(*table)] * bool(table[1])
-        text += [f"{line}\n" for line in told]
-        sections.append(Section(heading=f"Paired tests: {title}", table=table, paragraphs=told))
-        if comparison.ranking is not None:
-            ranks = table_of_ranks(comparison.ranking)
+        title, table, ranking = title_of(comparison), table_of_tests(comparison), comparison.ranking
+        said = [*caption_of_tests(comparison), *caption_of_ranks(comparison)]
+        text += [f"**{title}**", ""] + [markdown.table(*table)] * bool(table[1]) + [f"{line}\n" for line in said]
+        sections.append(Section(heading=f"Paired tests: {title}", table=table, paragraphs=said))
+        if ranking is not None:
+            ranks = table_of_ranks(ranking)
             text += [markdown.table(*ranks)]
-            if draws(comparison.ranking):
+            sections.append(Section(table=ranks))
+            if draws(ranking):
                 png = figures / f"ranks_{number}_{_file_name(comparison.family)}.png"
-                plots.save(plots.critical_difference(comparison.ranking), png)
-                caption = f"Mean ranks, best at the left: {title}. A bar joins methods that cannot be told apart."
-                sections.append(Section(figures=[Shown(png=png, caption=caption)]))
-            else:
-                sections.append(Section(table=ranks))
+                plots.ranks(ranking).savefig(png, dpi=110)
+                caption = f"Mean ranks, the best on top: {title}. Methods whose intervals overlap are not told apart."
+                sections[-1] = Section(figures=[Shown(png=png, caption=caption)])
+    if rows := [row for comparison in comparisons for row in rows_of_tests(comparison, experiment)]:
+        write_text(folder / "tests.csv", _csv(rows))
     write_text(folder / "tests.md", "\n".join(text).rstrip() + "\n")
     return sections
 
@@ -102,8 +91,7 @@ def matrix_table(comparison: Comparison) -> Table:
         found[t.b, t.a] = _signed(-t.mean) + _star(t.p_holm)
         leads.setdefault(t.a, []).append(t.mean)
         leads.setdefault(t.b, []).append(-t.mean)
-    best = 1 if comparison.family.higher_is_better else -1
-    order = sorted(leads, key=lambda method: -best * sum(leads[method]) / len(leads[method]))
+    order = sorted(leads, key=lambda method: -sum(leads[method]) / len(leads[method]))
     rows = [[a, *("" if a == b else found.get((a, b), "–") for b in order)] for a in order]
     return ["row − column", *order], rows
 
@@ -138,48 +126,38 @@ def labels_of(comparison: Comparison) -> str:
 
 
 def caption_of_tests(comparison: Comparison) -> list[str]:
-    """How the tests were made, what they can't show, and which cells are missing."""
+    """How the tests were made (docs/report.md), what they can't show, and which cells are missing."""
     tests, m = comparison.tests, len(comparison.tests)
     if not tests:
         nothing = "Nothing is compared: no cell of one method is at the task, seed and labels of another's."
         return [nothing, *missing(comparison)]
-    most = max(t.n for t in tests)
-    tasks = len({(cell.network, cell.task) for own in comparison.cells.values() for cell in own})
-    if is_matrix(comparison):
-        said = (
-            "Mean difference, row minus column, of pairs at equal task, seed and labels; p and the interval of each: "
-            "tests.csv. "
-        )
-    else:
-        said = (
-            "Differences of pairs at equal task, seed and labels: mean, and the 95 % t interval of that one comparison "
-            "(it is not corrected). "
-        )
-    said += (
-        "p: Wilcoxon's signed-rank test, two-sided, exact, ties and zeros (Pratt) included; Holm p: corrected for the "
-        f"{m} comparison{'s' * (m > 1)} of this table; *: Holm p below {ALPHA:g}. "
-    )
-    if comparison.unit != "task and seed":
-        over = "over the seeds that both have"
-        if comparison.family.unit_of is not None:
-            over = "over its tasks" if comparison.unit == "seed" else f"over its tasks and {over}"
-        said += f"The unit is the {comparison.unit}, n of them (most: {most}), each the mean {over}."
-        if comparison.family.unit_of is None:
-            said += " Tasks that share a domain are not quite independent either."
-    else:
-        said += (
-            f"The unit is the task and seed, n of them (most: {most}), of {tasks} task{'s' * (tasks > 1)}: seeds of "
-            "one task share its images and are not independent, so p and the intervals say how steady a difference is "
-            f"over {'these runs' if tasks > 1 else 'runs on this one task'}, and nothing of other tasks."
-        )
-    lines = [said]
-    least = 2.0 ** (1 - most)
+    most, least = max(t.n for t in tests), 2.0 ** (1 - max(t.n for t in tests))
+    shown = "row minus column (intervals: tests.csv)" if is_matrix(comparison) else "and its own 95 % t interval"
+    lines = [
+        f"Mean difference of pairs at equal task, seed and labels, {shown}. p: Wilcoxon's signed-rank test, two-sided, "
+        f"exact, with ties and zeros (Pratt); Holm p: corrected for the {m} comparison{'s' * (m > 1)} of this table; "
+        f"*: Holm p below {ALPHA:g}. {_unit(comparison, most)}"
+    ]
     if least * m >= ALPHA:
         lines.append(
             f"With {most} pair{'s' * (most > 1)} the smallest p that the test can give is {_p(least)}, Holm's for the "
             f"best of {m} {_p(min(1.0, least * m))}: no star is possible here."
         )
     return [*lines, *missing(comparison)]
+
+
+def _unit(comparison: Comparison, most: int) -> str:
+    """What is one sample of the tests."""
+    if comparison.unit == "task and seed":
+        tasks = len({(cell.network, cell.task) for own in comparison.cells.values() for cell in own})
+        return (
+            f"The unit is the task and seed, n of them (most: {most}), of {tasks} task{'s' * (tasks > 1)}: seeds of a "
+            "task share its images and are not independent, so p says how steady a difference is over these runs, and "
+            "nothing of other tasks."
+        )
+    over = "over its tasks and seeds" if comparison.family.unit_of is not None else "over seeds"
+    shared = "" if comparison.family.unit_of is not None else " Tasks that share a domain are not quite independent."
+    return f"The unit is the {comparison.unit}, n of them (most: {most}), each the mean {over}.{shared}"
 
 
 def missing(comparison: Comparison) -> list[str]:
@@ -189,17 +167,12 @@ def missing(comparison: Comparison) -> list[str]:
     short = [f"{method} {count}" for method, count in counts.items() if count < len(every)]
     lines = []
     if short:
-        lines.append(
-            f"Cells measured, of {len(every)}: {', '.join(short)}; the other methods have all. A pair is compared on "
-            "the cells that both have."
-        )
+        lines.append(f"Cells measured, of {len(every)}: {', '.join(short)}; the other methods have all.")
     if comparison.uncompared:
-        pairs = "; ".join(f"{a} and {b}" for a, b in comparison.uncompared)
         alone = [method for method, count in counts.items() if not count]
-        rest = [(a, b) for a, b in comparison.uncompared if a not in alone and b not in alone]
-        if alone:
-            pairs = "; ".join([f"{', '.join(alone)} with any other", *(f"{a} and {b}" for a, b in rest)])
-        lines.append(f"Not compared, for they share no cell: {pairs}.")
+        pairs = [f"{', '.join(alone)} with any other"] if alone else []
+        pairs += [f"{a} and {b}" for a, b in comparison.uncompared if not pairs or not {a, b} & set(alone)]
+        lines.append(f"Not compared, for they share no cell: {'; '.join(pairs)}.")
     return lines
 
 
@@ -208,25 +181,19 @@ def caption_of_ranks(comparison: Comparison) -> list[str]:
     ranking = comparison.ranking
     if ranking is None:
         return []
-    unit = f"{comparison.unit}s"
-    if comparison.unit == "task and seed":
-        unit = "pairs of task and seed, which are not independent"
-    said = (
-        f"Mean ranks (1 is best, ties share) of {len(ranking.methods)} methods over {ranking.units} {unit}. Friedman's "
-        f"test that all are equal: chi² = {ranking.chi2:.1f}, p {_equals(ranking.p)}. Nemenyi's critical difference at "
-        f"{ALPHA:g}, all pairs tested: {ranking.critical_difference:.2f}; means closer than that are not told apart."
-    )
-    lines = [said]
+    methods = len(ranking.methods)
+    units = "pairs of task and seed" if comparison.unit == "task and seed" else f"{comparison.unit}s"
+    lines = [
+        f"Mean ranks (1 is best, ties share) of {methods} methods over {ranking.units} {units}. Friedman's test that "
+        f"all are equal: chi² = {ranking.chi2:.1f}, p {_equals(ranking.p)}. Nemenyi's critical difference at "
+        f"{ALPHA:g}: {ranking.critical_difference:.2f}; means closer than that are not told apart."
+    ]
     if not draws(ranking):
-        lines.append(
-            f"Ranks of {len(ranking.methods)} methods are at most {len(ranking.methods) - 1} apart, so {ranking.units} "
-            "of them can tell nothing apart, and there is no plot."
-        )
+        lines.append(f"Ranks of {methods} methods are at most {methods - 1} apart: nothing is told apart, and no plot.")
     if ranking.left_out:
         lines.append(
-            f"Not ranked: {', '.join(ranking.left_out)}. Ranks need cells that every method has, and with "
-            f"{'it' if len(ranking.left_out) == 1 else 'them'} fewer than the {ranking.cells} of each method here "
-            "would be left."
+            f"Not ranked: {', '.join(ranking.left_out)}. Ranks need cells that every method has; with "
+            f"{'it' if len(ranking.left_out) == 1 else 'them'} fewer than {ranking.cells} a method would be left."
         )
     return lines
 
@@ -250,40 +217,28 @@ def _star(p: float) -> str:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _about(comparison: Comparison, experiment: str) -> dict[str, Any]:
-    family: Family = comparison.family
+def rows_of_tests(comparison: Comparison, experiment: str) -> list[dict[str, Any]]:
+    """Lines of tests.csv."""
+    family = comparison.family
     networks = sorted({cell.network for own in comparison.cells.values() for cell in own})
     about = {"experiment": experiment, "network": family.network or " ".join(networks), "metric": family.metric}
     about |= {"split": family.split, "labels": labels_of(comparison), "selection": family.selection}
-    return about | {"unit": comparison.unit}
+    return [
+        {
+            **about,
+            "unit": comparison.unit,
+            **test._asdict(),
+            "cells_a": len(comparison.cells[test.a]),
+            "cells_b": len(comparison.cells[test.b]),
+            "comparisons": len(comparison.tests),
+        }
+        for test in comparison.tests
+    ]
 
 
-def rows_of_tests(comparison: Comparison, experiment: str) -> list[dict[str, Any]]:
-    """Lines of tests.csv."""
-    about, count = _about(comparison, experiment), len(comparison.tests)
-    rows = []
-    for test in comparison.tests:
-        own = {"cells_a": len(comparison.cells[test.a]), "cells_b": len(comparison.cells[test.b])}
-        rows.append(about | test._asdict() | own | {"comparisons": count})
-    return rows
-
-
-def rows_of_ranks(comparison: Comparison, experiment: str) -> list[dict[str, Any]]:
-    """Lines of ranks.csv; the methods that have no rank with empty cells."""
-    ranking = comparison.ranking
-    if ranking is None:
-        return []
-    about = _about(comparison, experiment)
-    shared = {"n": ranking.units, "cells": ranking.cells, "critical_difference": ranking.critical_difference}
-    shared |= {"chi2": ranking.chi2, "p": ranking.p}
-    ranked = zip(ranking.methods, ranking.mean_ranks, strict=True)
-    rows = [about | shared | {"method": method, "mean_rank": rank} for method, rank in ranked]
-    return rows + [about | {"method": method} for method in ranking.left_out]
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
-
 from experiments.framework.measurements import Key, measurements
 from experiments.framework.records import Record
 from experiments.framework.reporting import mean_ranks, paired_tests
@@ -44,22 +42,19 @@ Cells = Mapping[str, Mapping[Cell, float]]  # method -> its numbers; a method th
 class Family:
     """What is compared; its comparisons are corrected together.
 
-    metric, split, selection: as in table.csv. network: one, or None for all of them, each its own task. labels: the
-    number of target labels, or None for the most that two methods or more have, task by task. methods: which; none
-    named: all. against: the one method that the others are compared with, or None for all pairs. higher_is_better:
-    False where rank 1 is the smallest number. tasks: these only, and where, what they are called; none named: all.
-    unit, unit_of: where tasks share data, as all transfers to one target do,
-    what a unit is called ("target domain"), and the unit of a cell; each unit is then the mean of its tasks.
+    metric, split, selection: as in table.csv. network: one, or None for all of them, each its own task. methods, tasks:
+    these only; where: what the tasks are called. against: the one method that the others are compared with, or None for
+    all pairs. unit, unit_of: where tasks share data, as all transfers to one target do, what a unit is called ("target
+    domain"), and the unit of a cell; each unit is then the mean of its tasks. Numbers are compared at the most labels
+    that two methods or more have, task by task; higher is better.
     """
 
     metric: str = "accuracy"
     split: str = "target"
     selection: str = "last"
     network: str | None = None
-    labels: int | None = None
     methods: tuple[str, ...] = ()
     against: str | None = None
-    higher_is_better: bool = True
     tasks: tuple[str, ...] = ()
     where: str = ""
     unit: str = "task"
@@ -90,7 +85,7 @@ class Ranking(NamedTuple):
     """Mean ranks of methods, best first, over the units that all of them have.
 
     left_out: methods without a place in the table, which would have cost the others more cells than they bring.
-    cells: numbers of each method. groups: sets of places in `methods` that are less than the critical difference apart.
+    cells: numbers of each method.
     """
 
     methods: tuple[str, ...]
@@ -101,7 +96,6 @@ class Ranking(NamedTuple):
     chi2: float
     p: float
     critical_difference: float
-    groups: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +148,7 @@ def cells_of(measured: Mapping[Key, Mapping[int, float]], family: Family) -> dic
         there.setdefault((key.network, key.task), {}).setdefault(key.labels, set()).add(key.method)
         own = found.setdefault(key.method, {})
         own |= {Cell(key.network, key.task, key.labels, seed): value for seed, value in by_seed.items()}
-    labels = {place: _labels(by_count, family.labels) for place, by_count in there.items()}
+    labels = {place: _labels(by_count) for place, by_count in there.items()}
     return {
         method: {cell: value for cell, value in own.items() if cell.labels == labels[cell.network, cell.task]}
         for method, own in found.items()
@@ -165,10 +159,8 @@ def _is_mean(task: str) -> bool:
     return task == "mean" or task.startswith("mean_")
 
 
-def _labels(methods: Mapping[int, set[str]], wanted: int | None) -> int:
-    """The number of labels to compare at: the wanted one, or the most that two methods have (one, where none has)."""
-    if wanted is not None:
-        return wanted
+def _labels(methods: Mapping[int, set[str]]) -> int:
+    """The number of labels to compare at: the most that two methods have (one, where none has)."""
     return max(methods, key=lambda count: (min(len(methods[count]), 2), count))
 
 
@@ -191,7 +183,7 @@ def compare(family: Family, cells: Cells) -> Comparison:
     number that is not finite.
     """
     average = family.unit_of is not None or len(_shared_tasks(cells)) >= ENOUGH_TASKS
-    unit_of = _unit_of(family) if average else _itself
+    unit_of = (family.unit_of or _task_of) if average else _itself
     if family.against is None:
         pairs = list(combinations(cells, 2))
     else:
@@ -204,9 +196,6 @@ def compare(family: Family, cells: Cells) -> Comparison:
             continue
         own = {cell: cells[a][cell] - cells[b][cell] for cell in both}
         tests.append(_tested(a, b, over_units(own, unit_of), cells=len(both)))
-    ranking = None
-    if family.against is None:  # the critical difference is for all pairs
-        ranking = _ranking(cells, unit_of, higher_is_better=family.higher_is_better)
     corrected = paired_tests.holm([test.p for test in tests])
     return Comparison(
         family=family,
@@ -214,7 +203,7 @@ def compare(family: Family, cells: Cells) -> Comparison:
         unit=family.unit if average else "task and seed",
         tests=tuple(test._replace(p_holm=p) for test, p in zip(tests, corrected, strict=True)),
         uncompared=tuple(uncompared),
-        ranking=ranking,
+        ranking=_ranking(cells, unit_of) if family.against is None else None,  # its difference is for all pairs
     )
 
 
@@ -227,8 +216,8 @@ def _shared_tasks(cells: Cells) -> set[tuple[str, str]]:
     return {task for task, there in methods.items() if len(there) > 1}
 
 
-def _unit_of(family: Family) -> Callable[[Cell], Hashable]:
-    return (lambda cell: cell[:2]) if family.unit_of is None else family.unit_of
+def _task_of(cell: Cell) -> Hashable:
+    return cell.network, cell.task
 
 
 def _itself(cell: Cell) -> Hashable:
@@ -245,22 +234,11 @@ def over_units(values: Mapping[Cell, float], unit_of: Callable[[Cell], Hashable]
 
 
 def _tested(a: str, b: str, differences: Sequence[float], *, cells: int) -> PairedTest:
-    interval = paired_tests.t_interval(differences)
+    low, high = paired_tests.t_interval(differences) or (None, None)
     rounded = [round(d, paired_tests.DECIMALS) for d in differences]
-    p = paired_tests.signed_rank_p(differences)
-    return PairedTest(
-        a=a,
-        b=b,
-        n=len(differences),
-        cells=cells,
-        mean=statistics.fmean(differences),
-        low=None if interval is None else interval[0],
-        high=None if interval is None else interval[1],
-        better=sum(d > 0 for d in rounded),
-        worse=sum(d < 0 for d in rounded),
-        p=p,
-        p_holm=p,
-    )
+    better, worse = sum(d > 0 for d in rounded), sum(d < 0 for d in rounded)
+    p, mean = paired_tests.signed_rank_p(differences), statistics.fmean(differences)
+    return PairedTest(a, b, len(differences), cells, mean, low, high, better, worse, p, p)
 
 
 def _block(cells: Cells) -> tuple[list[str], list[Cell]]:
@@ -280,25 +258,23 @@ def _block(cells: Cells) -> tuple[list[str], list[Cell]]:
     return best[0], sorted(best[1])
 
 
-def _ranking(cells: Cells, unit_of: Callable[[Cell], Hashable], *, higher_is_better: bool) -> Ranking | None:
+def _ranking(cells: Cells, unit_of: Callable[[Cell], Hashable]) -> Ranking | None:
+    import numpy as np
+
     methods, shared = _block(cells)
     scores = np.array([over_units({cell: cells[method][cell] for cell in shared}, unit_of) for method in methods]).T
     if len(scores) < 2:
         return None
-    table = mean_ranks.ranks(scores, higher_is_better=higher_is_better)
+    table = mean_ranks.ranks(scores)
     chi2, p = mean_ranks.friedman(table)
-    means = table.mean(axis=0)
-    order = sorted(range(len(methods)), key=lambda k: means[k])
-    distance = mean_ranks.critical_difference(len(methods), len(scores), alpha=ALPHA)
-    ordered = [float(means[k]) for k in order]
+    means = dict(zip(methods, table.mean(axis=0).tolist(), strict=True))
     return Ranking(
-        methods=tuple(methods[k] for k in order),
-        mean_ranks=tuple(ordered),
+        methods=tuple(sorted(means, key=means.__getitem__)),
+        mean_ranks=tuple(sorted(means.values())),
         units=len(scores),
         cells=len(shared),
-        left_out=tuple(method for method in cells if method not in methods),
+        left_out=tuple(method for method in cells if method not in means),
         chi2=chi2,
         p=p,
-        critical_difference=distance,
-        groups=tuple(mean_ranks.groups(ordered, distance)),
+        critical_difference=mean_ranks.critical_difference(len(methods), len(scores), alpha=ALPHA),
     )

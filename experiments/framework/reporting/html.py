@@ -7,23 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-Table = tuple[list[str], list[list[str]]]  # headers and rows
+from experiments.framework.reporting.markdown import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A picture on the page.
-
-    of_images: it shows data, whose greys a dark page must not invert. wide: a row of its own, and a narrow screen
-    scrolls over it.
-    """
+    """A picture on the page. of_images: it shows data, whose greys a dark page must not invert."""
 
     png: Path
     caption: str
     of_images: bool = False
-    wide: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +33,8 @@ class Section:
 
 def page(title: str, sections: Sequence[Section]) -> str:
     """The whole HTML document."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     made.filters["base64"] = lambda png: base64.b64encode(png.read_bytes()).decode("ascii")
     return made.get_template("report.html").render(title=title, sections=sections)

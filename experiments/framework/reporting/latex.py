@@ -12,79 +12,31 @@ from itertools import zip_longest
 
 OPENING = "% Made from records. Needs \\usepackage{booktabs, graphicx}; \\input it where the tables shall stand.\n"
 
-SPECIAL = {
-    "\\": "\\textbackslash{}",
-    "{": "\\{",
-    "}": "\\}",
-    "$": "\\$",
-    "&": "\\&",
-    "#": "\\#",
-    "%": "\\%",
-    "_": "\\_",
-    "^": "\\textasciicircum{}",
-    "~": "\\textasciitilde{}",
+SPECIAL = (
+    {sign: f"\\{sign}" for sign in "{}$&#%_"}
+    | {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
     # The old font encoding has other signs in these places.
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    '"': "{\\ttfamily\\char34}",
-    "`": "\\textasciigrave{}",
-    "–": "--",
-    "—": "---",
-    "−": "$-$",
-    "±": "$\\pm$",
-    "×": "$\\times$",
-    "·": "$\\cdot$",
-    "÷": "$\\div$",
-    "≤": "$\\leq$",
-    "≥": "$\\geq$",
-    "≠": "$\\neq$",
-    "≈": "$\\approx$",
-    "→": "$\\rightarrow$",
-    "←": "$\\leftarrow$",
-    "↔": "$\\leftrightarrow$",
-    "∞": "$\\infty$",
-    "²": "$^{2}$",
-    "³": "$^{3}$",
-    "°": "$^{\\circ}$",
-    "µ": "$\\mu$",
-    "‘": "`",
-    "’": "'",
-    "“": "``",
-    "”": "''",
-    "…": "\\ldots{}",
-    "ß": "{\\ss}",
-    "ø": "{\\o}",
-    "Ø": "{\\O}",
-    "æ": "{\\ae}",
-    "Æ": "{\\AE}",
-    "ł": "{\\l}",
-    "Ł": "{\\L}",
-    "ı": "{\\i}",
-} | {
-    letter: f"$\\{name}$"
-    for names, letters in (
-        ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi", "αβγδεζηθικλμνξ"),
-        ("pi rho sigma tau upsilon phi chi psi omega", "πρστυφχψω"),
-        ("Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega", "ΓΔΘΛΞΠΣΦΨΩ"),
-    )
-    for name, letter in zip(names.split(), letters, strict=True)
-}
+    | {"<": "$<$", ">": "$>$", "|": "$|$", '"': "{\\ttfamily\\char34}", "`": "\\textasciigrave{}"}
+    | {"–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "…": "\\ldots{}", "−": "$-$"}
+    | {"ß": "{\\ss}", "ø": "{\\o}", "Ø": "{\\O}", "æ": "{\\ae}", "Æ": "{\\AE}"}
+    | {"ł": "{\\l}", "Ł": "{\\L}", "ı": "{\\i}"}
+    | {"²": "$^{2}$", "³": "$^{3}$", "°": "$^{\\circ}$"}
+    | {
+        sign: f"$\\{name}$"
+        for names, signs in (
+            ("pm times cdot div leq geq neq approx", "±×·÷≤≥≠≈"),
+            ("rightarrow leftarrow leftrightarrow infty mu", "→←↔∞µ"),
+            ("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi", "αβγδεζηθικλμνξ"),
+            ("pi rho sigma tau upsilon phi chi psi omega", "πρστυφχψω"),
+            ("Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega", "ΓΔΘΛΞΠΣΦΨΩ"),
+        )
+        for name, sign in zip(names.split(), signs, strict=True)
+    }
+)
 # Combining accents -> LaTeX's commands for them.
-ACCENTS = {
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0304": "=",
-    "\u0306": "u",
-    "\u0307": ".",
-    "\u0308": '"',
-    "\u030a": "r",
-    "\u030b": "H",
-    "\u030c": "v",
-    "\u0327": "c",
-}
+ACCENTS = dict(
+    zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True)
+)
 
 
 def escape(text: str) -> str:

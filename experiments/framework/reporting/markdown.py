@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+Table = tuple[list[str], list[list[str]]]  # headers and rows
+
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lines of a table; a | in a cell stays in its cell."""

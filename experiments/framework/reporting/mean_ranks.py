@@ -12,24 +12,26 @@ Source: Demsar, "Statistical Comparisons of Classifiers over Multiple Data Sets"
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from experiments.framework.reporting.paired_tests import DECIMALS
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def ranks(scores: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
+
+def ranks(scores: np.ndarray) -> np.ndarray:
     """(T, K) scores -> (T, K) ranks in each row, 1 = best; scores equal to 9 decimals share the mean of their ranks.
 
     Raises ValueError for scores that are no (T, K) table or not finite.
     """
+    import numpy as np
     from scipy.stats import rankdata
 
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
         raise ValueError(f"ranks need a (tasks, methods) table of finite scores, not one of shape {scores.shape}")
-    return rankdata(np.round(-scores if higher_is_better else scores, DECIMALS), axis=1)
+    return rankdata(np.round(-scores, DECIMALS), axis=1)
 
 
 def friedman(table: np.ndarray) -> tuple[float, float]:
@@ -38,18 +40,15 @@ def friedman(table: np.ndarray) -> tuple[float, float]:
     The null: on every task the methods' ranks are a random order. The chi^2 distribution is an approximation, rough
     for few tasks. (0, 1) where every row is one tie. Raises ValueError for fewer than three methods.
     """
-    from scipy.stats import chi2
+    from scipy.stats import friedmanchisquare
 
-    tasks, methods = table.shape
+    methods = table.shape[1]
     if methods < 3:
         raise ValueError(f"Friedman's test compares three or more methods, not {methods}; two are a paired test")
-    ties = sum(int(c) ** 3 - int(c) for row in table for c in np.unique(row, return_counts=True)[1])
-    untied = 1 - ties / (tasks * (methods**3 - methods))
-    if untied == 0:
+    if (table == table[:, :1]).all():
         return 0.0, 1.0
-    spread = float((table.mean(axis=0) ** 2).sum()) - methods * (methods + 1) ** 2 / 4
-    statistic = max(0.0, 12 * tasks / (methods * (methods + 1)) * spread / untied)
-    return statistic, float(chi2.sf(statistic, methods - 1))
+    result = friedmanchisquare(*table.T)
+    return max(0.0, float(result.statistic)), float(result.pvalue)
 
 
 def critical_difference(methods: int, tasks: int, *, alpha: float = 0.05) -> float:
@@ -65,24 +64,3 @@ def critical_difference(methods: int, tasks: int, *, alpha: float = 0.05) -> flo
         )
     q = float(studentized_range.ppf(1 - alpha, methods, math.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))
-
-
-def groups(mean_ranks: Sequence[float], distance: float) -> list[tuple[int, ...]]:
-    """The largest sets of two or more methods whose mean ranks all lie less than `distance` apart, best first.
-
-    A method is told by its place in `mean_ranks`. What shares no set differs.
-    """
-    order = sorted(range(len(mean_ranks)), key=lambda k: mean_ranks[k])
-    found: list[tuple[int, ...]] = []
-    reached = 0
-    for first in range(len(order)):
-        last = max(
-            place
-            for place in range(first, len(order))
-            if place == first or mean_ranks[order[place]] - mean_ranks[order[first]] < distance
-        )
-        # A set that ends where an earlier one ends is a part of it.
-        if last > max(first, reached):
-            found.append(tuple(order[first : last + 1]))
-        reached = max(reached, last)
-    return found

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # Differences closer than 10^-9 of their unit (percent points) are one: means of equal numbers differ by rounding.
 DECIMALS = 9
@@ -37,6 +39,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 
     Source: Wilcoxon, Biometrics Bulletin 1945; zeros: Pratt, JASA 1959.
     """
+    import numpy as np
     from scipy.stats import rankdata
 
     d = _checked(differences)
@@ -88,6 +91,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _checked(differences: Sequence[float]) -> np.ndarray:
+    import numpy as np
+
     d = np.asarray(differences, dtype=np.float64)
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
         raise ValueError("a paired test needs one or more differences, all of them finite")

@@ -1,22 +1,22 @@
 """The plots that experiments share: accuracy of each method, accuracy against the labels that were paid for (of one
-task, or a panel for each), and mean ranks with the critical difference."""
+task, or a panel for each), and mean ranks."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from typing import TYPE_CHECKING, Any
 
 from experiments.framework.measurements import Key
 from experiments.framework.reporting.comparisons import ALPHA, Ranking
 from experiments.framework.reporting.tables import tidy
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+Lines = dict[str, dict[int, list[float]]]  # method -> labels -> one value a seed
 Measured = Mapping[Key, Mapping[int, float]]  # as records.measurements gives it
 
 SPLIT_NAMES = {"target": "all of the target", "unqueried": "unqueried target", "test": "target test split"}
@@ -44,8 +44,15 @@ def final(measured: Measured, split: str, metric: str = "accuracy") -> dict[str,
     return last
 
 
+def final_values(measured: Measured, split: str, metric: str = "accuracy") -> dict[str, Mapping[int, float]]:
+    """method -> {seed: value} at the most labels it was given."""
+    return {method: values for method, (_, values) in final(measured, split, metric).items()}
+
+
 def bars(measured: Measured, split: str = "target") -> Figure:
     """Mean accuracy of each method with its standard deviation, and one dot a seed."""
+    from matplotlib.figure import Figure
+
     methods, paint = final(measured, split), colours(measured)
     figure = Figure(figsize=(6, 1.1 + 0.42 * len(methods)), layout="constrained")
     axes = figure.subplots()
@@ -79,30 +86,19 @@ def curves(measured: Measured, split: str = "target") -> Figure | None:
 
     None where no method was given labels on this split.
     """
-    paint = colours(measured)
-    lines: dict[str, dict[int, list[float]]] = {}
-    for key, values in measured.items():
-        if (key.split, key.metric) == (split, "accuracy"):
-            lines.setdefault(key.method, {})[key.labels] = list(values.values())
-    learners = {method: line for method, line in lines.items() if len(line) > 1}
-    if not learners:
+    from matplotlib.figure import Figure
+
+    lines: Lines = {}
+    for found in _lines(measured, split).values():
+        lines |= found
+    if not any(len(line) > 1 for line in lines.values()):
         return None
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for place, (method, line) in enumerate(learners.items()):
-        marked = {"marker": MARKERS[place % len(MARKERS)], "markersize": 5, "label": method}
-        _band(axes, line, paint[method], alpha=0.13, **marked)
-    # A method without target labels has asked for none: on the images never asked about it is its accuracy on all.
-    for key, values in measured.items():
-        in_place = key.split == ("target" if split == "unqueried" else split)
-        if in_place and key.metric == "accuracy" and key.method not in learners:
-            style = "--" if key.method == "DAN" else ":"
-            axes.axhline(statistics.fmean(values.values()), color=paint[key.method], linestyle=style, label=key.method)
-    axes.set_xlabel("target labels")
-    axes.set_ylabel(f"accuracy on {SPLIT_NAMES[split]}, %")
-    axes.set_xticks(sorted({count for line in learners.values() for count in line}))
+    _draw(axes, lines, list(lines), colours(measured), alpha=0.13, markersize=5)
+    axes.set(xlabel="target labels", ylabel=f"accuracy on {SPLIT_NAMES[split]}, %")
+    axes.set_xticks(sorted({count for line in lines.values() if len(line) > 1 for count in line}))
     axes.legend(fontsize=8, frameon=False)
-    tidy(axes)
     return figure
 
 
@@ -111,11 +107,11 @@ def panels(measured: Measured, split: str = "target", *, columns: int = 4, metri
 
     None where no method was given labels on this split.
     """
-    lines: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for key, values in measured.items():
-        if (key.split, key.metric) == (split, metric):
-            lines.setdefault(key.task, {}).setdefault(key.method, {})[key.labels] = list(values.values())
-    tasks = {task: found for task, found in lines.items() if any(len(line) > 1 for line in found.values())}
+    from matplotlib.figure import Figure
+
+    tasks = {
+        task: found for task, found in _lines(measured, split, metric).items() if max(map(len, found.values())) > 1
+    }
     if not tasks:
         return None
     methods = [method for method in dict.fromkeys(key.method for key in measured) if method not in REFERENCES]
@@ -126,105 +122,67 @@ def panels(measured: Measured, split: str = "target", *, columns: int = 4, metri
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
-    shown = {}
+    shown: dict[str, Line2D] = {}
     for axes, (task, found) in zip(grid.flat, tasks.items(), strict=False):
-        for method, line in found.items():
-            if len(line) == 1:
-                (of_seeds,) = line.values()
-                style = "--" if method == "DAN" else ":"
-                level = statistics.fmean(of_seeds)
-                shown[method] = axes.axhline(level, color=paint[method], linestyle=style, linewidth=1)
-                continue
-            place = methods.index(method) if method in methods else 0
-            marked = {"marker": MARKERS[place % len(MARKERS)], "markersize": 3, "linewidth": 1.2}
-            marked["linestyle"] = STYLES[place // len(COLOURS) % len(STYLES)]
-            shown[method] = _band(axes, line, paint[method], alpha=0.08, **marked)
+        shown |= _draw(axes, found, methods, paint, alpha=0.08, markersize=3)
         axes.set_title(task, fontsize=8)
         axes.tick_params(labelsize=7)
-        tidy(axes)
     figure.supxlabel("target labels", fontsize=9)
     figure.supylabel(f"{metric.replace('_', ' ')} on {SPLIT_NAMES[split]}, %", fontsize=9)
     figure.legend(
-        list(shown.values()),
-        list(shown),
-        loc="outside upper center",
-        ncols=min(6, len(shown)),
-        fontsize=8,
-        frameon=False,
+        shown.values(), shown, loc="outside upper center", ncols=min(6, len(shown)), fontsize=8, frameon=False
     )
     return figure
 
 
-def _band(axes: Axes, line: Mapping[int, Sequence[float]], colour: str, *, alpha: float, **style: Any) -> Line2D:
-    """A line through the means of labels -> one value a seed, and a band of one standard deviation; the line."""
-    labels = sorted(line)
-    means = [statistics.fmean(line[count]) for count in labels]
-    spreads = [statistics.stdev(line[count]) if len(line[count]) > 1 else 0.0 for count in labels]
-    (drawn,) = axes.plot(labels, means, color=colour, **style)
-    lows = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-    highs = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-    axes.fill_between(labels, lows, highs, color=colour, alpha=alpha, linewidth=0)
+def _lines(measured: Measured, split: str, metric: str = "accuracy") -> dict[str, Lines]:
+    """task -> its lines. On images never queried a method without labels has its accuracy on all of the target."""
+    tasks: dict[str, Lines] = {}
+    for of in dict.fromkeys((split, "target" if split == "unqueried" else split)):
+        for key, values in measured.items():
+            if (key.split, key.metric) == (of, metric) and (of == split or not key.labels):
+                line = tasks.setdefault(key.task, {}).setdefault(key.method, {})
+                line.setdefault(key.labels, list(values.values()))
+    return tasks
+
+
+def _draw(
+    axes: Axes, lines: Lines, methods: Sequence[str], paint: Mapping[str, str], *, alpha: float, markersize: float
+) -> dict[str, Line2D]:
+    """Lines with bands of one standard deviation, then levels of the methods without labels; method -> its line.
+
+    methods: their places decide markers and styles.
+    """
+    drawn = {}
+    for method, line in sorted(lines.items(), key=lambda item: len(item[1]) == 1):
+        means = [statistics.fmean(line[count]) for count in sorted(line)]
+        if len(line) == 1:
+            style = "--" if method == "DAN" else ":"
+            drawn[method] = axes.axhline(means[0], color=paint[method], linestyle=style, linewidth=1, label=method)
+            continue
+        place = methods.index(method) if method in methods else 0
+        marked: dict[str, Any] = {"marker": MARKERS[place % len(MARKERS)], "markersize": markersize, "linewidth": 1.3}
+        marked |= {"linestyle": STYLES[place // len(COLOURS) % len(STYLES)], "color": paint[method], "label": method}
+        (drawn[method],) = axes.plot(sorted(line), means, **marked)
+        spreads = [statistics.stdev(line[count]) if len(line[count]) > 1 else 0.0 for count in sorted(line)]
+        lows, highs = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+        axes.fill_between(sorted(line), lows, highs, color=paint[method], alpha=alpha, linewidth=0)
+    tidy(axes)
     return drawn
 
 
-def critical_difference(ranking: Ranking) -> Figure:
-    """Mean ranks on a line, the best at the left; a bar joins methods less than the critical difference apart.
+def ranks(ranking: Ranking) -> Figure:
+    """Mean ranks, the best on top, each with half of the critical difference to both sides: intervals that share no
+    point differ (Nemenyi)."""
+    from matplotlib.figure import Figure
 
-    Source: Demsar, JMLR 2006, figure 1.
-    """
-    count = len(ranking.methods)
-    left = (count + 1) // 2  # these have their names at the left, the best at the top
-    levels = _levels(ranking)
-    deep = max(levels, default=-1) + 1
-    row, first = 0.26, 0.24 + 0.13 * deep  # heights in inches, the axis at 0 and what is below it counted downwards
-    bottom, top, width = first + row * (left - 1) + 0.15, 0.75, 4.6
-    figure = Figure(figsize=(width, bottom + top))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(1, count), ylim=(bottom, -top))
-    axes.axis("off")
-    axes.plot([1, count], [0, 0], color="#222222", linewidth=1, clip_on=False)
-    for tick in range(1, count + 1):
-        axes.plot([tick, tick], [0, -0.07], color="#222222", linewidth=1, clip_on=False)
-        axes.text(tick, -0.11, str(tick), ha="center", va="bottom", fontsize=8, color="#222222")
-    distance = ranking.critical_difference
-    for begin, end, high, low in (
-        (1.0, 1 + distance, -0.46, -0.46),
-        (1.0, 1.0, -0.5, -0.42),
-        (1 + distance, 1 + distance, -0.5, -0.42),
-    ):
-        axes.plot([begin, end], [high, low], color="#d55e00", linewidth=1.5, clip_on=False)
-    told = f"critical difference {distance:.2f} at {ALPHA:g}"
-    axes.text(1, -0.54, told, ha="left", va="bottom", fontsize=8, color="#d55e00")
-    gap = (count - 1) * 0.12 / width  # 0.12 inches
-    for place, (method, rank) in enumerate(zip(ranking.methods, ranking.mean_ranks, strict=True)):
-        at_left = place < left
-        depth = first + row * (place if at_left else count - 1 - place)
-        side, push = ("right", -gap) if at_left else ("left", gap)
-        end = 1.0 if at_left else float(count)
-        axes.plot([rank, rank, end + push / 2], [0, depth, depth], color="#999999", linewidth=0.8, clip_on=False)
-        axes.plot([rank], [0], marker="o", markersize=3.5, color="#222222", clip_on=False)
-        axes.text(end + push, depth, f"{method}  {rank:.2f}", ha=side, va="center", fontsize=9, parse_math=False)
-    for group, level in zip(ranking.groups, levels, strict=True):
-        ends = [ranking.mean_ranks[group[0]] - 0.3 * gap, ranking.mean_ranks[group[-1]] + 0.3 * gap]
-        axes.plot(ends, [0.13 + 0.13 * level] * 2, color="#0072b2", linewidth=3.5, solid_capstyle="butt", clip_on=False)
+    places, distance = range(len(ranking.methods)), ranking.critical_difference
+    figure = Figure(figsize=(6, 0.9 + 0.26 * len(places)), layout="constrained")
+    axes = figure.subplots()
+    marked = {"fmt": "o", "markersize": 4, "color": "#0072b2", "ecolor": "#999999", "capsize": 3}
+    axes.errorbar(ranking.mean_ranks, places, xerr=distance / 2, **marked)
+    axes.set_yticks(places, ranking.methods, fontsize=8, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"mean rank ± half of the critical difference, {distance:.2f} at {ALPHA:g}")
+    tidy(axes, "x")
     return figure
-
-
-def _levels(ranking: Ranking) -> list[int]:
-    """A height for the bar of each group, as low a number as lets no two touch."""
-    apart = 0.02 * (len(ranking.methods) - 1)
-    ends: list[float] = []
-    levels = []
-    for group in ranking.groups:
-        begin, end = ranking.mean_ranks[group[0]], ranking.mean_ranks[group[-1]]
-        level = next((i for i, taken in enumerate(ends) if taken + apart < begin), len(ends))
-        ends[level : level + 1] = [end]
-        levels.append(level)
-    return levels
-
-
-def save(figure: Figure, png: Path) -> None:
-    """The figure as PNG, and as SVG beside it, with all of its text inside; the same figure gives the same files."""
-    with matplotlib.rc_context({"svg.hashsalt": png.stem}):
-        figure.savefig(png, dpi=130, bbox_inches="tight")
-        figure.savefig(png.with_suffix(".svg"), bbox_inches="tight", metadata={"Date": None})

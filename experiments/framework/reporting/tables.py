@@ -11,17 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.framework.records import Record
-from experiments.framework.reporting import markdown as report_markdown
+from experiments.framework.reporting.markdown import Table as Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-Table = tuple[list[str], list[list[str]]]  # headers and rows
-
 # Said where a report has them.
-TESTS = "Paired tests between the methods, corrected for their number, and mean ranks: tests.md, tests.csv, ranks.csv."
+TESTS = "Paired tests between the methods, corrected for their number, and mean ranks: tests.md, tests.csv."
 
 # What a record's `selection` says of the model that was measured.
 RULES = {
@@ -42,6 +39,15 @@ def told(by_seed: Mapping[int, float] | None, digits: int = 1) -> str:
         return "–"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def by_method(records: Iterable[Record], name: str, scale: float = 100.0) -> dict[str, dict[int, float]]:
+    """method -> {seed: scale * record[name]}, of the records that have it; the last of a seed counts."""
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record.get(name) is not None:
+            found.setdefault(record["method"], {})[record["seed"]] = scale * record[name]
+    return found
 
 
 def mean_of(by_seed: Mapping[int, float] | None) -> float | None:
@@ -69,11 +75,6 @@ def points(differences: Mapping[int, float] | None, digits: int = 1) -> str:
 def each(records: Iterable[Record], name: str, form: str = ",") -> str:
     """All values that records have under `name`, from small to large."""
     return ", ".join(f"{v:{form}}" for v in sorted({r[name] for r in records if r.get(name) is not None}))
-
-
-def markdown(table: Table) -> str:
-    """A table in Markdown, its first column to the left."""
-    return report_markdown.table(*table)
 
 
 def origins(records: Iterable[Record]) -> str:
