@@ -162,28 +162,28 @@ def findings(temperatures: Sequence[float]) -> Iterator[str]:
 def report_of(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
     temperatures = list(dict.fromkeys(record["temperature"] for record in records))
-    found = {(r["method"], r["temperature"], r["at"]): r["score"] for r in records}
-    lines = [
-        [titled(name, temperature), *(f"{found[name, temperature, point]:.3f}" for point in POINTS)]
-        for temperature in temperatures
-        for name in dict.fromkeys(record["method"] for record in records)
-    ]
+    lines: dict[str, list[str]] = {}
+    rows = []
+    for r in records:
+        name = titled(r["method"], r["temperature"])
+        lines.setdefault(name, [name]).append(f"{r['score']:.3f}")
+        about = {"task": " ".join(f"{p:.4g}" for p in r["probs"]), "network": f"temperature {r['temperature']:g}"}
+        rows.append(row_of({**r, **about}, [r["score"]], split="", metric="score"))
     headers = ["score", *(f"{name} ({', '.join(f'{p:.3g}' for p in probs)})" for name, probs in POINTS.items())]
-    caption = "A corner is certainty of one label, the middle of an edge a tie of two, the centre a tie of all three. "
-    placed = [
-        {**r, "task": " ".join(f"{p:.4g}" for p in r["probs"]), "network": f"temperature {r['temperature']:g}"}
-        for r in records
-    ]
+    caption = (
+        "A corner is certainty of one label, the middle of an edge a tie of two, the centre a tie of all three. White: "
+        "equal scores."
+    )
     return Report(
         title="Four uncertainty scores over three labels",
         findings=list(findings(temperatures)),
-        tables=[("The scores of some distributions", (headers, lines))],
-        figures=[Drawn("maps.png", maps(records[0]["resolution"], temperatures), caption + "White: equal scores.")],
+        tables=[("The scores of some distributions", (headers, list(lines.values())))],
+        figures=[Drawn("maps.png", maps(records[0]["resolution"], temperatures), caption)],
         captions=[
             "Formulas: no data, no training, no seed. 0: certain, 1: queried first. Orders are compared over all pairs "
             "of the 496 distributions (i, j, k) / 30; a tie under one score alone is a half."
         ],
-        rows=[row_of(record, [record["score"]], split="", metric="score") for record in placed],
+        rows=rows,
         compared=[],
     )
 

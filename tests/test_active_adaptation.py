@@ -18,7 +18,6 @@ from experiments import active_adaptation
 from experiments.active_adaptation import (
     NO_LABELS,
     ActiveAdaptation,
-    begin_of,
     counts_of,
     findings,
     means,
@@ -46,7 +45,8 @@ def test_the_one_training_on_kept_outputs_of_photographs(data_folder: Path, tmp_
     )
     config = replace(config, query_epochs=(1, 2), epochs=4)
     task = "office_caltech10_w2d"
-    for trial in (begin_of(task, 0, config), query_of(task, "margin", 0, config)):
+    queried = query_of(task, "margin", 0, config)
+    for trial in (queried.after[0], queried):
         (tmp_path / trial.name).mkdir()
         made = trial.function(tmp_path / trial.name, **trial.arguments)
     assert made["labels"] == 4 and made["pool"] == 157 and len(made["evaluations"]) == 2

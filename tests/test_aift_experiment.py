@@ -90,16 +90,6 @@ def test_the_share_of_labels_is_that_of_the_mean_curves() -> None:
     assert labels_to_random(curves, ("E", "AFT(LQ)"), "AFT(LQ)") is None
     assert labels_to_random(curves, ("D", "ACFT(Q)"), "ACFT(Q)") == pytest.approx(24.5)
     assert labels_to_random(curves, ("D", "ACFT(Q)"), "AFT(LQ)") is None  # RFT is out of its reach
-    headers, lines = aift_report.share_table(curves)
-    table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
-    assert table["AFT(LQ)"] == {
-        "training": "AFT(LQ)",
-        "best AUC": "0.805",
-        "at labels": "30",
-        "D": "82 %",
-        "D+M": "75 %",
-        "E": "never",
-    }
 
 
 def test_codes_are_compared_seed_by_seed() -> None:

@@ -119,23 +119,17 @@ def counts_of(pool: int) -> tuple[int, ...]:
 # --- the trials of each cell ------------------------------------------------------------------------------------------
 
 
-def begin_of(task: str, seed: int, config: ActiveAdaptation) -> Trial:
-    """The trial of the one training up to its first query."""
-    own = like_arena(task, config)
-    place = place_of(task, own) | ({"held_out": 0.0} if task.startswith(TEN_CLASS) else {})
-    arguments = {"place": place, "task": task, **trained_how(task, own)}
-    arguments |= {"query_epochs": list(config.query_epochs), "epochs": config.epochs, "seed": seed}
-    return Trial(f"{task}-begin-seed{seed}", begin, arguments, tuple(arena.preparing(task, own)))
-
-
 def query_of(task: str, strategy: str | None, seed: int, config: ActiveAdaptation) -> Trial:
-    """The trial of the rest of that training with the labels of a strategy; None: with none."""
+    """The trial of the one training with the labels of a strategy, after its part up to the first query; None: none."""
     from active.strategies import required_fields
 
-    begun = begin_of(task, seed, config)
-    arguments = {**begun.arguments, "begun": begun.name, "strategy": strategy, "budget": "1%"}
-    viewed = strategy is not None and "patch_probs" in required_fields(strategy)
-    views = viewing(task, like_arena(task, config)) if viewed else []
+    own = like_arena(task, config)
+    place = place_of(task, own) | ({"held_out": 0.0} if task.startswith(TEN_CLASS) else {})
+    shared = {"place": place, "task": task, **trained_how(task, own), "seed": seed}
+    shared |= {"query_epochs": list(config.query_epochs), "epochs": config.epochs}
+    begun = Trial(f"{task}-begin-seed{seed}", begin, shared, tuple(arena.preparing(task, own)))
+    arguments = {**shared, "begun": begun.name, "strategy": strategy, "budget": "1%"}
+    views = viewing(task, own) if strategy is not None and "patch_probs" in required_fields(strategy) else []
     return Trial(f"{task}-5-{dotted(strategy or NO_LABELS)}-seed{seed}", query, arguments, (begun, *views))
 
 
