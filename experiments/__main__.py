@@ -20,6 +20,7 @@ from experiments import (
     aift,
     approaches,
     arena,
+    assessment_coverage,
     clue_digits,
     coreset_curve,
     dan_table1,
@@ -102,6 +103,7 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = tuple(
         aift,
         num_kernels,
         uncertainty_maps,
+        assessment_coverage,
     )
 )
 

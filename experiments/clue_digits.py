@@ -1,7 +1,7 @@
 """Active adaptation on digits as CLUE's authors measure it: rounds of a few labels from a source model.
 
     start        LeNet on the source alone
-    each round   ask for `budget` target labels; train on, with source and bought labels (Adam at 2e-4, batches of 128)
+    each round   query `budget` target labels; train on, with source and target labels (Adam at 2e-4, batches of 128)
 
 Protocol: Prabhu, Chandrasekaran, Saenko & Hoffman, "Active Domain Adaptation via Clustering Uncertainty-weighted
 Embeddings", ICCV 2021, on MNIST <-> USPS in place of SVHN -> MNIST.
@@ -11,27 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
 
 from dan.errors import UserError
-from experiments.digits.trial import SET
-from experiments.framework.experiment import Cell, Experiment, Results, evaluation_records, grid
-from experiments.framework.measurements import Key, measurements
+from experiments.digits.trial import SET, DigitsData, network
+from experiments.framework.experiment import Cell, Experiment, grid, round_records
+from experiments.framework.measurements import measurements
 from experiments.framework.options import Options, check_names, check_runs, check_samples, check_strategies
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
-from experiments.framework.reporting import against_random, plots
-from experiments.framework.reporting.against_random import BySeed, gains, iter_batches, seconds_of_runs
-from experiments.framework.reporting.tables import Table, each, points, told
+from experiments.framework.reporting import plots
+from experiments.framework.reporting.against_random import gains
+from experiments.framework.reporting.summary import LEGEND, summary
+from experiments.framework.reporting.tables import each, points
 from experiments.framework.trials import Trial, dotted
-from experiments.jobs import clue_digits as jobs
 from experiments.method_tables import column_of
-from experiments.tasks import folders_of
+from experiments.tasks import folders_of, machine
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-NETWORK = "lenet"
+BATCH = 128  # images a step: of the source, of the labelled target, and where something is aligned of the target
 TASKS = ("mnist2usps", "usps2mnist")
 STRATEGIES = ("random", "margin", "entropy", "k_center", "badge", "clue", "aada", "mmd_reduction", "hybrid")
 
@@ -54,7 +53,7 @@ class ClueDigits(Options):
     tasks: tuple[str, ...] = TASKS
     """these transfers only"""
     strategies: tuple[str, ...] = STRATEGIES
-    """these ways to ask only (python -m active strategies)"""
+    """these strategies only (python -m active strategies)"""
     seeds: tuple[int, ...] = (0, 1, 2)
     """one run of everything for each"""
     steps: int = 500
@@ -62,13 +61,13 @@ class ClueDigits(Options):
     budget: str = "30"
     """labels a round: a number, or a share of the pool as 1%"""
     rounds: int = 5
-    """rounds of asking"""
+    """rounds of queries"""
     steps_per_round: int = 150
-    """training steps after each round's answers"""
+    """training steps after each query"""
     epochs: int = 0
-    """passes over the pool after each round's answers, in place of --steps-per-round (published: 60)"""
+    """passes over the pool after each query, in place of --steps-per-round (published: 60)"""
     method: str = "mme"
-    """what adapts besides, where --trade-off is above 0"""
+    """the loss that adapts, where --trade-off is above 0"""
     trade_off: float = 0.0
     """its weight; 0: labels alone"""
     samples: int = 10_000
@@ -78,7 +77,6 @@ class ClueDigits(Options):
         from active.budgets import budget_count, check_rounds
         from dan.data.batches import num_samples
         from dan.losses import METHODS
-        from experiments.digits.trial import DigitsData
 
         check_names("tasks", self.tasks, TASKS)
         check_names("method", (self.method,), list(METHODS))
@@ -101,20 +99,56 @@ def place_of(config: ClueDigits) -> dict[str, Any]:
     return {**folders_of(config), "samples": config.samples}
 
 
-def start_of(task: str, seed: int, config: ClueDigits) -> Trial:
-    """The trial of the source model that all strategies of the seed start from."""
-    arguments = {"place": place_of(config), "task": task, "steps": config.steps, "seed": seed}
-    return Trial(f"{task}-start-seed{seed}", jobs.start, arguments)
+def load_train_config(steps: int, method: str) -> Any:
+    """The published settings: Adam at 2e-4, constant, one rate for all layers, weight decay 1e-5."""
+    from dan.training.config import TrainConfig
+
+    adam: dict[str, Any] = {"optimizer": "adam", "lr": 2e-4, "weight_decay": 1e-5, "head_lr_mult": 1.0}
+    constant: dict[str, Any] = {"lr_gamma": 0.0, "schedule": "constant"}
+    return TrainConfig(method=method, batch_size=BATCH, evaluate_every=steps, feature_map=False, **adam, **constant)
+
+
+def start(folder: Path, *, place: dict[str, Any], task: str, steps: int, seed: int) -> dict[str, Any]:
+    """A trial: the network that all rounds of a seed start from, trained on the source alone."""
+    from dan.training.trainer import fit
+
+    data = DigitsData(**place).task(task)
+    options: dict[str, Any] = {"trade_off": 0.0, "steps": steps, "seed": seed, "tests": data.splits, "run": folder}
+    options |= {"config": load_train_config(steps, "dan"), "metadata": {"task": data.name}}
+    records = fit(network(data, seed), data.source, data.target, **options)
+    return {"evaluation": records[-1], "measured_on": machine()}
+
+
+def query(
+    folder: Path, *, place: dict[str, Any], task: str, start: str, strategy: str, method: str, seed: int, **plan: Any
+) -> dict[str, Any]:
+    """A trial: the rounds of one strategy, from the network of the trial `start`.
+
+    plan: budget, rounds, trade_off, steps_per_round, and epochs: passes over the target after each query, in place of
+    steps_per_round; 0: steps_per_round.
+    """
+    from active.learners.dan import run_rounds
+    from active.learners.rounds_config import RoundsConfig
+    from dan.data.batches import num_samples
+
+    data = DigitsData(**place).task(task)
+    pool = num_samples(data.target)
+    steps = plan["epochs"] * -(-pool // BATCH) or plan["steps_per_round"]
+    rounds = RoundsConfig(
+        budget=plan["budget"], num_rounds=plan["rounds"], steps_per_round=steps, trade_off=plan["trade_off"]
+    )
+    options: dict[str, Any] = {"seed": seed, "run": folder, "config": load_train_config(steps, method)}
+    records = run_rounds(data, strategy, rounds, start=folder.parent / start, **options)
+    return {"evaluations": list(records), "steps_per_round": steps, "pool": pool, "measured_on": machine()}
 
 
 def trial_of(task: str, strategy: str, seed: int, config: ClueDigits) -> Trial:
-    """The trial of one strategy and seed."""
-    start = start_of(task, seed, config)
-    arguments: dict[str, Any] = {"place": place_of(config), "task": task, "start": start.name, "strategy": strategy}
-    for name in ("method", "trade_off", "budget", "rounds", "steps_per_round", "epochs"):
-        arguments[name] = getattr(config, name)
-    name = f"{task}-{dotted(strategy)}-seed{seed}"
-    return Trial(name, jobs.ask, {**arguments, "seed": seed}, (start,))
+    """The trial of one strategy and seed, after the source model that all strategies of the seed start from."""
+    shared: dict[str, Any] = {"place": place_of(config), "task": task, "seed": seed}
+    begun = Trial(f"{task}-start-seed{seed}", start, {**shared, "steps": config.steps})
+    plan = {n: getattr(config, n) for n in ("method", "trade_off", "budget", "rounds", "steps_per_round", "epochs")}
+    arguments = {**shared, **plan, "start": begun.name, "strategy": strategy}
+    return Trial(f"{task}-{dotted(strategy)}-seed{seed}", query, arguments, (begun,))
 
 
 def cells(config: ClueDigits) -> list[Cell]:
@@ -122,7 +156,7 @@ def cells(config: ClueDigits) -> list[Cell]:
     kept = {"steps": config.steps, "trade_off": config.trade_off, "adapts": config.method, "samples": config.samples}
     return [
         Cell(
-            about={"task": SET + task, "network": NETWORK, "method": strategy, **kept},
+            about={"task": SET + task, "network": "lenet", "method": strategy, **kept},
             only=only,
             trials=[trial_of(task, strategy, seed, config) for seed in config.seeds],
         )
@@ -130,115 +164,51 @@ def cells(config: ClueDigits) -> list[Cell]:
     ]
 
 
-def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
-    """One record a round: the model after its last step."""
-    made = evaluation_records(cell, trial, results)
-    for record in made:
-        record |= {"labels": record.pop("labelled"), "selection": "last"}
-    return made
-
-
 # --- the report -------------------------------------------------------------------------------------------------------
 
-SPLITS = {"target": "all of the target", "unqueried": "the target images never asked for", "test": "the test split"}
 
-
-def of_task(records: Sequence[Record], task: str) -> dict[Key, dict[int, float]]:
-    """The measurements of one transfer, strategies in the order of the experiment."""
-    return measurements(iter_batches(of_transfer(records, task), STRATEGIES))
-
-
-def of_transfer(records: Sequence[Record], task: str) -> list[Record]:
-    """The records of one transfer."""
-    return [record for record in records if record["task"] == SET + task]
-
-
-def tasks_in(records: Sequence[Record]) -> list[str]:
-    """The transfers that have records, in order."""
-    there = {record["task"].removeprefix(SET) for record in records}
-    return [task for task in TASKS if task in there]
-
-
-def at_last(records: Sequence[Record], task: str, split: str, metric: str = "accuracy") -> dict[str, BySeed]:
-    """strategy -> {seed: percent} at the most labels."""
-    return {method: values for method, (_, values) in plots.final(of_task(records, task), split, metric).items()}
-
-
-def table_of(records: Sequence[Record], task: str) -> Table:
-    """One row a strategy at its most labels, and what it gains over random on the images never asked for."""
-    measured = of_task(records, task)
-    columns = [at_last(records, task, split) for split in SPLITS]
-    gained = gains(columns[1])
-    areas, seconds = at_last(records, task, "unqueried", "alc"), seconds_of_runs(of_transfer(records, task))
-    lines = []
-    for method, (key, values) in plots.final(measured, "target").items():
-        cells = [told(column.get(method)) for column in columns]
-        gain = gained.get(method)
-        lines.append([method, str(key.labels), *cells, points(gain), told(areas.get(method))])
-        lines[-1] += [
-            f"{min(columns[1].get(method, values).values()):.1f}",
-            told(seconds.get(method), 0),
-            str(len(values)),
-        ]
-    headers = ["strategy", "labels", *SPLITS, "over random", "ALC unqueried", "worst", "s a run", "n"]
-    return headers, lines
-
-
-def findings(records: Sequence[Record]) -> list[str]:
-    """Sentences that the records decide, on the images never asked for, seed by seed against random."""
-    said = []
-    for task in tasks_in(records):
-        labels = max(record["labels"] for record in of_transfer(records, task))
-        sentence = against_random.finding(at_last(records, task, "unqueried"), "images never asked for", points)
-        said += [f"{column_of(task)}, {labels} labels: {sentence}"] if sentence else []
-    return said
-
-
-def curve(records: Sequence[Record], task: str, split: str) -> Figure | None:
-    """Accuracy against labels with bands of one standard deviation; random is grey."""
-    figure = against_random.curves(of_task(records, task), split)
-    if figure is not None:
-        figure.axes[0].set_title(column_of(task), fontsize=9)
-    return figure
+def finding(records: Sequence[Record], task: str) -> list[str]:
+    """At the most labels on the never-queried images: random, and who gains most and least over it, seed by seed."""
+    final = plots.final(measurements(records), "unqueried")
+    gained = gains({method: values for method, (_, values) in final.items()})
+    if not gained:
+        return []
+    means = {method: fmean(values.values()) for method, values in gained.items()}
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    key, base = final["random"]
+    told = f"{column_of(task)}, {key.labels} labels, unqueried: random {fmean(base.values()):.1f} %"
+    ends = f"best {best} {points(gained[best])}, worst {worst} {points(gained[worst])}"
+    below = ", ".join(method for method, mean in means.items() if mean < 0)
+    return [f"{told}; {ends}; below it: {below or 'none'}."]
 
 
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
-    steps, more, pools = (each(records, name) for name in ("steps", "steps_per_round", "pool"))
-    adapted = {record["adapts"] for record in records if record["trade_off"]}
-    weight = each(records, "trade_off")
-    besides = f"beside them {', '.join(sorted(adapted))} at the trade-off {weight}" if adapted else "no alignment"
-    most = max(record["samples"] for record in records)
-    pool = f"at most {most:,} images of each split, evenly spaced" if most else "all images of each split"
+    steps, more, pools, most = (each(records, name) for name in ("steps", "steps_per_round", "pool", "samples"))
+    adapted = sorted({record["adapts"] for record in records if record["trade_off"]})
+    aligned = f"{', '.join(adapted)} at trade-off {each(records, 'trade_off')}" if adapted else "no alignment"
     return [
-        "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step. target: all "
-        "images of the pool, asked for or not; unqueried: those never asked for; test: the target's own test split; "
-        "over random: the difference on unqueried, seed by seed; ALC: area under the accuracy-labels curve on "
-        "unqueried; worst: unqueried of the worst seed; s a run: seconds of all rounds of one seed, asking and "
-        "evaluation included.",
-        f"Start: {steps} steps on the source alone, the same for all strategies of a seed. Each round: "
-        f"{more} steps on, from the last round's weights with a new Adam (rate 0.0002, weight decay "
-        "0.00001, batches of 128 source and 128 bought target images, which weigh the same); "
-        f"{besides}. The published form has 60 epochs a round (--epochs 60). Pool: {pools} images; {pool}, for "
-        "the time that it takes to look at them in every round. aada is shown P(source) by a linear classifier of the "
-        "features, not by DANN.",
+        LEGEND,
+        f"Start: {steps} steps on the source alone, one for all strategies of a seed. Each round: {more} steps "
+        f"(published: 60 epochs) from the last round's weights with a new Adam, on batches of {BATCH} source and "
+        f"{BATCH} labelled target images; {aligned}. Pool: {pools} images; at most {most} of a split, "
+        "evenly spaced (0: all). aada gets P(source) from a linear classifier of the features, not from DANN.",
     ]
 
 
 def report_of(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
+    by_task = {task: [record for record in records if record["task"] == SET + task] for task in TASKS}
+    by_task = {task: own for task, own in by_task.items() if own}
     figures = []
-    for task in tasks_in(records):
-        for split, name in SPLITS.items():
-            if (figure := curve(records, task, split)) is not None:
-                text = (
-                    f"{column_of(task)}: accuracy on {name} against labels, mean and one standard deviation over seeds."
-                )
-                figures.append(Drawn(f"{task}_{split}.png", figure, text))
+    for split, name in (("unqueried", "the never-queried images"), ("test", "the test split")):
+        figure = plots.panels(measurements(records), split, columns=2)
+        caption = f"Accuracy on {name} against labels: mean and one standard deviation over seeds."
+        figures += [] if figure is None else [Drawn(f"{split}.png", figure, caption)]
     return Report(
         title="Active adaptation on MNIST and USPS, in rounds from a source model",
-        findings=findings(records),
-        tables=[(f"{column_of(task)}, LeNet", table_of(records, task)) for task in tasks_in(records)],
+        findings=[said for task, own in by_task.items() for said in finding(own, task)],
+        tables=[(f"{column_of(task)}, LeNet", summary(own)) for task, own in by_task.items()],
         figures=figures,
         captions=captions(records),
     )
@@ -249,5 +219,5 @@ EXPERIMENT = Experiment(
     summary="MNIST <-> USPS: nine strategies in rounds, from a source model",
     cells=cells,
     report=report_of,
-    records=records_of,
+    records=round_records,
 )

@@ -19,10 +19,10 @@ if __package__ in (None, ""):  # streamlit puts this folder on the path, and not
 import streamlit as st
 
 from dan.errors import UserError
-from experiments.asked_pictures import asked_pictures
 from experiments.framework.measurements import aggregate, measurements
 from experiments.framework.records import NAMES, Record, located, read, text_of
 from experiments.framework.reporting.plots import SPLIT_NAMES, bars, curves
+from experiments.queried_images import queried_images
 from experiments.tasks import HOME
 
 EVERY = 5  # seconds between looks at a run
@@ -107,7 +107,7 @@ def show_asked(records: Sequence[Record], data: Path | None) -> None:
     number = right.selectbox("round", [record["round"] for record in of_trial])
     record = next(record for record in of_trial if record["round"] == number)
     try:
-        pictures = asked_pictures(record, data)
+        pictures = queried_images(record, data)
     except UserError as error:
         st.info(str(error))
         return

@@ -13,21 +13,21 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from active.forecast import FILE, Forecast, Measure, fit_curve
 from active.learning_curves import Points, Prior, fit_prior
-from experiments.framework.records import read
+from experiments.framework.measurements import labels_to
+from experiments.framework.records import Record, read
 
 RESULTS = Path(__file__).parent / "results"
 KEYS: dict[Measure, str] = {"pool": "accuracy/target", "held_out": "accuracy/target_test"}
+EXPERIMENTS = ("arena", "active_adaptation")
 PARTS = 400  # runs that a prior is learned from, evenly spaced among all
 BELOW, ABOVE = (0.01, 0.02, 0.05), (0.01, 0.02, 0.05)
 
@@ -64,17 +64,14 @@ class Run:
         return (max(accuracy * (1 - accuracy), 1 / self.samples) / self.samples) ** 0.5 if self.samples else 0.0
 
 
-@dataclass(frozen=True)
-class Case:
-    """One forecast in replay. seen: points that it was made from. truth: labels at which the run first reached the goal
-    (linear between its points), None if never. reachable: whether it did, or all labels did."""
+class Case(NamedTuple):
+    """One forecast in replay. truth: labels at which the run first reached the goal (linear between its points), None
+    if never. reachable: whether it did, or all labels did. pool: the pool's size."""
 
-    run: Run
-    seen: int
-    goal: float
     truth: float | None
     reachable: bool
     forecast: Forecast
+    pool: int
 
     @property
     def covered(self) -> bool:
@@ -84,7 +81,7 @@ class Case:
     @property
     def error(self) -> float:
         """|median - truth| / truth, the median at most the pool."""
-        return abs(min(self.forecast.labels, self.run.pool) - (self.truth or 0)) / (self.truth or 1)
+        return abs(min(self.forecast.labels, self.pool) - (self.truth or 0)) / (self.truth or 1)
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -92,28 +89,28 @@ class Case:
 
 def read_runs(measure: Measure, results: Path = RESULTS) -> list[Run]:
     """The curves of arena, and of active_adaptation in rounds, that have this measure, in a fixed order."""
-    runs = []
-    for experiment in ("arena", "active_adaptation"):
-        records = [r for r in read(results / experiment) if KEYS[measure] in r and r.get("selection") == "last"]
-        curves = defaultdict(list)
-        every: dict[tuple[str, int], dict[str, Any]] = {}
-        for record in records:
+    return [run for experiment in EXPERIMENTS for run in runs_of(experiment, read(results / experiment), measure)]
+
+
+def runs_of(experiment: str, records: Sequence[Record], measure: Measure) -> Iterator[Run]:
+    """The curves of one experiment."""
+    key, curves, every = KEYS[measure], defaultdict(list), {}
+    for record in records:
+        if key in record and record.get("selection") == "last":
             if record["method"] == "all labels":
                 every[record["task"], record["seed"]] = record
             elif "round" in record:
                 curves[record["task"], record["method"], record["seed"]].append(record)
-        sizes = {r["task"]: r["sizes"]["target_test"] for r in read(results / experiment) if "sizes" in r}
-        for (task, method, seed), points in sorted(curves.items()):
-            points.sort(key=lambda record: int(record["labels"]))
-            last = every.get((task, seed))
-            pool = points[0]["pool"] if last is None else last["labels"]
-            samples = 0 if measure == "pool" else sizes.get(task, 0)
-            if measure == "held_out" and not samples:
-                continue  # how many samples it was measured on is not recorded
-            labels, accuracies = zip(*((r["labels"], r[KEYS[measure]]) for r in points), strict=True)
-            whole = None if last is None else last[KEYS[measure]]
-            runs.append(Run(experiment, task, method, seed, pool, samples, labels, accuracies, whole))
-    return runs
+    sizes = {record["task"]: record["sizes"]["target_test"] for record in records if "sizes" in record}
+    for (task, method, seed), points in sorted(curves.items()):
+        if measure == "held_out" and task not in sizes:
+            continue  # how many samples it was measured on is not recorded
+        points.sort(key=lambda record: int(record["labels"]))
+        labels, accuracies = zip(*((record["labels"], record[key]) for record in points), strict=True)
+        last = every.get((task, seed))
+        pool, whole = (points[0]["pool"], None) if last is None else (last["labels"], last[key])
+        samples = 0 if measure == "pool" else sizes[task]
+        yield Run(experiment, task, method, seed, pool, samples, labels, accuracies, whole)
 
 
 # --- prior ------------------------------------------------------------------------------------------------------------
@@ -134,15 +131,6 @@ def write_prior(path: Path = FILE) -> None:
 # --- replay -----------------------------------------------------------------------------------------------------------
 
 
-def labels_to(labels: Sequence[float], accuracies: Sequence[float], goal: float) -> float | None:
-    """Where the measured curve first reaches the goal, linear between its points; None if it never does."""
-    first = next((i for i, value in enumerate(accuracies) if value >= goal), None)
-    if not first:
-        return None if first is None else float(labels[0])
-    ends = slice(first - 1, first + 1)
-    return float(np.interp(goal, accuracies[ends], labels[ends]))
-
-
 def replay(measure: Measure, tested: Sequence[Run], learned_from: Sequence[Run], parts: int = PARTS) -> list[Case]:
     """The forecasts of these runs, each with the prior of the runs in `learned_from` of other target domains."""
 
@@ -158,19 +146,13 @@ def replay(measure: Measure, tested: Sequence[Run], learned_from: Sequence[Run],
             open_goals = [goal for goal in goals if max(run.accuracies[:seen]) < goal]
             if not open_goals:
                 continue
-            points = run.points(seen)
-            curve = fit_curve(
-                run.labels[:seen],
-                run.accuracies[:seen],
-                run.pool,
-                deviations=points.deviations.tolist(),
-                measure=measure,
-                prior=prior_without(run.target),
-            )
+            options: dict[str, Any] = {"measure": measure, "prior": prior_without(run.target)}
+            options["deviations"] = run.points(seen).deviations.tolist()
+            curve = fit_curve(run.labels[:seen], run.accuracies[:seen], run.pool, **options)
             for goal in open_goals:
                 truth = labels_to(run.labels, run.accuracies, goal)
                 reached = truth is not None or (run.every is not None and run.every >= goal)
-                cases.append(Case(run, seen, goal, truth, reached, curve.labels_for(goal)))
+                cases.append(Case(truth, reached, curve.labels_for(goal), run.pool))
     return cases
 
 
@@ -190,18 +172,17 @@ def summary(cases: Sequence[Case]) -> dict[str, float]:
 
 def main(arguments: Sequence[str]) -> None:
     """See the module's first lines."""
-    if list(arguments) == ["replay"]:
-        every_run = {measure: read_runs(measure) for measure in KEYS}
-        for measure, runs in every_run.items():
-            for experiment in ("arena", "active_adaptation"):
-                tested = [run for run in runs if run.experiment == experiment]
-                if tested:
-                    figures = summary(replay(measure, tested, runs))
-                    print(measure, experiment, {name: round(value, 3) for name, value in figures.items()})
-    elif not arguments:
-        write_prior()
-    else:
+    if list(arguments) not in ([], ["replay"]):
         raise SystemExit("python -m experiments.forecast_prior [replay]")
+    if not arguments:
+        write_prior()
+        return
+    for measure in KEYS:
+        runs = read_runs(measure)
+        for experiment in EXPERIMENTS:
+            if tested := [run for run in runs if run.experiment == experiment]:
+                figures = summary(replay(measure, tested, runs))
+                print(measure, experiment, {name: round(value, 3) for name, value in figures.items()})
 
 
 if __name__ == "__main__":

@@ -15,12 +15,22 @@ from active.learners.rounds_config import RoundsConfig
 from dan.cli.command_line import run
 from dan.models.model_file import save_model
 from experiments import active_adaptation
-from experiments.active_adaptation import ActiveAdaptation, counts_of, told
+from experiments.active_adaptation import (
+    NO_LABELS,
+    ActiveAdaptation,
+    counts_of,
+    findings,
+    means,
+    one_training,
+    query_of,
+    records_of,
+)
+from experiments.active_adaptation.trial import OneTraining, begin, query
 from experiments.framework import options as running
-from experiments.framework.records import to_lines, write_text
-from experiments.jobs.active_adaptation import NO_LABELS, ask_at, begin, ends_of
+from experiments.framework.experiment import Cell, parts_of
+from experiments.framework.records import write
+from experiments.framework.trials import Trial, with_prerequisites
 from experiments.jobs.arena import Place, load_train_config, network, sides_of
-from experiments.pages.active_adaptation import findings, one_training, over, values_of
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
@@ -35,9 +45,10 @@ def test_the_one_training_on_kept_outputs_of_photographs(data_folder: Path, tmp_
     )
     config = replace(config, query_epochs=(1, 2), epochs=4)
     task = "office_caltech10_w2d"
-    for trial in (active_adaptation.begin_of(task, 0, config), active_adaptation.ask_of(task, "margin", 0, config)):
+    queried = query_of(task, "margin", 0, config)
+    for trial in (queried.after[0], queried):
         (tmp_path / trial.name).mkdir()
-        made = (begin if trial.name.count("begin") else ask_at)(tmp_path / trial.name, **trial.arguments)
+        made = trial.function(tmp_path / trial.name, **trial.arguments)
     assert made["labels"] == 4 and made["pool"] == 157 and len(made["evaluations"]) == 2
     assert all(0 <= e["accuracy/unqueried"] <= 1 for e in made["evaluations"])
 
@@ -51,7 +62,7 @@ def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
     begin(tmp_path / "begin", **shared)
     trial = tmp_path / "trial"
     trial.mkdir()
-    mine = ask_at(trial, **shared, begun="begin", strategy="margin", budget="3%")
+    mine = query(trial, **shared, begun="begin", strategy="margin", budget="3%")
     sides = sides_of(Place(**place), TASK, 2)
     start = tmp_path / "built"
     start.mkdir()
@@ -74,12 +85,14 @@ def test_the_one_training_is_that_of_run_rounds(tmp_path: Path) -> None:
         assert last[f"accuracy/{name}"] == records[-1][f"accuracy/{name}"]
     assert [e["step"] for e in mine["evaluations"]] == [9, 12]  # three batches of 64 an epoch: the third and the fourth
     assert not list(trial.iterdir())
-    alone = ask_at(trial, **shared, begun="begin", strategy=None, budget="3%")
+    alone = query(trial, **shared, begun="begin", strategy=None, budget="3%")
     assert (alone["labels"], alone["rounds"]) == (0, []) and len(alone["evaluations"]) == 2
 
 
 def test_epochs_are_passes_over_the_pool_and_counts_fit_into_half_of_it() -> None:
-    assert ends_of(130, 64, [1, 2, 4]) == [3, 6, 12] and ends_of(128, 64, [1]) == [2]
+    shared: dict[str, Any] = {"place": {}, "task": TASK, "how": HOW, "trade_off": 1.0, "seed": 0}
+    assert OneTraining(**shared, query_epochs=(1, 2), epochs=4).ends(130) == [3, 6, 12]  # batches of 64
+    assert OneTraining(**shared, query_epochs=(), epochs=1).ends(128) == [2]
     assert counts_of(110) == (10, 30, 50) and counts_of(206) == (10, 30, 50, 100) and counts_of(600)[-1] == 300
 
 
@@ -91,26 +104,22 @@ def config(tmp_path: Path) -> ActiveAdaptation:
     return ActiveAdaptation(**folders)
 
 
-def test_the_trials_of_a_seed(config: ActiveAdaptation) -> None:
+def test_the_trials_of_a_seed(config: ActiveAdaptation, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = ("office_caltech10_d2w", TASK)
+    monkeypatch.setattr(active_adaptation, "pool_of", lambda task, _: {tasks[0]: 206, TASK: 1000}[task])
     config = replace(config, tasks=tasks, strategies=("random", "aift"), seeds=(0, 1))
-    parts = active_adaptation.parts_of(config, {tasks[0]: 206, TASK: 1000})
+    parts = [with_prerequisites(part) for part in parts_of(active_adaptation.cells(config), config.seeds)]
     assert [len(part) for part in parts] == [2 + 1 + 2 * (1 + 3 + 1 + 2)] * 2
-    for part in parts:
-        names = {trial.name for trial in part}
-        assert {before.name for trial in part for before in trial.after} <= names
     arguments = {trial.name: trial.arguments for trial in parts[0]}
     assert arguments[f"{tasks[0]}-counts-aift-seed0"]["budget"] == ["10", "20", "20", "50"]
     assert arguments[f"{TASK}-counts-random-seed0"]["budget"] == ["10", "20", "20", "50", "100", "100"]
     assert arguments[f"{tasks[0]}-5-aift-seed0"]["place"]["held_out"] == 0.0  # the pool of 5% is the whole target
     assert "held_out" not in arguments[f"{tasks[0]}-start-seed0"]["place"]
     assert arguments[f"{TASK}-5-DAN-seed0"]["strategy"] is None
-    pools = {tasks[0]: 206, TASK: 1000}
     only, rest = (replace(config, protocol=name) for name in ("5%", "counts"))  # type: ignore[arg-type]
     for one, words in ((only, "-counts-"), (rest, "-5-")):
-        assert not [
-            trial.name for part in active_adaptation.parts_of(one, pools) for trial in part if words in trial.name
-        ]
+        names = [trial.name for cell in active_adaptation.cells(one) for trial in cell.trials]
+        assert names and not [name for name in names if words in name]
 
 
 def test_the_command_of_a_cell_reads_back_as_that_cell() -> None:
@@ -138,50 +147,60 @@ def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["active_adaptation", *flags, "--out", str(tmp_path / "run"), "--data", str(tmp_path), "--quiet"]
-    assert run("experiments", "", {"active_adaptation": active_adaptation.COMMAND}, words) == 2
+    assert run("experiments", "", {"active_adaptation": active_adaptation.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def result(last: float, best: float) -> dict[str, Any]:
+def made_records(method: str, seed: int, last: float, best: float, task: str = TASK) -> list[dict[str, Any]]:
+    """The records of one training that is evaluated after three epochs."""
     evaluations = [
         {"step": i, **dict.fromkeys(("accuracy/target", "accuracy/unqueried"), value)}
         for i, value in enumerate((best - 0.1, best, last))
     ]
-    return {"evaluations": evaluations, "labels": 8, "pool": 130, "cpu_seconds": 1.0, "measured_on": {}}
+    result = {"evaluations": evaluations, "labels": 0 if method == NO_LABELS else 8, "pool": 130, "cpu_seconds": 1.0}
+    trial = Trial("one", query, {"seed": seed})
+    about = {"experiment": "active_adaptation", "task": task, "network": "lenet, one training", "method": method}
+    about |= {"paper": None, "provenance": "", "protocol": "5%", "command": "one", "command_of_all": "all"}
+    return records_of(Cell(about=about, only={}, trials=[trial]), trial, {"one": {**result, "measured_on": {}}})
 
 
-def made() -> list[dict[str, Any]]:
-    records = []
-    for method, last in ((NO_LABELS, 0.5), ("random", 0.6), ("clue", 0.7)):
-        for seed in (0, 1):
-            shared = {"experiment": "active_adaptation", "task": TASK, "network": "lenet, one training", "seed": seed}
-            shared |= {"method": method, "paper": None, "provenance": "", "protocol": "5%"}
-            shared |= {"command": "one", "command_of_all": "all"}
-            records += told(shared, result(last + 0.02 * seed, 0.8))
-    return records
+def fabricated(task: str = TASK) -> list[dict[str, Any]]:
+    methods = {NO_LABELS: 0.5, "random": 0.6, "clue": 0.7}
+    pairs = [(method, last, seed) for method, last in methods.items() for seed in (0, 1)]
+    return [r for method, last, seed in pairs for r in made_records(method, seed, last + 0.02 * seed, 0.8, task)]
 
 
-def test_the_oracle_is_the_best_epoch_and_is_told_beside_the_last() -> None:
-    last, oracle = told({"protocol": "5%"}, result(0.6, 0.8))
-    assert (last["selection"], last["step"], last["accuracy/target"]) == ("last", 2, 0.6)
+def test_the_oracle_is_the_best_epoch_and_is_recorded_beside_the_last() -> None:
+    last, oracle = made_records("random", 3, 0.6, 0.8)
+    assert (last["selection"], last["step"], last["accuracy/target"], last["seed"]) == ("last", 2, 0.6, 3)
     assert (oracle["selection"], oracle["step"], oracle["accuracy/target"]) == ("oracle", 1, 0.8)
-    headers, lines = one_training(made(), [TASK])
+    headers, lines = one_training(fabricated())
     rows = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
     assert list(rows) == [NO_LABELS, "random", "clue"]
     assert rows["clue"]["target"] == "71.0 ± 1.4" and rows["clue"]["over random"] == "+10.0"
     assert rows["clue"]["oracle, target"] == "80.0 ± 0.0" and rows["random"]["over random"] == "–"
-    assert over(values_of(made(), "5%", "accuracy/target")["clue"], [TASK, "other"]) == {}  # no mean of a part
+
+
+def test_means_are_of_seeds_that_have_every_transfer() -> None:
+    other = [r for r in fabricated("other") if (r["method"], r["seed"]) != ("clue", 1)]
+    found = means([r for r in [*fabricated(), *other] if r["selection"] == "last"], "target")
+    assert set(found["random"]) == {0, 1} and set(found["clue"]) == {0}
+    assert found["clue"][0] == pytest.approx(70)
 
 
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
-    write_text(tmp_path / "records.jsonl", to_lines(made()))
-    assert active_adaptation.report(tmp_path) == tmp_path / "report.html"
-    said = findings(made())
-    where = "digits, 5%, 1 transfer, images never asked for, at the most labels"
-    assert said == [f"{where}: best clue, 71.0; random 61.0, place 2 of 2."]
-    assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith(f"- {said[0]}")
-    own = [{**r, "method": "hybrid", "accuracy/unqueried": r["accuracy/unqueried"] + 0.05} for r in made()[4:8]]
-    (with_own,) = findings([*made(), *own])
-    assert with_own == f"{where}: best clue, 71.0; hybrid 66.0, place 2 of 3; random 61.0, place 3 of 3."
+    write(tmp_path, fabricated())
+    assert active_adaptation.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
+    (said,) = findings(fabricated())
+    assert (
+        "best clue 71.0" in said
+        and "worst random 61.0" in said
+        and "random 61.0 (2 of 2)" in said
+        and "DAN" not in said
+    )
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith(f"- {said}")
+    own = [record for seed in (0, 1) for record in made_records("hybrid", seed, 0.65 + 0.02 * seed, 0.8)]
+    (with_own,) = findings([*fabricated(), *own])
+    assert "hybrid 66.0 (2 of 3), random 61.0 (3 of 3)" in with_own

@@ -13,60 +13,31 @@ import pytest
 import torch
 import tyro
 
+from active.aift_training import TRAINING_CODES
 from active.strategies.aift import CODES
 from dan.cli.command_line import run
 from dan.data.colon import ARCHIVE
 from experiments import aift
 from experiments.aift import PAPER_CODES, RANDOM, RFT, TRAININGS, Aift
+from experiments.aift import report as aift_report
+from experiments.aift.report import area, best_of_random, curves_of, findings, labels_to_random, mean_curve
+from experiments.aift.trial import evaluate, network, patch_data
 from experiments.framework import options as running
+from experiments.framework.experiment import parts_of
 from experiments.framework.options import command_of
-from experiments.framework.records import read, to_lines, write_text
+from experiments.framework.records import read, write
 from experiments.framework.reporting.comparison_report import caption_of_tests
-from experiments.framework.trials import _work
-from experiments.jobs.aift import Place, Sizes, made, network, roc_auc
-from experiments.pages import aift as aift_page
-from experiments.pages.aift import area, best_of_random, curves_of, findings, labels_to, mean_curve, share, swing
+from experiments.framework.trials import _work, with_prerequisites
 from experiments.tasks import paper_table
 
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_auc_is_the_share_of_pairs_in_the_right_order(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randint(0, 6, (40,), generator=generator) / 5  # with many ties
-    positive = torch.rand(40, generator=generator) < 0.3
-    pairs = [(a, b) for a in scores[positive].tolist() for b in scores[~positive].tolist()]
-    expected = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
-    assert roc_auc(scores, positive) == pytest.approx(expected, rel=1e-12)
-    assert roc_auc(-scores, positive) == pytest.approx(1 - expected, rel=1e-12)
-    assert roc_auc(scores.exp(), positive) == pytest.approx(expected, rel=1e-12)
-    from sklearn.metrics import roc_auc_score
-
-    assert roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive.numpy(), scores.numpy()), rel=1e-12)
-
-
-def test_auc_of_one_class_is_refused() -> None:
-    for positive in (torch.ones(3), torch.zeros(3)):
-        with pytest.raises(ValueError, match="at least one positive and one negative"):
-            roc_auc(torch.rand(3), positive.bool())
-
-
-def test_areas_and_labels_of_straight_curves() -> None:
+def test_areas_of_straight_curves() -> None:
     line = {0: 0.1, 10: 0.6, 20: 0.7, 40: 0.9}
     assert area(line) == pytest.approx((0.65 * 10 + 0.8 * 20) / 30)  # the point without labels is left out
     assert area({0: 0.1, 10: 0.6}) == 0.6
-    above = {count: value for count, value in line.items() if count}
-    assert labels_to(above, 0.75) == pytest.approx(25) and labels_to(above, 0.6) == 10 and labels_to(above, 0.5) == 10
-    assert labels_to(above, 0.91) is None and labels_to({}, 0.5) is None
-    bent = {10: 0.6, 20: 0.5, 30: 0.8, 40: 0.7}
-    assert labels_to(bent, 0.65) == pytest.approx(25)  # where it is first reached
     assert mean_curve({0: line, 1: {10: 0.8, 20: 0.9}}) == {10: pytest.approx(0.7), 20: pytest.approx(0.8)}
-
-
-def test_a_swing_is_the_mean_step_up_or_down() -> None:
-    assert swing({0: 0.1, 10: 0.6, 20: 0.5, 30: 0.8}) == pytest.approx(0.2)  # the point without labels is left out
-    assert swing({0: 0.1, 10: 0.6}) == 0 and swing({}) == 0
 
 
 # --- records that are made up -----------------------------------------------------------------------------------------
@@ -94,18 +65,18 @@ def fabricated(gain: float) -> list[dict[str, Any]]:
 
 def test_the_table_has_the_papers_layout_and_its_values() -> None:
     curves, paper = curves_of(fabricated(0.05)[::-1]), paper_table("aift_alc")
-    headers, lines = aift_page.area_table(curves, paper)
+    headers, lines = aift_report.area_table(curves, paper)
     assert headers == ["ALC", RANDOM, "D", "D+M", "E"]
     rows = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
     assert [name.split(",")[0] for name in rows][:1] == ["colon nuclei"] and len(rows) == 2 + 3 + 3
     ours = rows["colon nuclei, AFT(LQ)"]
-    assert ours[RANDOM] == ".705 ± .007" and ours["D"] == ".760 ± .014"
+    assert ours[RANDOM] == "0.705 ± 0.007" and ours["D"] == "0.760 ± 0.014"
     assert rows["the paper's Polyp, AFT(LQ) (other data)"] == {
         "ALC": "the paper's Polyp, AFT(LQ) (other data)",
         RANDOM: "–",
-        "D": ".9242",
-        "D+M": ".9285",
-        "E": ".9292",
+        "D": "0.9242",
+        "D+M": "0.9285",
+        "E": "0.9292",
     }
     assert {row.split()[-1] for row in paper.values} == set(TRAININGS)  # the codes of the paper are ours
     assert set(paper.columns) == set(PAPER_CODES)
@@ -113,27 +84,16 @@ def test_the_table_has_the_papers_layout_and_its_values() -> None:
 
 def test_the_share_of_labels_is_that_of_the_mean_curves() -> None:
     curves = curves_of(fabricated(0.05))
-    assert best_of_random(curves, "AFT(LQ)") == (30.0, pytest.approx(0.805))
+    assert best_of_random(curves, "AFT(LQ)") == (30, pytest.approx(0.805))
     # D's mean curve is .06 + .6, .7, .8 at 10, 20, 30: it has .805 at 24.5 labels of 30.
-    assert share(curves, ("D", "AFT(LQ)"), "AFT(LQ)") == pytest.approx(24.5 / 30)
-    assert share(curves, ("E", "AFT(LQ)"), "AFT(LQ)") is None
-    assert share(curves, ("D", "ACFT(Q)"), "ACFT(Q)") == pytest.approx(24.5 / 30)
-    assert share(curves, ("D", "ACFT(Q)"), "AFT(LQ)") is None  # RFT is out of its reach
-    headers, lines = aift_page.share_table(curves)
-    table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
-    assert table["AFT(LQ), random's"] == {
-        "row, best AUC": "AFT(LQ), random's",
-        "best AUC": ".805",
-        "at labels": "30",
-        "D": "82 %",
-        "D+M": "75 %",
-        "E": "never",
-    }
-    assert table["ACFT(Q), RFT's"]["D"] == "never"
+    assert labels_to_random(curves, ("D", "AFT(LQ)"), "AFT(LQ)") == pytest.approx(24.5)
+    assert labels_to_random(curves, ("E", "AFT(LQ)"), "AFT(LQ)") is None
+    assert labels_to_random(curves, ("D", "ACFT(Q)"), "ACFT(Q)") == pytest.approx(24.5)
+    assert labels_to_random(curves, ("D", "ACFT(Q)"), "AFT(LQ)") is None  # RFT is out of its reach
 
 
 def test_codes_are_compared_seed_by_seed() -> None:
-    selections, trainings = aift_page.comparisons(curves_of(fabricated(0.05)))
+    selections, trainings = aift_report.comparisons(curves_of(fabricated(0.05)))
     assert (selections.unit, trainings.unit) == ("seed", "seed")
     tests = {(test.a, test.b): test for test in selections.tests}
     assert set(tests) == {("D", RANDOM), ("D+M", RANDOM), ("E", RANDOM)}
@@ -142,45 +102,35 @@ def test_codes_are_compared_seed_by_seed() -> None:
     assert tests["D", RANDOM].cells == 4 and tests["E", RANDOM].mean == pytest.approx(-4.5)
     (test,) = trainings.tests
     assert (test.a, test.b, test.n) == ("AFT(LQ)", "ACFT(Q)", 2) and test.mean == pytest.approx(10)
-    assert "over its tasks." in caption_of_tests(selections)[0]
-    assert not aift_page.comparisons(curves_of([r for r in fabricated(0.05) if r["method"] == RFT]))
+    assert "The unit is the seed, n of them (most: 2)" in caption_of_tests(selections)[0]
+    assert not aift_report.comparisons(curves_of([r for r in fabricated(0.05) if r["method"] == RFT]))
 
 
 @pytest.mark.parametrize(
-    ("gain", "cells", "reached"),
+    ("gain", "cells", "first"),
     [
-        (
-            0.05,
-            "4 of 6 cells have a larger area; 4 by more than two standard errors over seeds, and 2 are smaller",
-            "75 %",
-        ),
-        (
-            -0.05,
-            "2 of 6 cells have a larger area; 2 by more than two standard errors over seeds, and 4 are smaller",
-            "82 %",
-        ),
+        (0.05, "4 of 6 cells (4 by 2 standard errors); below by as much: 2", "D+M"),
+        (-0.05, "2 of 6 cells (2 by", "E"),
     ],
 )
-def test_the_records_decide_what_is_said(gain: float, cells: str, reached: str) -> None:
-    said = " ".join(findings(fabricated(gain)))
-    assert cells in said
-    assert f"reaches it first, with {reached} of those labels" in said
-    assert "Majority selection (+M) changes the area by +2.00 points" in said and "Randomness" not in said
-    assert "ACFT(Q) against AFT(LQ), code by code: −10.00 points" in said
-    assert "by so many points of AUC: AFT(LQ) 10.0, ACFT(Q) 10.0." in said
+def test_the_records_decide_what_is_said(gain: float, cells: str, first: str) -> None:
+    said = " ".join(findings(curves_of(fabricated(gain))))
+    assert cells in said and f" in {first}, AFT(LQ)." in said
+    assert "+M +2.00" in said and "+R" not in said
+    assert "ACFT(Q) −10.00" in said
 
 
 def test_a_result_against_the_method_is_said_as_well() -> None:
     records = [made for made in fabricated(-0.05) if made["asks"] in (RANDOM, "D")]
-    said = " ".join(findings(records))
-    assert "0 of 2 cells have a larger area; 0 by more than" in said and "2 are smaller by as much" in said
-    assert "no selection code reaches it" in said
-    assert findings([made for made in records if made["asks"] == RANDOM]) == []
+    said = " ".join(findings(curves_of(records)))
+    assert "0 of 2 cells (0 by" in said and "as much: 2" in said
+    assert "fewer in 0 of 2 cells." in said
+    assert not list(findings(curves_of([made for made in records if made["asks"] == RANDOM])))
 
 
 def test_the_report_is_made_from_records_alone(tmp_path: Path) -> None:
-    write_text(tmp_path / "records.jsonl", to_lines(fabricated(0.05)))
-    assert aift.report(tmp_path) == tmp_path / "report.html"
+    write(tmp_path, fabricated(0.05))
+    assert aift.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         cells = {(row["method"], row["metric"], row["labels"]): row for row in csv.DictReader(file)}
     assert cells[RFT, "roc_auc", "20"]["mean"] == "70.5000" and cells[RFT, "alc", "30"]["n"] == "2"
@@ -188,7 +138,7 @@ def test_the_report_is_made_from_records_alone(tmp_path: Path) -> None:
     assert ("E, ACFT(Q)", "labels_to_random", "30") not in cells
     assert all(row["paper"] == "" for row in cells.values())  # other data: not the same measurement
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("- The highest area under the curve is that of D+M, AFT(LQ)")
+    assert text.startswith("- Largest area under the AUC curve: D+M, AFT(LQ), 0.7")
     assert "not public" in text and "(other data)" in text and (tmp_path / "figures" / "aift.png").stat().st_size > 5000
     assert "http" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
@@ -202,8 +152,16 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def trials_of(config: Aift) -> list[list[Any]]:
+    return [with_prerequisites(part) for part in parts_of(aift.cells(config), config.seeds)]
+
+
+def test_the_codes_are_those_of_the_strategy_and_of_the_training() -> None:
+    assert aift.CODES == CODES and (RFT, *TRAININGS) == tuple(TRAINING_CODES)
+
+
 def test_the_plan_is_every_cell_of_every_seed(somewhere: Path) -> None:
-    parts = aift.parts_of(Aift())
+    parts = trials_of(Aift())
     assert [len(part) for part in parts] == [(len(PAPER_CODES) + 1) * len(TRAININGS)] * 5 == [36] * 5
     names = [trial.name for part in parts for trial in part]
     assert len(set(names)) == len(names)
@@ -215,7 +173,7 @@ def test_the_plan_is_every_cell_of_every_seed(somewhere: Path) -> None:
             "ACFT(LQ)",
             "ACFT(HQ)",
         ]
-    moved = aift.parts_of(Aift(setting="transfer", selections=CODES, seeds=(3,)))[0]
+    (moved,) = trials_of(Aift(setting="transfer", selections=CODES, seeds=(3,)))
     assert len(moved) == 1 + len(CODES) * len(TRAININGS)
     assert moved[0].name == "start-seed3" and all(trial.after == (moved[0],) for trial in moved[1:])
     assert moved[1].arguments["trade_off"] == 1.0 and moved[0].arguments["steps"] == 500
@@ -244,8 +202,6 @@ def test_the_command_of_a_cell_reads_back_as_that_cell(cell: tuple[str, str]) ->
         (["--trade-off", "2"], "of --setting transfer"),
         (["--start-steps", "0", "--setting", "transfer"], "--start-steps must be 1 or more"),
         (["--trade-off", "-1", "--setting", "transfer"], "--trade-off must be 0 or more"),
-        (["--weights", "x.pth"], "of --network squeezenet1_1"),
-        (["--weights", "x.pth", "--network", "squeezenet1_1"], "there is no weights file x.pth"),
         ([], "the colon nuclei are not in"),
     ],
 )
@@ -253,7 +209,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     somewhere: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["aift", *flags, "--out", str(somewhere / "run")]
-    assert run("experiments", "", {"aift": aift.COMMAND}, words) == 2
+    assert run("experiments", "", {"aift": aift.EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (somewhere / "run").exists()
@@ -293,25 +249,39 @@ def tissue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     lines.append(f"{patient},{10 * patient + i}.png,{i % 2}")
             add(PARTS[part].file, "\n".join(lines).encode())
     monkeypatch.setenv("ACTIVE_DAN_DATA", str(tmp_path))
-    made.cache_clear()
+    patch_data.cache_clear()
     return tmp_path
 
 
 def test_all_trials_of_a_seed_share_patients_pool_and_views(tissue: Path) -> None:
-    place, sizes = Place(str(tissue), str(tissue / "images")), Sizes(30, 20, 3)
-    one, again, other = (made(place, "scratch", "lenet", sizes, seed) for seed in (0, 0, 1))
+    shared: dict[str, Any] = {"data": str(tissue), "images": str(tissue / "images"), "pool": 30, "test": 20, "views": 3}
+    one, other = (patch_data(**shared, setting="scratch", seed=seed) for seed in (0, 1))
     assert one is not other and len(one.pool) == 30 and len(one.test) == 20 and one.source is None
     assert not set(one.pool.groups) & set(one.test.groups)
-    again = made(place, "scratch", "lenet", sizes, 0)
+    again = patch_data(**shared, setting="scratch", seed=0)
     assert (
         torch.equal(one.pool.patches.tensors[0], again.pool.patches.tensors[0]) and one.pool.names == again.pool.names
     )
     assert one.pool.groups != other.pool.groups
-    moved = made(place, "transfer", "lenet", sizes, 0)
+    moved = patch_data(**shared, setting="transfer", seed=0)
     assert {int(group) > 60 for group in moved.pool.groups} == {True}
     assert {int(group) > 60 for group in moved.source.groups} == {False} and len(moved.source) == 120
-    first, second = network("lenet", "", 0).state_dict(), network("lenet", "", 0).state_dict()
+    first, second = network(0).state_dict(), network(0).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order(tissue: Path) -> None:
+    from active.learners.candidates import candidate_query_fields
+
+    sizes = {"pool": 30, "test": 20, "views": 3}
+    test = patch_data(data=str(tissue), images=str(tissue), setting="scratch", seed=0, **sizes).test  # type: ignore[arg-type]
+    model = network(0)
+    found = evaluate(model, test)
+    probs, positive = candidate_query_fields(model, test)["probs"], test.targets == 1
+    pairs = [(a, b) for a in probs[positive, 1].tolist() for b in probs[~positive, 1].tolist()]
+    expected = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs) / len(pairs)
+    assert found["roc_auc/target_test"] == pytest.approx(expected, rel=1e-12)
+    assert found["accuracy/target_test"] == pytest.approx(float((probs.argmax(1) == test.targets).double().mean()))
 
 
 @pytest.mark.parametrize("setting", ["scratch", "transfer"])
@@ -321,12 +291,12 @@ def test_a_tiny_run_is_not_made_again(tissue: Path, capsys: pytest.CaptureFixtur
     flags += ["--image-cache", str(tissue / "images"), "--quiet", "--seeds", "2"]
     flags += ["--start-steps", "3"] if setting == "transfer" else []
     config = running.reduced(tyro.cli(Aift, args=flags))
-    for trial in aift.parts_of(config)[0]:  # as a worker would
+    for trial in trials_of(config)[0]:  # as a worker would
         finished, result = _work(trial, out)
         assert finished, result
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
     assert len(before) == 4 + (setting == "transfer")
-    assert run("experiments", "", {"aift": aift.COMMAND}, ["aift", *flags]) == 0
+    assert run("experiments", "", {"aift": aift.EXPERIMENT.command}, ["aift", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "| colon nuclei, ACFT(HQ) |" in capsys.readouterr().out
     records = read(out / "records.jsonl")
@@ -337,30 +307,3 @@ def test_a_tiny_run_is_not_made_again(tissue: Path, capsys: pytest.CaptureFixtur
     once = {record["roc_auc/target_test"] for record in records if record["labels"] == 5 and record["asks"] == RANDOM}
     assert len(once) == 1  # and after the first purchase every training has done the same
     assert all(record["setting"] == setting and record["task"].startswith("colon_first") for record in records)
-
-
-def test_squeezenet_trains_on_the_outputs_of_its_first_half(tissue: Path, data_folder: Path) -> None:
-    weights = data_folder / "weights" / "squeezenet1_1_caffe_as_torchvision.pth"
-    if not weights.is_file():
-        pytest.skip(f"no {weights}")
-    out = tissue / "run"
-    config = Aift(
-        network="squeezenet1_1",
-        weights=str(weights),
-        selections=("D",),
-        trainings=("ACFT(LQ)",),
-        seeds=(0,),
-        pool=8,
-        test=10,
-        views=2,
-        budget=2,
-        rounds=1,
-        steps=1,
-        out=out,
-        image_cache=tissue / "images",
-    )
-    (trial,) = aift.parts_of(config)[0]
-    finished, result = _work(trial, out)
-    assert finished, result
-    assert result["weights"].startswith("squeezenet1_1_caffe_as_torchvision.pth (sha256 ")
-    assert len(list((out / "outputs").glob("*.npy"))) == 2  # of the pool and of the test nuclei

@@ -26,7 +26,6 @@ from dan.models.model_file import load_model
 from experiments import arena, arena_field
 from experiments.arena import BUDGET, EVERY, Arena, labels_to
 from experiments.arena_field import GROUPS, HALVES, STRATEGIES, half_of, target_of
-from experiments.asked_pictures import asked_pictures
 from experiments.framework import options as running
 from experiments.framework.measurements import alc
 from experiments.framework.records import read, to_lines, write_text
@@ -47,6 +46,7 @@ from experiments.jobs.arena import (
 from experiments.pages.arena import findings, table_of
 from experiments.pages.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
 from experiments.pages.arena_verdict import standing, verdict
+from experiments.queried_images import queried_images
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
@@ -420,7 +420,7 @@ def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: 
         assert labels == [0, 1, 2, 5, 10, 20]
         assert [len(record.get("queried", [])) for record in curve] == [1, 1, 3, 5, 10, 0]
         pool = evenly(load_pair(TASK).target, 100)
-        pictures = asked_pictures(curve[3])
+        pictures = queried_images(curve[3])
         assert [picture.name for picture in pictures] == [str(int(pool[i][1])) for i in curve[3]["queried"]]
         for name in ("target_test", "unqueried"):
             values = [record[f"accuracy/{name}"] for record in curve]

@@ -10,7 +10,7 @@ import torch
 
 from active.assessment.classes import ClassCounts, balanced_bounds, class_bounds
 from active.assessment.hypergeometric import lower_count, upper_count, upper_tail
-from experiments.assessment_coverage import clopper_pearson
+from experiments.assessment_coverage.simulation import clopper_pearson
 
 ALPHA = 0.05
 

@@ -1,23 +1,21 @@
 """The simulation of coverage: its pieces, and a few hundred runs of both kinds."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from active.pool import Pool
-from active.strategies import STRATEGIES
-from experiments.assessment_coverage import (
+from experiments import assessment_coverage
+from experiments.__main__ import main
+from experiments.assessment_coverage.simulation import (
     Outputs,
-    Tally,
-    main,
-    read_outputs,
+    clopper_pearson,
+    coverage,
     refit,
     simulate_looks,
     simulate_rounds,
-    with_share,
 )
+from experiments.framework.records import read
 
 
 def outputs_of(count=240, classes=3, seed=0):
@@ -26,13 +24,13 @@ def outputs_of(count=240, classes=3, seed=0):
     targets = torch.randint(classes, (count,), generator=generator)
     features = torch.randn(count, 6, generator=generator) + torch.nn.functional.one_hot(targets, 6)
     logits = 2 * features[:, :classes] + torch.randn(count, classes, generator=generator)
-    return Outputs("made", logits, features, targets)
+    return Outputs(logits, features, targets)
 
 
 def test_a_subset_has_the_share_that_was_asked_for():
     outputs = outputs_of(600)
     for share in (0.01, 0.1, 0.5):
-        part = with_share(outputs, share, 300, torch.Generator().manual_seed(1))
+        part = outputs.with_share(share, 300, torch.Generator().manual_seed(1))
         assert len(part.targets) <= 300
         assert float((part.targets == 0).double().mean()) == pytest.approx(share, abs=0.005)
 
@@ -50,54 +48,68 @@ def test_the_refitted_head_is_the_ridge_regression_of_the_residuals():
     assert torch.allclose(refit(outputs, pool), outputs.logits + 10 * (x @ weights).float(), atol=1e-5)
 
 
-def test_a_tally_counts_runs_and_averages_widths():
-    tally = Tally()
-    tally.add(0.2, 0.6, True)
-    tally.add(0.5, 0.7, False)
-    assert tally.record() == {"runs": 2, "held": 1, "width": pytest.approx(0.3)}
+def test_a_run_counts_if_all_of_its_intervals_hold():
+    runs = [{"a": [(0.0, 1.0, 0.5), (0.2, 0.6, 0.6)]}, {"a": [(0.5, 0.6, 0.7), (0.5, 0.7, 0.6)]}]
+    assert coverage(runs) == {"a": {"coverage": 0.5, "width": pytest.approx(0.3)}}
+
+
+@pytest.mark.parametrize(("right", "drawn"), [(0, 10), (3, 10), (10, 10)])
+def test_clopper_pearson_inverts_the_binomial_tails(right, drawn):
+    from scipy.stats import binom
+
+    low, high = clopper_pearson(right, drawn)
+    assert low == 0 if right == 0 else binom.sf(right - 1, drawn, low) == pytest.approx(0.025)
+    assert high == 1 if right == drawn else binom.cdf(right, drawn, high) == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize("strategy", ["random", "margin"])
 def test_intervals_of_one_network_hold_in_150_runs(strategy):
-    generator = torch.Generator().manual_seed(0)
-    tallies = simulate_looks(outputs_of(), STRATEGIES[strategy], 60, 150, generator)
-    for name, tally in tallies.items():
-        assert tally.held >= 133, name  # 0.1 % of the binomial with 150 and 0.95
-    widths = {name: tally.width for name, tally in tallies.items()}
-    assert widths["exact"] < widths["clopper_pearson"]
-    assert widths["exact"] < widths["sequence"] < 1.6 * widths["clopper_pearson"]
+    found = coverage(simulate_looks(outputs_of(), strategy, 60, 150, torch.Generator().manual_seed(0)))
+    assert min(values["coverage"] for values in found.values()) >= 133 / 150  # 0.1 % of the binomial with 150 and 0.95
+    widths = {name: values["width"] for name, values in found.items()}
+    assert widths["one look"] < widths["clopper-pearson"]
+    assert widths["one look"] < widths["all looks"] < 1.6 * widths["clopper-pearson"]
 
 
 @pytest.mark.parametrize("mode", ["train", "hold"])
 def test_intervals_of_all_rounds_hold_at_once_in_40_runs(mode):
-    tallies = simulate_rounds(outputs_of(), STRATEGIES["margin"], mode, 40, torch.Generator().manual_seed(0))
-    for name, tally in tallies.items():
-        assert tally.runs == 40 and tally.held >= 33, name  # 0.1 % of the binomial with 40 and 0.95
+    found = coverage(simulate_rounds(outputs_of(), "margin", mode, 40, torch.Generator().manual_seed(0)))
+    assert list(found) == ["accuracy", "unlabelled", "balanced"]
+    assert min(values["coverage"] for values in found.values()) >= 33 / 40  # 0.1 % of the binomial with 40 and 0.95
 
 
 def test_hold_measures_the_last_network_with_all_audits_and_train_with_the_last_ones():
-    widths = {}
-    for mode in ("train", "hold"):
-        tallies = simulate_rounds(outputs_of(), STRATEGIES["random"], mode, 10, torch.Generator().manual_seed(0))
-        widths[mode] = tallies["accuracy"].width
-    assert widths["hold"] < widths["train"]
+    widths = {
+        mode: coverage(simulate_rounds(outputs_of(), "random", mode, 10, torch.Generator().manual_seed(0)))
+        for mode in ("train", "hold")
+    }
+    assert widths["hold"]["accuracy"]["width"] < widths["train"]["accuracy"]["width"]
 
 
-def test_the_command_writes_a_record_for_every_setting(tmp_path, monkeypatch):
-    outputs = outputs_of()
-    content = {"logits": outputs.logits, "features": outputs.features, "y": outputs.targets}
-    torch.save(content, tmp_path / "made.pt")
-    assert torch.equal(read_outputs(tmp_path / "made.pt").targets, outputs.targets)
-    monkeypatch.setattr("experiments.assessment_coverage.SHARES", (0.1, 0.5))
-    monkeypatch.setattr("experiments.assessment_coverage.NAMES", ("random",))
-    monkeypatch.setattr("experiments.assessment_coverage.BUDGETS", (20, 500))
-    for kind in ("looks", "rounds"):
-        main([kind, str(tmp_path / f"{kind}.jsonl"), "2", str(tmp_path / "made.pt")])
-    looks = [json.loads(line) for line in (tmp_path / "looks.jsonl").read_text().splitlines()]
-    assert [(r["share"], r["audits"]) for r in looks] == [(0.1, 20), (0.5, 20)]  # 500 audits are more than the pool
-    assert all(r["exact"]["runs"] == 2 and 0 < r["accuracy"] < 1 for r in looks)
-    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
-    assert [r["mode"] for r in rounds] == ["train", "hold"]
-    assert all(np.isfinite(r["accuracy"]["width"]) for r in rounds)
-    with pytest.raises(SystemExit, match=r"looks\|rounds"):
-        main(["looks"])
+def test_a_run_records_every_setting_and_its_report_the_lowest_coverage(tmp_path, monkeypatch, capsys):
+    torch.save(dict(zip(("logits", "features", "y"), outputs_of(), strict=True)), tmp_path / "made.pt")
+    monkeypatch.setattr(assessment_coverage.simulation, "SHARES", (0.1, 0.5))
+    config = assessment_coverage.AssessmentCoverage(
+        outputs=(tmp_path / "made.pt",), strategies=("random",), audits=(20, 500), runs=2
+    )
+    ((cell),) = assessment_coverage.cells(config)
+    (trial,) = cell.trials
+    results = {trial.name: trial.function(tmp_path / "run" / trial.name, **trial.arguments)}
+    records = assessment_coverage.records_of(cell, trial, results)
+    looks = [(r["network"], r["labels"]) for r in records if r["interval"] == "one look"]
+    assert looks == [("share 0.1", 20), ("share 0.5", 20)]  # 500 audits are more than the pool
+    assert {r["network"] for r in records if r["interval"] == "accuracy"} == {"rounds, train", "rounds, hold"}
+    assert all(r["coverage"] in (0, 0.5, 1) and np.isfinite(r["width"]) for r in records)
+    wrong = main(["run", "assessment_coverage", "--outputs", str(tmp_path / "none.pt"), "--out", str(tmp_path / "run")])
+    assert wrong == 2 and "there is no file" in capsys.readouterr().err
+
+
+def test_the_command_trains_a_network_on_digits_where_no_outputs_are_named(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["run", "assessment_coverage", "--quick", "--out", str(out), "--quiet", "--workers", "1"]
+    assert main(words) == 0
+    records = read(out)
+    assert {record["task"] for record in records} == {"rendered2digits"}
+    lowest = min(record["coverage"] for record in records)
+    assert f"{lowest:.1%}" in (out / "table.md").read_text(encoding="utf-8").splitlines()[0]
+    assert "| one look | 20 |" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import torch
 
 from active.assessment.betting import Guesses, estimate, lower_bound, place_bets, upper_bound
 from active.assessment.hypergeometric import lower_count, upper_count
-from experiments.assessment_coverage import clopper_pearson
+from experiments.assessment_coverage.simulation import clopper_pearson
 
 ALPHA = 0.05
 

@@ -16,14 +16,11 @@ from dan.cli.command_line import run
 from dan.run_dir import read_records
 from experiments import clue_digits
 from experiments.__main__ import experiment_named
-from experiments.clue_digits import STRATEGIES, TASKS, ClueDigits, at_last, captions, curve, findings, table_of
+from experiments.clue_digits import BATCH, STRATEGIES, TASKS, ClueDigits, finding, load_train_config, report_of
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
 from experiments.framework.records import read, to_lines, write_text
-from experiments.framework.reporting.against_random import gains
-from experiments.framework.reporting.plots import COLOURS
 from experiments.framework.trials import _work, with_prerequisites
-from experiments.jobs.clue_digits import BATCH, load_train_config
 
 
 def record(strategy: str, seed: int, labels: int, value: float, task: str = "mnist2usps") -> dict[str, Any]:
@@ -104,54 +101,37 @@ def test_mistakes_are_one_line_before_anything_is_trained(
 
 
 def test_gains_are_over_random_on_the_same_seed_and_images() -> None:
-    records = fabricated({"clue": 0.05, "margin": -0.03})
-    found = at_last(records, "mnist2usps", "unqueried")
-    assert {name: [round(v, 6) for v in by_seed.values()] for name, by_seed in gains(found).items()} == {
-        "margin": [-3.0, -3.0],
-        "clue": [5.0, 5.0],
-    }
-    (said,) = findings(records)
-    assert said == (
-        "MNIST->USPS, 30 labels: random has 61.0 on the images never asked for; best clue, +5.0 ± 0.0 points, worst "
-        "margin, −3.0 ± 0.0; below random: margin; above it on every seed: clue."
-    )
-    assert findings(fabricated({})) == []  # random alone: nothing to say
-    (said,) = findings(fabricated({"badge": 0.01}))
-    assert "best badge, +1.0 ± 0.0 points; none is below random; above it on every seed: badge" in said
+    (said,) = finding(fabricated({"clue": 0.05, "margin": -0.03}), "mnist2usps")
+    assert "30 labels" in said and "random 61.0 %" in said
+    assert "best clue +5.0 ± 0.0, worst margin −3.0 ± 0.0; below it: margin." in said
+    assert finding(fabricated({}), "mnist2usps") == []  # random alone: nothing to say
+    (said,) = finding(fabricated({"badge": 0.01}), "mnist2usps")
+    assert "best badge +1.0 ± 0.0, worst badge +1.0 ± 0.0; below it: none." in said
 
 
-def test_the_table_has_both_accuracies_and_the_test_split() -> None:
-    headers, lines = table_of(fabricated({"clue": 0.05}), "mnist2usps")
-    table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
-    assert list(table) == ["random", "clue"]
-    assert table["clue"]["target"] == "67.0 ± 1.4" and table["clue"]["unqueried"] == "66.0 ± 1.4"
-    assert table["clue"]["test"] == "65.0 ± 1.4" and table["clue"]["over random"] == "+5.0 ± 0.0"
-    assert table["clue"]["ALC unqueried"] == "58.0 ± 0.7"  # trapezoids from 50 to 65, and from 50 to 67
-    assert (table["clue"]["worst"], table["clue"]["s a run"], table["clue"]["labels"]) == ("65.0", "4 ± 0", "30")
-    assert table["random"]["over random"] == "–"
-
-
-def test_nine_curves_are_told_apart(tmp_path: Path) -> None:
+def test_a_report_has_a_table_a_transfer_and_says_how_it_was_measured() -> None:
     records = fabricated(dict.fromkeys(STRATEGIES[1:], 0.01))
-    figure = curve(records, "mnist2usps", "unqueried")
-    assert figure is not None
-    lines = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
-    assert list(lines) == list(STRATEGIES) and len(set(lines.values())) == 9 > len(COLOURS)
-    assert curve(records, "usps2mnist", "unqueried") is None
-    assert "no alignment" in captions(records)[1] and "at most 10,000 images" in captions(records)[1]
-    aligned = [each | {"trade_off": 0.1} for each in records]
-    assert "beside them mme at the trade-off 0.1" in captions(aligned)[1]
+    other = [{**each, "task": "digits_usps2mnist"} for each in records]
+    made = report_of([*other, *records])
+    assert [heading for heading, _ in made.tables] == ["MNIST->USPS, LeNet", "USPS->MNIST, LeNet"]
+    assert len(made.findings) == 2
+    headers, lines = made.tables[0][1]
+    table = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
+    assert list(table) == list(STRATEGIES) and table["random"]["unqueried"] == "61.0 ± 1.4"
+    (panels,) = {len(drawn.figure.axes) for drawn in made.figures}
+    assert panels == 2 and all(len(axes.lines) == 9 for axes in made.figures[0].figure.axes)
+    assert "no alignment" in made.captions[1] and "10,000" in made.captions[1]
+    aligned = report_of([each | {"trade_off": 0.1} for each in records])
+    assert "mme at trade-off 0.1" in aligned.captions[1] and len(aligned.tables) == 1
 
 
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
     records = fabricated({"clue": 0.05})
-    write_text(tmp_path / "records.jsonl", to_lines(records[::-1]))
+    write_text(tmp_path / "records.jsonl", to_lines(records))
     assert clue_digits.EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("- MNIST->USPS, 30 labels: random has 61.0") and "`all`" in text
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
-        f"mnist2usps_{split}.png" for split in ("target", "test", "unqueried")
-    ]
+    assert text.startswith("- MNIST->USPS, 30 labels") and "`all`" in text
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["test.png", "unqueried.png"]
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         cells = {(r["method"], r["labels"], r["split"], r["metric"]): r["mean"] for r in csv.DictReader(file)}
     assert cells["clue", "30", "unqueried", "accuracy"] == "66.0000" and cells["clue", "30", "target", "alc"]

@@ -79,15 +79,15 @@ def test_choosing_a_run_shows_its_means_and_what_was_asked(runs: Path) -> None:
 
 def test_what_was_asked_is_shown_in_pick_order_with_its_answers() -> None:
     from dan.data.tasks import load_pair
-    from experiments.asked_pictures import asked_pictures
+    from experiments.queried_images import queried_images
 
     target = load_pair("rendered2digits").target
-    pictures = asked_pictures({"experiment": "demo", "queried": [5, 3, 8]})
+    pictures = queried_images({"experiment": "demo", "queried": [5, 3, 8]})
     assert [picture.name for picture in pictures] == [str(int(target[i][1])) for i in (5, 3, 8)]
     first = target[5][0][0].numpy()
     assert pictures[0].pixels == pytest.approx((first - first.min()) / (first.max() - first.min()), abs=1e-6)
-    assert asked_pictures({"experiment": "demo", "queried": []}) == []
-    assert asked_pictures({"experiment": "aift", "queried": [1]}) == []
+    assert queried_images({"experiment": "demo", "queried": []}) == []
+    assert queried_images({"experiment": "aift", "queried": [1]}) == []
 
 
 def test_no_records_is_one_line_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import pytest
 from active.forecast import FILE, FittedCurve, fit_curve, published_prior
 from active.learning_curves import Points, Prior, fit_prior, normal_points, posterior, shape, shares
 from experiments import forecast_prior
-from experiments.forecast_prior import KEYS, Run, labels_to, learn, read_runs, replay, summary
+from experiments.forecast_prior import KEYS, Run, learn, read_runs, replay, summary
+from experiments.framework.measurements import labels_to
 
 # r = 0.1, s = 0.05, c = 0.8: almost certain.
 THETA = (math.log(0.1 / 0.9), math.log(0.05), math.log(0.8))

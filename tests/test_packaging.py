@@ -277,11 +277,7 @@ def test_packages_are_made_of_small_parts() -> None:
 # To be deleted as these experiments become declarations.
 LATER = {
     "experiments/arena_ablations.py",
-    "experiments/jobs/active_adaptation.py: ask_at",
-    "experiments/jobs/aift.py: curve",
     "experiments/jobs/arena.py",
-    "experiments/jobs/clue_digits.py: ask",
-    "experiments/pages/aift.py",
 }
 
 

@@ -1,11 +1,13 @@
 """The uncertainty maps: all distributions once, corners in their place, and a picture that is one."""
 
+import math
+
 import pytest
 import torch
 
 from experiments.__main__ import main
 from experiments.framework.records import read
-from experiments.uncertainty_maps import CORNERS, POINTS, SCORES, discordant, distributions
+from experiments.uncertainty_maps import CORNERS, POINTS, discordant, distributions, scores
 
 
 def test_every_distribution_of_the_grid_is_there_once():
@@ -18,13 +20,12 @@ def test_every_distribution_of_the_grid_is_there_once():
 
 def test_corners_are_certain_and_the_centre_is_asked_for():
     probs = distributions(6)
-    for _, score in SCORES.values():
-        value = score(probs)
+    for value in scores(probs).values():
         assert set(value[probs.max(1).values == 1].tolist()) == {0.0}
         centre = (probs == 1 / 3).all(1) | ((probs - 1 / 3).abs() < 1e-12).all(1)
         assert float(value[centre]) == pytest.approx(1)
         assert int((value > 1 - 1e-12).sum()) >= 1
-    sides = [float((CORNERS[i] - CORNERS[j]).norm()) for i, j in ((0, 1), (1, 2), (0, 2))]
+    sides = [math.dist(CORNERS[i], CORNERS[j]) for i, j in ((0, 1), (1, 2), (0, 2))]
     assert sides == pytest.approx([1, 1, 1])
 
 
@@ -42,7 +43,7 @@ def test_the_command_reports_and_refuses_what_cannot_be(tmp_path, capsys):
     picture = tmp_path / "figures" / "maps.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     records = read(tmp_path / "records.jsonl")
-    assert len(records) == 2 * len(SCORES) * len(POINTS)
+    assert len(records) == 2 * 4 * len(POINTS)
     found = {(r["method"], r["temperature"], r["at"]): r["score"] for r in records}
     assert found["margin", 1.0, "one ahead"] == pytest.approx(1 - 0.4)
     assert found["ratio", 3.0, "one ahead"] == pytest.approx((0.2 / 0.6) ** (1 / 3))

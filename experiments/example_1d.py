@@ -16,14 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-if __package__ in (None, ""):  # python experiments/signals.py puts this folder on the path, and not its parent
+if __package__ in (None, ""):  # python experiments/example_1d.py puts this folder on the path, and not its parent
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
-
-from dan.cli.command_line import Command, run
 
 CLASSES = ("sine", "square", "sawtooth")
 LENGTH = 128
@@ -38,23 +36,20 @@ WAVES: tuple[Callable[[Tensor], Tensor], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Instrument:
-    """How a domain records the waves. Ranges are uniform."""
+    """How a domain records the waves. cycles, uniform: in the L samples, the wave's frequency over the sampling rate;
+    gain, uniform: factor on the wave; drift: largest rise or fall over the L samples; noise: its standard deviation."""
 
     cycles: tuple[float, float]
-    """Cycles in the L samples: the wave's frequency over the sampling rate."""
     gain: tuple[float, float]
-    """Factor on the wave."""
     drift: float = 0.0
-    """Largest rise or fall over the L samples."""
     noise: float = 0.0
-    """Standard deviation of white noise."""
 
 
 SOURCE = Instrument(cycles=(3, 5), gain=(0.8, 1.2), noise=0.05)
 TARGET = Instrument(cycles=(6, 9), gain=(0.5, 0.8), drift=0.5, noise=0.15)
 
 
-def signals(count: int, instrument: Instrument, *, seed: int) -> TensorDataset:
+def make_signals(count: int, instrument: Instrument, *, seed: int) -> TensorDataset:
     """`count` signals (N, 1, L) in float32 with their classes (N,), as balanced as `count` allows, in random order."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -72,11 +67,11 @@ def signals(count: int, instrument: Instrument, *, seed: int) -> TensorDataset:
 
 
 def accuracies(trade_off: float, *, seed: int = 0, steps: int = 300) -> dict[str, float]:
-    """Train a DAN on the signals, and say its accuracy, in [0, 1], on fresh signals of either domain."""
+    """Train a DAN on the signals, and return its accuracy, in [0, 1], on new signals of either domain."""
     from dan import DAN, evaluate, fit
 
-    source, target = signals(1200, SOURCE, seed=3 * seed), signals(1200, TARGET, seed=3 * seed + 1)
-    tests = {"source": signals(600, SOURCE, seed=10_001), "target": signals(600, TARGET, seed=10_002)}
+    source, target = make_signals(1200, SOURCE, seed=3 * seed), make_signals(1200, TARGET, seed=3 * seed + 1)
+    tests = {"source": make_signals(600, SOURCE, seed=10_001), "target": make_signals(600, TARGET, seed=10_002)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DAN("conv1d", len(CLASSES), layers=(32,))
@@ -84,35 +79,14 @@ def accuracies(trade_off: float, *, seed: int = 0, steps: int = 300) -> dict[str
     return {name: evaluate(model, data).accuracy for name, data in tests.items()}
 
 
-@dataclass(frozen=True)
-class Signals:
-    """Source-only beside DAN on synthetic 1-D signals."""
-
-    steps: int = 300
-    """training steps of each"""
-    trade_off: float = 3.0
-    """lambda of DAN"""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """one training of both for each"""
-
-
-def show(config: Signals) -> None:
-    """Train both for each seed, and print their accuracies."""
+def main(steps: int = 300, seeds: Sequence[int] = (0, 1, 2)) -> None:
+    """Train source-only and DAN for each seed, and print their accuracies."""
     print(f"{'method':<12} {'seed':>4}  {'source':>9}  {'target':>9}")
-    for method, trade_off in (("source-only", 0.0), ("DAN", config.trade_off)):
-        for seed in config.seeds:
-            found = accuracies(trade_off, seed=seed, steps=config.steps)
+    for method, trade_off in (("source-only", 0.0), ("DAN", 3.0)):
+        for seed in seeds:
+            found = accuracies(trade_off, seed=seed, steps=steps)
             print(f"{method:<12} {seed:>4}  {100 * found['source']:7.2f} %  {100 * found['target']:7.2f} %", flush=True)
 
 
-COMMAND = Command(Signals, show, "Source-only beside DAN on synthetic 1-D signals.")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return run("experiments/signals.py", "An example.", {"signals": COMMAND}, ["signals", *words])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
