@@ -1,7 +1,7 @@
 """Active adaptation as the field's papers measure it, on digits and Office-10 + Caltech-10, by two protocols.
 
 5 %      one training of a DAN, which queries 1 % of the target at the end of five of its epochs (Xie et al., AAAI
-         2022); the pool is the whole target; the last model, and the oracle's beside it
+         2022); the pool is the whole target; the last model, and the oracle's
 counts   rounds from a DAN, 10, 30, 50, 100, 200 and 300 labels in all (the columns of CLUE's table, ICCV 2021), as
          far as half of the pool goes; fine-tuned as in the arena, whose trials these are
 
@@ -174,7 +174,7 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 OWN = "hybrid"
-DRAWN = 5  # strategies in a figure, besides hybrid and random: eighteen lines cannot be told apart
+DRAWN = 5  # strategies in a figure, besides hybrid and random: eighteen lines are too many
 # What decides: in rounds there is a test split that is never queried; in the one training there is none.
 DECIDES = {"5%": "unqueried", "counts": "target_test"}
 
