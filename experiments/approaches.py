@@ -9,21 +9,23 @@ the source-only run of their seed, and what is kept of the source was kept by th
 from __future__ import annotations
 
 import shutil
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from experiments.framework.experiment import Cell, Experiment, Results
+from experiments.framework.measurements import measurements
 from experiments.framework.options import Options, check_names, check_runs
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
-from experiments.framework.reporting.tables import Table, by_method, difference, dots, each, mean_of, points, tidy, told
+from experiments.framework.reporting import plots
+from experiments.framework.reporting.summary import LEGEND, summary
+from experiments.framework.reporting.tables import Table, by_method, difference, each, mean_of, points
 from experiments.framework.trials import Trial, slug
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 TASK = "rendered2digits"
 SOURCE = "SOURCE"  # in options: the folder of the seed's source-only run
@@ -179,7 +181,6 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
 
 # --- the report -------------------------------------------------------------------------------------------------------
 
-SPLITS = {"target": "accuracy/target", "target_test": "accuracy/target_test", "unqueried": "accuracy/unqueried"}
 # (what is compared, the base, rows that are compared with it)
 COMPARED = (
     ("From scratch", SOURCE_ONLY, (DAN,)),
@@ -190,28 +191,23 @@ COMPARED = (
 )
 
 
-def measured(records: Sequence[Record], name: str, scale: float = 100.0) -> dict[str, dict[int, float]]:
-    """row -> {seed: scale * value}, rows in the order of the experiment."""
-    found = by_method(records, name, scale)
-    return {row: found[row] for row in APPROACHES if row in found}
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """The records, rows in the order of the experiment."""
+    return sorted(records, key=lambda record: list(APPROACHES).index(record["method"]))
 
 
 def accuracy_table(records: Sequence[Record]) -> Table:
     """One row an approach, with the options that it is."""
-    found = {split: measured(records, name) for split, name in SPLITS.items()}
-    seconds = measured(records, "seconds", 1.0)
-    lines = []
-    for row, by_seed in found["target_test"].items():
-        made = APPROACHES[row]
-        cells = [*(told(found[split].get(row)) for split in SPLITS), f"{min(by_seed.values()):.1f}"]
-        options = f"{made.keep}, then {made.options}" if made.keep else made.options or "none"
-        lines.append([row, *cells, told(seconds.get(row), 0), str(len(by_seed)), options])
-    return ["approach", *SPLITS, "worst seed", "s a run", "n", "options of python -m dan train rendered2digits"], lines
+    headers, rows = summary(ordered(records))
+    for row in rows:
+        made = APPROACHES[row[0]]
+        row.append(f"{made.keep}, then {made.options}" if made.keep else made.options or "none")
+    return [*headers, "options of python -m dan train rendered2digits"], rows
 
 
 def findings(records: Sequence[Record]) -> list[str]:
     """What each approach gains over its base on target_test, seed by seed."""
-    found = measured(records, SPLITS["target_test"])
+    found = by_method(records, "accuracy/target_test")
     said = []
     for what, base, rows in COMPARED:
         gains = {row: difference(found.get(row, {}), found.get(base, {})) for row in rows}
@@ -221,46 +217,11 @@ def findings(records: Sequence[Record]) -> list[str]:
     return said
 
 
-def figure_of(records: Sequence[Record]) -> Figure:
-    """Accuracy on the target's test split, mean and one dot a seed; the lines are source-only and DAN from scratch."""
-    from matplotlib.figure import Figure
-
-    found = measured(records, SPLITS["target_test"])
-    figure = Figure(figsize=(7, 1.2 + 0.27 * len(found)), layout="constrained")
-    axes = figure.subplots()
-    for row in (SOURCE_ONLY, DAN):
-        if row in found:
-            mean = statistics.fmean(found[row].values())
-            axes.axvline(mean, color=_colour(row), linewidth=0.8, linestyle="--", zorder=1)
-    for place, (row, by_seed) in enumerate(found.items()):
-        colour = _colour(row)
-        dots(axes, place, list(by_seed.values()), colour, (14, 34))
-    axes.set_yticks(range(len(found)), list(found), fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("accuracy on the target's test split, %")
-    tidy(axes, "x")
-    return figure
-
-
-def _colour(row: str) -> str:
-    """One a kind of approach."""
-    from experiments.framework.reporting.plots import COLOURS, REFERENCES
-
-    if row in REFERENCES:
-        return REFERENCES[row]
-    kinds = ("--source-free", "--target-labels", "--source-weights", "--weights")
-    return COLOURS[next(place for place, kind in enumerate(kinds) if kind in APPROACHES[row].options)]
-
-
 def captions(records: Sequence[Record]) -> list[str]:
     """How the numbers were made."""
     steps, trade_offs, rate = (each(records, name, "g") for name in ("steps", "trade_off", "lr"))
     return [
-        "Accuracy in percent, mean ± standard deviation over n seeds, of the model after the last step "
-        f"({steps} for every run; nothing is selected). target: all target images, which the runs see without "
-        "labels; target_test: the target's own test split, which nothing sees; unqueried: the target without the "
-        "images whose labels were learned; worst seed: the lowest target_test; s a run: seconds of the training and "
-        "its evaluation, without the run that it starts from.",
+        f"{LEGEND} All runs have {steps} steps, and nothing is selected.",
         f"LeNet, a hidden layer of 64 and the logits; trade-offs {trade_offs} (0: source-only) and rate {rate} are the "
         "command's defaults, tuned for no row. SOURCE is the source-only run of the same seed, KEPT that run with what "
         "it kept of its source. Rows with --weights take its backbone and train new layers; source-free rows take the "
@@ -270,12 +231,11 @@ def captions(records: Sequence[Record]) -> list[str]:
 
 def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
-    caption = "Target's test split: mean, one dot a seed; dashed: means of source-only (grey) and of DAN (black)."
     return Report(
         title="Ways to transfer, on rendered fonts to handwritten digits",
         findings=findings(records),
         tables=[(f"{TASK}, LeNet", accuracy_table(records))],
-        figures=[Drawn("approaches.png", figure_of(records), caption)],
+        figures=[Drawn("approaches.png", plots.bars(measurements(ordered(records)), "test"), "Target test split.")],
         captions=captions(records),
     )
 

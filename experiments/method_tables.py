@@ -62,7 +62,7 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
     """The evaluations with the trial's settings, and the oracle's choice among them."""
     result, made = results[trial.name], trial.arguments
     result = {"evaluations": [result["evaluation"]], **result} if "evaluation" in result else result
-    kept = {name: made[name] for name in ("how", "trade_off", "steps") if name in made}
+    kept: Record = {name: made[name] for name in ("how", "trade_off", "steps") if name in made}
     kept |= {name: result[name] for name in ("weights",) if name in result}
     return last_and_oracle({**cell.about, "seed": made.get("seed", 0), "selection": "", **kept}, result)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from platform import python_version
 from typing import Annotated, Any
@@ -23,8 +23,6 @@ from experiments.framework.records import read, write_text
 
 MARK = "<!-- released -->"  # twice in the README of the checkpoints: their list stands between
 LIMIT = 3_000_000  # bytes of model.pt that may go into the repository
-# Of python -m dan train.
-TRAIN_DEFAULTS = {"trade_off": 3.0, "steps": 1000, "layers": [64], "dropout": 0.0, "freeze": []}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,26 +144,15 @@ def command_of(settings: Mapping[str, Any]) -> str:
 
     A run that something else than that command made says its own in the settings, as "command".
     """
-    from dan.training.config import TrainConfig
+    from dan.cli import train_options
 
     if "command" in settings:
         return str(settings["command"])
-    defaults = {**json.loads(json.dumps(asdict(TrainConfig()))), **TRAIN_DEFAULTS}
-    chosen = {**settings, **settings.get("options", {})}
-    names = [*defaults, "backbone", "weights", "freeze_up_to", "adapters", "seed"]
-    names += [name for name in settings.get("options", {}) if name not in names]
-    words = ["python -m dan train", str(settings["task"])]
-    for name in names:
-        value = chosen.get(name)
-        if value is None or value == defaults.get(name):
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            words.append(" ".join([f"--{flag}", *map(str, listed)]))
-    return " ".join(words)
+    chosen = {**settings, "classes": None, **settings.get("options", {})}  # the classes of a run are those of its data
+    names = [field.name for field in fields(train_options.Train) if chosen.get(field.name) is not None]
+    values = {name: chosen[name] for name in names}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return train_options.command_of(train_options.Train(**values))
 
 
 COMMAND = Command(

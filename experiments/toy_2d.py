@@ -4,7 +4,7 @@ Three classes. The source has one group of each. In the target they have moved; 
 has nothing, and the classifier, a linear one that learned the source, is sure there and wrong; and a few samples lie
 far from everything. Each panel shows the first picks of one strategy over the classifier's margin.
 
-Shapes: N samples of the target; G x G points of a grid.
+Shapes: S, N samples of source and target; G x G points of a grid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,13 +24,11 @@ from dan.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from active.pool import Query
-
 STRATEGIES = ("random", "margin", "k_center", "mmd_reduction", "badge", "hybrid")
 CENTRES = ((-2.0, 0.0), (2.0, 0.0), (0.0, 2.8))  # of the classes, in the source
 SHIFT = (0.7, -0.8)  # of the target
 SECOND, SHARE = (-1.2, -4.0), 0.4  # class 1's other group, and how much of the class is in it
-STRANGERS = ((-6.0, 4.6), (-6.2, -4.4), (6.6, 4.4))
+OUTLIERS = ((-6.0, 4.6), (-6.2, -4.4), (6.6, 4.4))
 SPREAD, OF_CLASS = 0.62, 60
 LIMITS = (-7.0, 7.4, -5.6, 5.6)
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
@@ -52,18 +50,15 @@ class Plane:
         """(..., 2) -> (..., 3)."""
         return points @ self.weight.T + self.bias
 
-    def query(self) -> Query:
-        """What a strategy sees of it: nothing is labelled yet."""
+    def picks(self, strategy: str, budget: int, seed: int = 0) -> Tensor:
+        """Positions of the target samples that the strategy queries, (budget,), in pick order; nothing is labelled."""
         from active.pool import Query
+        from active.strategies import get_strategy
 
-        logits = self.logits(self.target)
-        return Query(
-            ids=torch.arange(len(self.target)),
-            probs=logits.softmax(1),
-            logits=logits,
-            features=self.target,
-            source_features=self.source,
-        )
+        logits, ids = self.logits(self.target), torch.arange(len(self.target))
+        domains: dict[str, Any] = {"features": self.target, "source_features": self.source}
+        query = Query(ids=ids, probs=logits.softmax(1), logits=logits, **domains)
+        return get_strategy(strategy)(query, budget, generator=torch.Generator().manual_seed(seed))
 
 
 def plane(seed: int = 0) -> Plane:
@@ -80,23 +75,10 @@ def plane(seed: int = 0) -> Plane:
     moved = [(x + SHIFT[0], y + SHIFT[1]) for x, y in CENTRES]
     second = round(SHARE * OF_CLASS)
     groups = [group(moved[0], OF_CLASS), group(moved[1], OF_CLASS - second), group(SECOND, second)]
-    target = torch.cat([*groups, group(moved[2], OF_CLASS), torch.tensor(STRANGERS).double()])
+    target = torch.cat([*groups, group(moved[2], OF_CLASS), torch.tensor(OUTLIERS).double()])
     learned = LogisticRegression(C=1.0).fit(source.numpy(), classes.numpy())
-    return Plane(
-        source=source,
-        source_classes=classes,
-        target=target,
-        target_classes=torch.cat((classes, torch.tensor([0, 0, 1]))),
-        weight=torch.from_numpy(learned.coef_),
-        bias=torch.from_numpy(learned.intercept_),
-    )
-
-
-def pick_details(strategy: str, domains: Plane, budget: int, seed: int = 0) -> Tensor:
-    """Positions of the target samples that the strategy queries, (budget,), in pick order."""
-    from active.strategies import get_strategy
-
-    return get_strategy(strategy)(domains.query(), budget, generator=torch.Generator().manual_seed(seed))
+    weights = torch.from_numpy(learned.coef_), torch.from_numpy(learned.intercept_)
+    return Plane(source, classes, target, torch.cat((classes, torch.tensor([0, 0, 1]))), *weights)
 
 
 def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int = 0) -> Figure:
@@ -105,30 +87,23 @@ def figure_of(domains: Plane, strategies: Sequence[str], budget: int, seed: int 
 
     from active.strategies.uncertainty import margin_of_confidence
 
-    left, right, low, high = LIMITS
-    xs, ys = (torch.linspace(a, b, GRID, dtype=torch.float64) for a, b in ((left, right), (low, high)))
+    xs, ys = (torch.linspace(*ends, GRID, dtype=torch.float64) for ends in (LIMITS[:2], LIMITS[2:]))
     points = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1)  # (G, G, 2)
     shade = margin_of_confidence(domains.logits(points).softmax(-1).flatten(0, 1)).reshape(GRID, GRID)
     columns = min(3, len(strategies))
     rows = -(-len(strategies) // columns)
     figure = Figure(figsize=(4.0 * columns, 3.3 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in panels[len(strategies) :]:
-        axes.set_axis_off()
-    for axes, strategy in zip(panels, strategies, strict=False):
-        axes.imshow(
-            shade.numpy(), extent=LIMITS, origin="lower", cmap="Greys", alpha=0.45, vmin=0, vmax=1, aspect="equal"
-        )
-        axes.scatter(*domains.source.T.numpy(), s=9, marker="x", color="#777777", linewidths=0.6)
-        for label, colour in enumerate(COLOURS):
-            axes.scatter(*domains.target[domains.target_classes == label].T.numpy(), s=10, color=colour, linewidths=0)
-        picks = pick_details(strategy, domains, budget, seed)
-        axes.scatter(*domains.target[picks].T.numpy(), s=120, facecolors="white", edgecolors="#111111", linewidths=1.1)
-        for number, (x, y) in enumerate(domains.target[picks].tolist(), start=1):
+    for place, strategy in enumerate(strategies, start=1):
+        axes = figure.add_subplot(rows, columns, place, xticks=[], yticks=[])
+        axes.imshow(shade.numpy(), extent=LIMITS, origin="lower", cmap="Greys", alpha=0.45, vmin=0, vmax=1)
+        axes.scatter(domains.source[:, 0], domains.source[:, 1], s=9, marker="x", color="#777777", linewidths=0.6)
+        colours = [COLOURS[label] for label in domains.target_classes.tolist()]
+        axes.scatter(domains.target[:, 0], domains.target[:, 1], s=10, c=colours, linewidths=0)
+        picked = domains.target[domains.picks(strategy, budget, seed)]
+        axes.scatter(picked[:, 0], picked[:, 1], s=120, facecolors="white", edgecolors="#111111", linewidths=1.1)
+        for number, (x, y) in enumerate(picked.tolist(), start=1):
             axes.text(x, y, str(number), fontsize=7, ha="center", va="center_baseline")
         axes.set_title(strategy.rpartition(".")[2], fontsize=10)  # my_project.ideas:mine is ideas:mine
-        axes.set_xticks([])
-        axes.set_yticks([])
     return figure
 
 
@@ -153,17 +128,16 @@ def draw(config: Toy2d) -> None:
     domains = plane(config.seed)
     if not 1 <= config.budget <= len(domains.target) or not config.strategies:
         raise UserError(f"--budget must be 1 to {len(domains.target)}, and --strategies at least one")
-    figure_of(domains, config.strategies, config.budget, config.seed).savefig(config.out, dpi=130, bbox_inches="tight")
+    figure = figure_of(domains, config.strategies, config.budget, config.seed)
+    figure.savefig(config.out, dpi=130, bbox_inches="tight")
     print(f"picture: {config.out}")
-
-
-COMMAND = Command(Toy2d, draw, "What strategies query, on a two-dimensional example.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return run("python -m", "", {"experiments.toy_2d": COMMAND}, ["experiments.toy_2d", *words])
+    command = Command(Toy2d, draw, "What strategies query, on a two-dimensional example.")
+    words = sys.argv[1:] if argv is None else argv
+    return run("python -m", "", {"experiments.toy_2d": command}, ["experiments.toy_2d", *words])
 
 
 if __name__ == "__main__":

@@ -62,12 +62,12 @@ def test_every_experiment_is_in_the_list() -> None:
     files = {path.stem: path for path in home.glob("*.py")} | {p.parent.name: p for p in home.glob("*/__init__.py")}
     parts = ("\nEXPERIMENT = ", "\nCOMMAND = ")
     found = {name for name, path in files.items() if any(part in path.read_text(encoding="utf-8") for part in parts)}
-    assert found - {"toy_2d", "publish_checkpoint"} == {experiment.name for experiment in EXPERIMENTS}
+    assert found - {"publish_checkpoint"} == {experiment.name for experiment in EXPERIMENTS}
 
 
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "sklearn", "PIL", "jinja2", "rich")
 # To be emptied, with the deletion of `Undeclared`: then EXPERIMENTS itself is imported.
-SLOW_TO_IMPORT = {"ablations", "clue_digits", "digits"}
+SLOW_TO_IMPORT = {"ablations"}
 
 
 def test_the_list_needs_no_heavy_library() -> None:

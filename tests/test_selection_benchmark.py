@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dan.errors import UserError
-from experiments.benchmarks import selection, selection_report
-from experiments.benchmarks.selection import TASKS, Case, Selection, Unavailable
+from experiments.benchmarks import selection, selection_report, selection_tasks
+from experiments.benchmarks.selection import Selection
+from experiments.benchmarks.selection_tasks import TASKS, Case, Unavailable
 from experiments.framework.records import Record, append, read
 
 QUICK = Selection(quick=True, repetitions=1)
@@ -47,7 +48,7 @@ def test_the_plain_loop_and_ours_pick_the_same(tmp_path: Path) -> None:
 
 def test_the_file_holds_the_pool_that_stands_in_memory(tmp_path: Path) -> None:
     (case,) = (case for case in quick_cases() if case.task == "k_center from disk")
-    on_disk, in_memory = selection._pool_on_disk(case, tmp_path), selection._pool(case, tmp_path)
+    on_disk, in_memory = selection_tasks._pool_on_disk(case, tmp_path), selection_tasks._pool(case, tmp_path)
     assert (tmp_path / "features.bin").stat().st_size == 4 * case.n * case.features
     assert all(torch.equal(on_disk[name], in_memory[name]) for name in ("pool", "centres"))
 
@@ -59,10 +60,10 @@ def test_the_radius_is_that_of_the_definition() -> None:
 
 
 def test_features_are_clustered_not_negative_and_the_same_for_a_seed() -> None:
-    x = selection.clustered(5000, 8, seed=3)
-    assert torch.equal(x, selection.clustered(5000, 8, seed=3))
+    x = selection_tasks.clustered(5000, 8, seed=3)
+    assert torch.equal(x, selection_tasks.clustered(5000, 8, seed=3))
     assert float(x.min()) == 0 and 0.2 < float((x == 0).float().mean()) < 0.8
-    assert not torch.equal(x, selection.clustered(5000, 8, seed=4))
+    assert not torch.equal(x, selection_tasks.clustered(5000, 8, seed=4))
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ import torch
 from active.strategies import STRATEGIES as KNOWN
 from active.strategies.coreset import k_center_greedy
 from active.strategies.uncertainty import margin_of_confidence
-from experiments.toy_2d import OF_CLASS, SHARE, STRATEGIES, main, pick_details, plane
+from experiments.toy_2d import OF_CLASS, SHARE, STRATEGIES, main, plane
 
 
 def test_the_classifier_is_right_on_the_source_and_surely_wrong_on_the_second_group() -> None:
@@ -24,11 +24,11 @@ def test_the_classifier_is_right_on_the_source_and_surely_wrong_on_the_second_gr
 def test_the_picks_are_the_strategies() -> None:
     domains = plane(3)
     margins = margin_of_confidence(domains.logits(domains.target).softmax(1))
-    assert pick_details("margin", domains, 5).tolist() == margins.topk(5).indices.tolist()
-    assert torch.equal(pick_details("k_center", domains, 5), k_center_greedy(domains.target, None, 5))
+    assert domains.picks("margin", 5).tolist() == margins.topk(5).indices.tolist()
+    assert torch.equal(domains.picks("k_center", 5), k_center_greedy(domains.target, None, 5))
     assert set(STRATEGIES) <= set(KNOWN)
     for strategy in STRATEGIES:
-        assert len(set(pick_details(strategy, domains, 12).tolist())) == 12
+        assert len(set(domains.picks(strategy, 12).tolist())) == 12
 
 
 def test_the_command_writes_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

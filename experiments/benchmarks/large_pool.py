@@ -153,7 +153,7 @@ def pair() -> float:
 
 def _domains(count: int) -> tuple[Any, Any, Any]:
     from dan.mmd import MultiKernel, median_bandwidth
-    from experiments.benchmarks.selection import clustered
+    from experiments.benchmarks.selection_tasks import clustered
 
     x, y = clustered(count, F, seed=0), clustered(count, F, seed=1)
     return x, y, MultiKernel.ladder(median_bandwidth(x[:1000], y[:1000]))

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.benchmarks.mmd_report import seconds, size
-from experiments.benchmarks.selection import RESULTS, TASKS, key_of
-from experiments.framework.publish import renewed
+from experiments.benchmarks.selection_tasks import TASKS, key_of
+from experiments.framework.publish import HOME, renewed
 from experiments.framework.records import Record, read, write_text
 
 LETTERS = {"n": "N", "labelled": "L", "classes": "C", "features": "F", "budget": "b"}
@@ -24,7 +24,7 @@ def write(folder: Path) -> Path:
     """Make table.md of a folder from its records.jsonl; its path. Of the published folder, the pages are renewed."""
     text = markdown(read(folder / "records.jsonl"))
     write_text(folder / "table.md", text)
-    if folder.resolve() == (RESULTS / NAME).resolve():
+    if folder.resolve() == (HOME / "results" / NAME).resolve():
         for page, new in renewed(NAME, text).items():
             write_text(page, new)
     return folder / "table.md"

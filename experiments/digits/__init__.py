@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dan.data.digit_sets import COUNTS, Split, digit_set
 from dan.data.paths import cache_folder, data_folder
 from experiments import method_tables as tables
 from experiments.digits.trial import ALIGN, BATCH, FLOOR_IMAGES, HIDDEN, SET, adapt, floor, score
@@ -75,6 +74,8 @@ class Digits(SearchOptions):
 
     def check(self) -> None:
         """The data are decoded here, once."""
+        from dan.data.digit_sets import COUNTS, Split, digit_set
+
         super().check()
         check_names("tasks", self.tasks, TASKS)
         check_names("methods", self.methods, [FLOOR, *rows()])

@@ -56,8 +56,9 @@ def index_of(docs: Path) -> str:
 
 def options_of(options: type[Options]) -> str:
     """The experiment's own options as a table: defaults, the values of --quick and of --full, meanings."""
-    forms = {"default": options()} | {
-        f"--{form}": reduced(replace(options(), **{form: True}))
+    of: Any = options()
+    forms = {"default": of} | {
+        f"--{form}": reduced(replace(of, **{form: True}))
         for form, values in (("quick", options.QUICK), ("full", options.FULL))
         if values
     }

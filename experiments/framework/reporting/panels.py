@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from experiments.framework.reporting.tables import legend_above, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Curve = Mapping[Any, Sequence[float]]  # setting, a number -> one value a seed
 Style = Mapping[str, Any]  # of matplotlib's plot or bar, among them the colour
@@ -28,6 +29,8 @@ def line_panels(
 
     styles: of each label. ticks: names of the settings, where they are no numbers.
     """
+    from matplotlib.figure import Figure
+
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.0 + 4.2 * columns, 0.8 + 2.9 * rows), layout="constrained")
@@ -60,6 +63,8 @@ def grouped_bars(
 
     begin: of the axis.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(2.4 + 2.2 * len(groups), 3.8), layout="constrained")
     axes = figure.subplots()
     labels = [label for label in styles if any(bars.get(label) for bars in groups.values())]

@@ -179,7 +179,7 @@ def ranks(ranking: Ranking) -> Figure:
     places, distance = range(len(ranking.methods)), ranking.critical_difference
     figure = Figure(figsize=(6, 0.9 + 0.26 * len(places)), layout="constrained")
     axes = figure.subplots()
-    marked = {"fmt": "o", "markersize": 4, "color": "#0072b2", "ecolor": "#999999", "capsize": 3}
+    marked: dict[str, Any] = {"fmt": "o", "markersize": 4, "color": "#0072b2", "ecolor": "#999999", "capsize": 3}
     axes.errorbar(ranking.mean_ranks, places, xerr=distance / 2, **marked)
     axes.set_yticks(places, ranking.methods, fontsize=8, parse_math=False)
     axes.invert_yaxis()

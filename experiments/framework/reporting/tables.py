@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from experiments.framework.measurements import by_seed
 from experiments.framework.records import Record
 from experiments.framework.reporting.markdown import Table as Table
 
@@ -42,12 +43,8 @@ def told(by_seed: Mapping[int, float] | None, digits: int = 1) -> str:
 
 
 def by_method(records: Iterable[Record], name: str, scale: float = 100.0) -> dict[str, dict[int, float]]:
-    """method -> {seed: scale * record[name]}, of the records that have it; the last of a seed counts."""
-    found: dict[str, dict[int, float]] = {}
-    for record in records:
-        if record.get(name) is not None:
-            found.setdefault(record["method"], {})[record["seed"]] = scale * record[name]
-    return found
+    """method -> {seed: scale * record[name]}, of the selected records that have it; the last of a seed counts."""
+    return {method: values for (method,), values in by_seed(records, name, scale, of=("method",)).items()}
 
 
 def mean_of(by_seed: Mapping[int, float] | None) -> float | None:
