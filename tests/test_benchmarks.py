@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dan import MultiKernel
 from dan.errors import UserError
-from experiments.benchmarks import crossovers, dan_step, floor, measure, mmd, mmd_report
+from experiments.benchmarks import crossovers, dan_step, floor, measure, mmd, mmd_report, training_step
 from experiments.benchmarks.methods import METHODS, Method, Unavailable
 from experiments.benchmarks.scout import Task, scout, send_out, too_much
 from experiments.framework.records import Record, read, to_lines
@@ -422,3 +423,21 @@ def test_only_the_terms_differ_between_the_steps() -> None:
     assert torch.equal(after(inputs, 0.0), after(moved, 0.0))
     assert not torch.allclose(after(inputs, 1.0), after(moved, 1.0), atol=1e-6)
     assert not torch.allclose(after(inputs, 0.0), after(inputs, 1.0), atol=1e-6)
+
+
+def test_whole_training_steps_and_workers(tmp_path: Path) -> None:
+    small: dict[str, Any] = {
+        "features": (8,),
+        "batches": (4,),
+        "kernels": (5,),
+        "threads": (1,),
+        "repetitions": 2,
+        "images": 6,
+    }
+    training_step.run_training_step(training_step.TrainingStep(**small, repetitions=2, images=6, out=tmp_path))
+    records = read(tmp_path / "records.jsonl")
+    methods = [record["method"] for record in records if record["part"] == "cached"]
+    assert methods[:3] == ["bare source-only", "source-only", "DAN"] and "bare + plain cdist" in methods
+    assert [record["workers"] for record in records if record["part"] == "images"] == [0, 1, 2]
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table.count("\n| ") == 1 + 4 and f"{records[2]['ratio']:.2f}" in table

@@ -1,6 +1,8 @@
 """Alignment: the term of DAN with its bandwidths and learned weights, in training, in checkpoints, in TensorBoard."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,13 +42,44 @@ def network(seed: int = 0) -> DAN:
     return model
 
 
-def test_without_memory_it_is_the_plain_function() -> None:
-    source, target = outputs(10, 0), outputs(14, 1, shift=0.7)
-    terms = Alignment(("hidden1", "output"))(source, target)
-    plain = alignment(source.layers, target.layers, ("hidden1", "output"))
+@pytest.mark.parametrize("estimator", ["unbiased", "biased", "linear"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_term_is_mmd2_under_the_ladder_at_its_own_median(estimator: str, weighted: bool) -> None:
+    source, target = outputs(10, 0), outputs(10, 1, shift=0.7)
+    if weighted:
+        source = replace(source, weights=torch.linspace(0.5, 2, 10))
+    layers = [part.layers for part in (source, target)]
+    for layer in (layer for own in layers for layer in own.values()):
+        layer.requires_grad_()
+    terms = Alignment(("hidden1", "output"), estimator=estimator)(source, target)
     assert list(terms) == ["hidden1", "output"]
-    for name in terms:
-        torch.testing.assert_close(terms[name], plain[name])
+    for name, term in terms.items():
+        inputs = [own[name] for own in layers]
+        x, y = (layer.softmax(1) if name == "output" else layer for layer in inputs)
+        kernel = MultiKernel.ladder(median_bandwidth(x, y))
+        expected = mmd2(x, y, kernel, estimator=estimator, x_weights=source.weights)
+        torch.testing.assert_close(term, expected)
+        ours = torch.autograd.grad(term, inputs, retain_graph=True)
+        for mine, theirs in zip(ours, torch.autograd.grad(expected, inputs), strict=True):
+            torch.testing.assert_close(mine, theirs)
+        if not weighted:
+            plain = alignment(*layers, ("hidden1", "output"), estimator=estimator)[name]
+            assert torch.equal(plain, term)
+
+
+def test_a_training_is_that_with_the_plain_function() -> None:
+    def twin(source: Output, target: Output) -> dict[str, Tensor]:
+        pairs = {name: (source.layers[name], target.layers[name]) for name in ("hidden1", "output")}
+        pairs["output"] = tuple(layer.softmax(1) for layer in pairs["output"])  # type: ignore[assignment]
+        return {name: mmd2(x, y, MultiKernel.ladder(median_bandwidth(x, y))) for name, (x, y) in pairs.items()}
+
+    def weights(**options: Any) -> Tensor:
+        model = network()
+        options |= {"config": TrainConfig(batch_size=16, feature_map=False), "log_mmd": False}
+        fit(model, data(40, 0.0), data(40, 2.0, 1), trade_off=3.0, steps=12, seed=3, **options)
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    torch.testing.assert_close(weights(), weights(domain_loss=twin), rtol=1e-4, atol=1e-5)
 
 
 def test_bandwidth_heuristics_and_their_running_average() -> None:

@@ -167,7 +167,7 @@ def test_nothing_is_read_back(weighted: bool) -> None:
     with NothingReadBack():
         pairs = PairDistances([torch.cat([x, y]), torch.cat([p, q])], 12)
         gamma = torch.stack([running.update(new) for new in pairs.median()])
-        loss = pairs.mmd2(gamma, ladder_multiples(), torch.full((2, 5), 0.2), **weights).sum()
+        loss = torch.stack(pairs.mmd2(gamma, ladder_multiples(), torch.full((2, 5), 0.2), **weights)).sum()
         loss = loss + adaptive_mmd2([x, p], [y, q], heuristic="mean", estimator="biased", **weights).sum()
         loss.backward()
     assert x.grad is not None and bool(x.grad.any())
@@ -178,7 +178,7 @@ def test_a_given_bandwidth_has_the_gradient_of_its_value() -> None:
     p, q = samples("relu", 5, 4, 2, torch.float64)
     gamma = torch.tensor([3.0, 0.7], dtype=torch.float64)
 
-    def value(x: Tensor, y: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    def value(x: Tensor, y: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
         return PairDistances([torch.cat([x, y]), torch.cat([p, q])], 5).mmd2(gamma, (0.5, 1.0, 3.0))
 
     assert torch.autograd.gradcheck(value, (x, y, p, q))
@@ -250,3 +250,14 @@ def test_bad_input_is_one_clear_line(call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         call(x, y)
     assert "\n" not in str(caught.value)
+
+
+@each_dtype
+def test_distances_without_pdist_are_the_same(dtype: torch.dtype) -> None:
+    x, y = samples("duplicates", 7, 5, 4, dtype)
+    z = torch.cat([x, y, x * 1e4 + 3]).detach().requires_grad_()
+    mine, theirs = adaptive.differences(z), torch.pdist(z)
+    torch.testing.assert_close(mine, theirs)
+    weights = torch.linspace(-1, 1, len(mine), dtype=dtype)
+    gradients = [torch.autograd.grad(weights @ found, z)[0] for found in (mine, theirs)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)

@@ -77,7 +77,7 @@ def fetch(
         return data.batch(indices, generator)
     if is_plain(data, TensorDataset) and len(data.tensors) > 1:
         x, y = data.tensors[:2]
-        return x[indices], y[indices]
+        return x.index_select(0, indices), y.index_select(0, indices)
     rows = indices.tolist()
     own = hasattr(type(data), "__getitems__") and not _overrides(data, "__getitem__", "__getitems__")
     return stack_items(data.__getitems__(rows) if own else [data[i] for i in rows], rows, name)

@@ -3,7 +3,8 @@
 Per layer of a network, over the pairs i < j of the pooled sample z = (x, y), in one vector of P = (N + M)(N + M - 1)/2:
     d_p = |z_i - z_j|,     gamma = median of d^2 (or mean),     gamma_u = m_u gamma,
     MMD^2 = sum_p c_p sum_u beta_u exp(-d_p^2 / gamma_u) + constant,
-    dMMD^2/dd_p = -2 c_p d_p sum_u (beta_u / gamma_u) exp(-d_p^2 / gamma_u),
+    s_p = dMMD^2/d(d_p^2) = -c_p sum_u (beta_u / gamma_u) exp(-d_p^2 / gamma_u),
+    dMMD^2/dz_i = 2 sum_j s_ij (z_i - z_j), a product with the matrix 2 (diag(s 1) - s) in float64,
 with c_p = 2/(N (N-1)) within x, 2/(M (M-1)) within y and -2/(N M) between (unbiased). The sums over u are one product.
 Distances are differences, so exact at any offset; nothing is read back from the device; nothing is checked but shapes.
 
@@ -55,14 +56,11 @@ class PairDistances:
         self.n, self.m = count, shapes[0][0] - count
         if min(self.n, self.m) < 1:
             raise ValueError(f"MMD needs at least 1 sample on each side, not {self.n} and {self.m}")
-        layers = [at_least_float32(layer).contiguous() for layer in layers]
-        # pdist subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
-        self.distances = [torch.pdist(layer) for layer in layers]  # (P,) each
+        self.layers = [at_least_float32(layer) for layer in layers]
         with torch.no_grad():
-            # 0, or NaN where a feature is infinite: a row that is merely far away is not taken for such a one.
-            self.invalid = torch.stack([(layer * 0).sum() for layer in layers])  # (L,)
-            self.stacked = torch.stack(self.distances).clamp_(max=FAR)  # (L, P)
-            self.squares = self.stacked.square()
+            # Infinite where rows are merely far away, which is beyond every kernel; NaN stays.
+            distances = torch.stack([pair_distances(layer) for layer in self.layers]).clamp_(max=FAR)
+            self.squares = distances.square_()  # (L, P)
 
     @torch.no_grad()
     def median(self, most_pairs: int | None = None) -> Tensor:
@@ -90,12 +88,12 @@ class PairDistances:
         gamma: Tensor,
         multiples: tuple[float, ...],
         weights: Tensor | None = None,
-        *,
-        estimator: str = "unbiased",
         x_weights: Tensor | None = None,
         y_weights: Tensor | None = None,
-    ) -> Tensor:
-        """MMD^2 of each layer (L,), under bandwidths gamma_l m_u and weights beta.
+        *,
+        estimator: str = "unbiased",
+    ) -> tuple[Tensor, ...]:
+        """MMD^2 of each layer, L scalars, under bandwidths gamma_l m_u and weights beta.
 
         gamma: (L,), positive. multiples: m (K,), positive. weights: beta (L, K) or (K,), >= 0, of sum 1; None: equal.
         estimator: "unbiased" or "biased". x_weights (N,), y_weights (M,): as of `dan.mmd.mmd2`, but where they leave an
@@ -103,9 +101,9 @@ class PairDistances:
         Raises ValueError for another estimator, and fewer than 2 samples on a side where it is unbiased.
         """
         coefficients, constant = self._coefficients(estimator, x_weights, y_weights)
-        chosen = (gamma.to(self.stacked), multiples, weights, coefficients)
-        value = _PairMMD.apply(self.stacked, self.squares, chosen, *self.distances)
-        return value + (self.invalid if constant is None else self.invalid + constant)
+        chosen = (gamma.to(self.squares), multiples, weights, coefficients)
+        values: tuple[Tensor, ...] = _PairMMD.apply(self.squares, chosen, *self.layers)
+        return values if constant is None else tuple(value + constant for value in values)
 
     def _coefficients(self, estimator: str, a: Tensor | None, b: Tensor | None) -> tuple[Tensor, Tensor | float | None]:
         """c (P,), and the constant if there is one."""
@@ -116,7 +114,7 @@ class PairDistances:
                 f"the unbiased estimate needs at least 2 samples on each side, not {self.n} and {self.m}: "
                 'use a larger batch, or estimator="biased"'
             )
-        like = self.stacked
+        like = self.squares
         if a is None and b is None:
             constant = 1 / self.n + 1 / self.m if estimator == "biased" else None
             return _pair_coefficients(self.n, self.m, estimator, like.dtype, like.device), constant
@@ -159,35 +157,75 @@ def adaptive_mmd2(
         raise ValueError(f'the heuristic is "median" or "mean", not "{heuristic}"')
     pooled = [torch.cat([at_least_float32(a), at_least_float32(b)]) for a, b in zip(x, y, strict=True)]
     pairs = PairDistances(pooled, len(x[0]) if x else 0)
-    return pairs.mmd2(
-        pairs.median() if heuristic == "median" else pairs.mean(),
-        ladder_multiples() if multiples is None else multiples,
-        weights,
-        estimator=estimator,
-        x_weights=x_weights,
-        y_weights=y_weights,
-    )
+    gamma = pairs.median() if heuristic == "median" else pairs.mean()
+    multiples = ladder_multiples() if multiples is None else multiples
+    return torch.stack(pairs.mmd2(gamma, multiples, weights, x_weights, y_weights, estimator=estimator))
+
+
+def pair_distances(z: Tensor) -> Tensor:
+    """|z_i - z_j| of all pairs i < j of z (N, F), (P,): `torch.pdist`, also on devices that have none (Apple's).
+
+    It subtracts before it squares: exact zeros for duplicates, at any offset from the origin.
+    """
+    return torch.pdist(z) if z.device.type in ("cpu", "cuda") else differences(z)
+
+
+def differences(z: Tensor) -> Tensor:
+    """The plain twin of `torch.pdist`, with memory for the (P, F) differences."""
+    i, j = torch.triu_indices(len(z), len(z), offset=1, device=z.device)
+    return torch.linalg.vector_norm(z[i] - z[j], dim=1)
 
 
 class _PairMMD(Function):
-    """(L,) from distances (P,) of each layer; the gradient is computed with the value."""
+    """A scalar a layer, from its pooled activations (N + M, F); the gradients are computed with the values."""
 
     @staticmethod
-    def forward(ctx: Any, stacked: Tensor, squares: Tensor, chosen: tuple[Any, ...], *distances: Tensor) -> Tensor:
+    def forward(ctx: Any, squares: Tensor, chosen: tuple[Any, ...], *layers: Tensor) -> tuple[Tensor, ...]:
         gamma, multiples, weights, coefficients = chosen
-        with torch.autocast(stacked.device.type, enabled=False) if _autocast(stacked) else nullcontext():
+        with torch.autocast(squares.device.type, enabled=False) if _autocast(squares) else nullcontext():
             total, slopes = _kernel_sums(squares, gamma, multiples, weights)
             value = total @ coefficients
-        if any(ctx.needs_input_grad[3:]):
-            # For dMMD^2/dd the factor -2/gamma is left.
-            ctx.save_for_backward(slopes.mul_(stacked).mul_(coefficients), gamma, *distances)
-        return value
+            if any(ctx.needs_input_grad[2:]):
+                # Here and not in backward, where it would take more calls: there each layer's is only scaled.
+                factors = _laplacians(slopes.mul_(coefficients), 2 / gamma, len(layers[0]))
+                gradients = [_product(factor, layer) for factor, layer in zip(factors, layers, strict=True)]
+                ctx.save_for_backward(*gradients, *layers)
+        # An infinite feature is in no distance that counts: it makes the value NaN here.
+        return value.add_(torch.stack([layer.sum() for layer in layers]).mul_(0)).unbind()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, gamma, *distances = ctx.saved_tensors
-        gradients = slopes * (outputs[0].detach() / gamma * -2)[:, None]
-        return None, None, None, *map(first_order_only, gradients.unbind(0), distances)
+        saved, count = ctx.saved_tensors, len(outputs)
+        gradients = [scale.detach() * own for scale, own in zip(outputs, saved[:count], strict=True)]
+        return None, None, *map(first_order_only, gradients, saved[count:])
+
+
+def _product(factor: Tensor, layer: Tensor) -> Tensor:
+    """factor (N + M, N + M) times the layer, in the factor's precision and then in the layer's."""
+    return (factor @ layer.to(factor.dtype).clamp(-FAR, FAR)).to(layer.dtype)
+
+
+def _laplacians(slopes: Tensor, factors: Tensor, size: int) -> Tensor:
+    """f (s - diag(s 1)) of each layer (L, N + M, N + M), from s of its pairs (L, P) and f (L,); in float64.
+
+    Its product with z is f sum_j s_ij (z_j - z_i): in float64 nothing is lost where all z are far from the origin.
+    """
+    wide = torch.float64 if slopes.device.type != "mps" else slopes.dtype
+    scaled = slopes * factors[:, None]
+    matrices = scaled.index_select(1, _positions(size, slopes.device)).view(-1, size, size).to(wide)
+    diagonal = matrices.diagonal(dim1=1, dim2=2)
+    diagonal.zero_()
+    diagonal.sub_(matrices.sum(2))
+    return matrices
+
+
+@lru_cache(maxsize=16)
+def _positions(size: int, device: torch.device) -> Tensor:
+    """Which pair each entry of a symmetric matrix is, row by row (size^2,); 0 on the diagonal."""
+    i, j = torch.triu_indices(size, size, offset=1)
+    positions = torch.zeros(size, size, dtype=torch.long)
+    positions[i, j] = positions[j, i] = torch.arange(len(i))
+    return positions.flatten().to(device)
 
 
 def _kernel_sums(

@@ -97,6 +97,7 @@ class RunningBandwidth(torch.nn.Module):
     number of batches seen) are buffers, so a checkpoint of the module keeps them.
 
     heuristic: `median_bandwidth`, `mean_bandwidth` or any function of (x, y). decay: in [0, 1), share of the old value.
+    size: None for one bandwidth, a scalar; L for those of L layers, (L,), which `update` takes.
     Raises ValueError for another decay, and in evaluation mode before the first batch.
     """
 
@@ -104,32 +105,39 @@ class RunningBandwidth(torch.nn.Module):
     count: Tensor
 
     def __init__(
-        self, heuristic: Callable[[Sample, Sample], Tensor] = median_bandwidth, *, decay: float = 0.99
+        self,
+        heuristic: Callable[[Sample, Sample], Tensor] = median_bandwidth,
+        *,
+        decay: float = 0.99,
+        size: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), not {decay}")
         self.heuristic, self.decay = heuristic, decay
-        self.register_buffer("gamma", torch.ones(()))
+        self.register_buffer("gamma", torch.ones(() if size is None else size))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Sample, y: Sample) -> Tensor:
         """x (N, F), y (M, F) -> gamma, a scalar without gradient. Errors: the heuristic's, and those of the class."""
-        if self.training:
-            return self.update(self.heuristic(x, y))
+        return self.update(self.heuristic(x, y)) if self.training else self.current()
+
+    def current(self) -> Tensor:
+        """gamma as it stands, without gradient. Raises ValueError before the first batch."""
         if not self.count:
             raise ValueError("the running bandwidth has seen no batch yet: call it once in training mode")
         return self.gamma.clone()
 
     @torch.no_grad()
     def update(self, new: Tensor) -> Tensor:
-        """Take in the heuristic's value of a batch, a scalar -> gamma, a scalar without gradient."""
-        new = new.to(self.gamma)
+        """Take in the heuristic's value of a batch -> gamma, of the same shape, without gradient."""
         # In place, and on the device: whoever holds the buffer sees it move, and nothing waits for the count.
-        kept = torch.where(self.count == 0, new, self.gamma * self.decay + new * (1 - self.decay))
-        self.gamma.copy_(kept)
-        self.count += 1
-        return self.gamma.clone()
+        new = new.to(self.gamma)
+        if self.decay:
+            new = torch.where(self.count == 0, new, self.gamma * self.decay + new * (1 - self.decay))
+        self.gamma.copy_(new)
+        self.count.add_(1)
+        return new
 
 
 def _checked(x: Sample, y: Sample) -> tuple[Tensor, Tensor]:

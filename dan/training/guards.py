@@ -47,23 +47,21 @@ class FiniteGuard:
         meanings = self._meanings
         self._values, self._meanings = [], []
         for value, (step, layer) in zip(numbers, meanings, strict=True):
-            if layer is None and not math.isfinite(value):
-                if step == 0:
-                    raise UserError(
-                        f"the loss is {value} at step 0, before anything was learned: look for NaN in the data"
-                    )
-                raise Diverged(f"the loss is {value} at step {step}: lower the rate (now {self.lr}) and run again")
-            if layer is not None and not value < LARGEST and step == 0:
-                raise UserError(
-                    f'the activations of layer "{layer}" are {value:.0e} at step 0, before anything was trained: look '
-                    "for fill values (such as 1e20) in the data of both domains, or bring the features to a scale "
-                    "around 1"
-                )
-            if layer is not None and not value < LARGEST:
-                raise Diverged(
-                    f'the activations of layer "{layer}" grew to {value:.0e} at step {step}: '
-                    f"lower the rate (now {self.lr}) and run again"
-                )
+            if (layer is None and not math.isfinite(value)) or (layer is not None and not value < LARGEST):
+                raise self._failure(value, step, layer)
+
+    def _failure(self, value: float, step: int, layer: str | None) -> UserError:
+        lower = f"lower the rate (now {self.lr}) and run again"
+        verb = "are" if step == 0 or math.isnan(value) else "grew to"
+        what = f"the loss is {value}" if layer is None else f'the activations of layer "{layer}" {verb} {value:.0e}'
+        if step > 0:
+            return Diverged(f"{what} at step {step}: {lower}")
+        if layer is None or math.isnan(value):
+            return UserError(f"{what} at step 0, before anything was learned: look for NaN in the data")
+        return UserError(
+            f"{what} at step 0, before anything was learned: look for fill values (such as 1e20) in the data of both "
+            "domains, or bring the features to a scale around 1"
+        )
 
     def check_weights(self, model: nn.Module, step: int) -> None:
         """Raises Diverged where the loss was finite and the weights that step `step` led to are not."""

@@ -51,9 +51,9 @@ class Stream:
         """Positions (B,) of the whole batch's samples, in all processes."""
         return self._order.indices(step)
 
-    def load(self, step: int) -> Samples:
-        """This process's share of the batch: x and y."""
-        rows = self.context.share(self.rows(step))
+    def load(self, step: int, rows: Tensor) -> Samples:
+        """This process's share of the batch: x and y. rows: `self.rows(step)`."""
+        rows = self.context.share(rows)
         if self._in_memory:
             return fetch(self.data, rows)
         seed = derived_seed(self.seed, 5, self.number, step, *self.context.path)
@@ -99,7 +99,7 @@ class BatchStreams:
         joining = None
         if self._united is not None:
             joining = int((self._united.indices(step) >= num_samples(self.streams["source"].data)).sum())
-        return StepBatch(self._loaded(step), rows, joining)
+        return StepBatch(self._loaded(step, rows), rows, joining)
 
     @contextmanager
     def loading(self, steps: range, *, pin_memory: bool = False) -> Iterator[None]:
@@ -122,9 +122,9 @@ class BatchStreams:
         finally:
             self._iterator = None
 
-    def _loaded(self, step: int) -> dict[str, Samples]:
+    def _loaded(self, step: int, rows: Mapping[str, Tensor]) -> dict[str, Samples]:
         if self._iterator is None or step != self._next:
-            return _Steps(self.streams).load(step)
+            return {name: stream.load(step, rows[name]) for name, stream in self.streams.items()}
         self._next += 1
         try:
             found = next(self._iterator)
@@ -144,12 +144,9 @@ class _Steps(Dataset[Any]):
     def __init__(self, streams: Mapping[str, Stream]) -> None:
         self.streams = streams
 
-    def load(self, step: int) -> dict[str, Samples]:
-        return {name: stream.load(step) for name, stream in self.streams.items()}
-
     def __getitem__(self, step: int) -> dict[str, Samples] | UserError:
         try:
-            return self.load(step)
+            return {name: stream.load(step, stream.rows(step)) for name, stream in self.streams.items()}
         except UserError as error:
             return error
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,11 @@ class Trainer:
         if "labelled" in outputs:
             losses["labelled"] = cross_entropy(outputs["labelled"].logits, self._labels("labelled", batch))
             total = total + losses["labelled"]
-        self.guard.watch_loss(total.detach() + 0 * whole.logits.detach().sum(), step)
         if self.domain_loss is not None and self.options.trade_off:
             self.guard.watch_layers({name: whole.layers[name] for name in self.align}, step)
-            terms = self._domain_terms(batch, outputs)
+            terms = self._domain_terms(batch, outputs, step)
             losses |= {f"term/{name}": value for name, value in terms.items()}
-            losses["alignment"] = self.trade_off_at(step) * torch.stack(list(terms.values())).sum()
+            losses["alignment"] = self.trade_off_at(step) * reduce(torch.add, terms.values())
             total = total + losses["alignment"]
         return losses | {"total": total}
 
@@ -252,7 +252,7 @@ class Trainer:
             own = own * weights[batch.rows["source"]].to(own)
         return (own * cross_entropy(output.logits, y, reduction="none")).mean()
 
-    def _domain_terms(self, batch: StepBatch, outputs: Mapping[str, Output]) -> Mapping[str, Tensor]:
+    def _domain_terms(self, batch: StepBatch, outputs: Mapping[str, Output], step: int) -> Mapping[str, Tensor]:
         """The method's terms. An error in it that comes of values that are not finite is told as that."""
         source = outputs["source"]
         if batch.joining is not None:
@@ -261,6 +261,8 @@ class Trainer:
         try:
             return checked_terms(self.domain_loss(source, outputs["target"]))
         except Exception:
+            for output in outputs.values():
+                self.guard.watch_loss(output.logits.sum(), step)
             self.guard.check()
             raise
 
