@@ -16,7 +16,7 @@ from dan.errors import UserError
 from dan.evaluation.metrics import predict
 from dan.evaluation.validators import VALIDATORS, ValidatorInputs, available, linear_reverse, validate, validator_inputs
 from dan.evaluation.validators.probing_rules import mixed_samples
-from dan.evaluation.validators.source_rules import control_variate_risk, density_ratios
+from dan.evaluation.validators.source_rules import control_variate_risk, density_ratios, thresholded_confidence
 from dan.evaluation.validators.target_rules import matrix_norm, soft_neighbourhood_density
 from dan.models.dan import DAN
 from tests.made_outputs import normal
@@ -310,8 +310,8 @@ def test_atc_is_the_source_accuracy_on_the_source_itself() -> None:
     assert inputs.source_logits is not None
     itself = replace(inputs, target_logits=inputs.source_logits, target_features=None)
     assert score("atc", itself) == pytest.approx(1 + score("source_risk", inputs))
-    by_confidence = VALIDATORS["atc"].score
-    assert by_confidence(itself, score="confidence") == pytest.approx(1 + score("source_risk", inputs))  # type: ignore[call-arg]
+    by_confidence = thresholded_confidence(itself, score="confidence")
+    assert by_confidence == pytest.approx(1 + score("source_risk", inputs))
     never = replace(inputs, source_labels=inputs.source_logits.argmin(1))
     assert score("atc", never) == 0
 
