@@ -297,6 +297,7 @@ def test_weights_say_nothing_where_the_domains_do_not_overlap() -> None:
     inputs, accuracy = shifted(apart=8.0)
     assert accuracy == 0
     assert 1 + score("iwcv", inputs) > 0.9  # no source sample looks like a target sample
+    assert 1 + score("dev", inputs) < -0.01  # extrapolated to below an accuracy of 0
 
 
 def test_two_sample_prefers_features_that_are_aligned() -> None:

@@ -80,9 +80,9 @@ def deep_embedded(inputs: ValidatorInputs, *, loss: Loss = "error", seed: int = 
     """DEV: -(mean(w l) + eta (mean(w) - 1)), eta = -Cov(w l, w) / Var(w): IWCV with the control variate w.
 
     E w = 1 is known, so what mean(w) is off by tells what mean(w l) is off by. Arguments as `importance_weighted`.
-    Covariances are unbiased (N - 1); eta is 0 where w is constant. Fails where the domains' features do not overlap (w
-    is 0 almost everywhere, and the estimate says nothing of the target), and where classes of the target lie on other
-    classes of the source.
+    Covariances are unbiased (N - 1); eta is 0 where w is constant. Fails where classes of the target lie on other
+    classes of the source. Where the features do not overlap, mean(w) is far below 1, and the estimate extrapolates
+    along eta: it may leave [-1, 0].
     Source: You et al., "Towards accurate model selection in deep unsupervised domain adaptation", ICML 2019; the
     domain classifier is linear here and cross-fitted, a small network there.
     """
