@@ -34,6 +34,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "coreset_curve": ("experiments.coreset_curve", "CIFAR-10: accuracy against labels, six ways to ask"),
     "margin_sweep": ("experiments.margin_sweep", "CIFAR-10: shares of margin sampling, and the labels that 50 % takes"),
     "aift": ("experiments.aift", "colon nuclei: selection codes and training codes, in the layout of AIFT's Table 4"),
+    "validators": (
+        "experiments.validators",
+        "label-free validators: regret and rank correlation over candidates and checkpoints",
+    ),
     "num_kernels": ("experiments.num_kernels", "rendered -> scanned digits: DAN with 1 to 9 Gaussian kernels"),
     "uncertainty_maps": ("experiments.uncertainty_maps", "heat maps of the four uncertainty scores over three labels"),
 }
