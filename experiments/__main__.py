@@ -34,6 +34,7 @@ from experiments import (
     num_kernels,
     semi_supervised,
     uncertainty_maps,
+    validators,
 )
 from experiments.framework.experiment import Experiment
 from experiments.framework.options import Options
