@@ -80,12 +80,9 @@ def ask_at(
     strategy: None asks for nothing: the DAN without target labels. "rounds" of the result: one record a query;
     "evaluations": one an epoch after the last of them, the last one that of the model that counts.
     """
-    import torch
-
     from active.learners.rounds_config import RoundsConfig
     from active.loop import rounds
-    from active.pool import Pool
-    from dan.data.batches import labels_of, num_samples
+    from dan.data.batches import num_samples
     from experiments.jobs.arena_learner import AdaptationLearner
 
     began, where, start = time.process_time(), Place(**place), folder.parent / begun / BEGUN
@@ -94,8 +91,8 @@ def ask_at(
     ends, epoch = ends_of(count, batch, [*query_epochs, epochs]), ends_of(count, batch, [1])[0]
     plan = RoundsConfig(budget=budget, query_epochs=tuple(query_epochs), epochs=epochs, trade_off=trade_off)
     part, last = (load_train_config(task, {**how, "checkpoint_every": ends[-1]}, every) for every in (ends[-1], epoch))
-    learner = AdaptationLearner(where, task, start, strategy or "random", plan, part, seed, last=last)
-    pool = Pool(torch.arange(count), labels_of(data.target))
+    learner = AdaptationLearner(where, task, start, plan, part, seed=seed, last=last)
+    pool = learner.pool
     queries: list[dict[str, Any]] = []
     if strategy is None:
         learner.train(pool, len(query_epochs))
