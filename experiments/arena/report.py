@@ -110,13 +110,14 @@ def findings(records: Sequence[Record]) -> list[str]:
     tasks = tasks_in(records)
     cells, sets = cells_of(records, ALC), sets_of(tasks)
     found = []
-    for column in [name for name in ("mean", "confirmation") if name in sets]:
+    titles = {"mean": "Mean area under accuracy(labels) (ALC)", "confirmation": "Confirmation ALC"}
+    for column in [name for name in titles if name in sets]:
         means = {m: value for m, own in cells.items() if (value := mean_of(over(own, sets[column]))) is not None}
         order = sorted(means, key=lambda m: -means[m])
         if len(order) > 1:
             listed = [m for m in order if m in (order[0], OWN, BASE, order[-1])]
             parts = [f"{m} {means[m]:.2f} ({order.index(m) + 1} of {len(order)})" for m in listed]
-            found.append(f"{column.capitalize()} ALC, {len(sets[column])} transfers: {', '.join(parts)}.")
+            found.append(f"{titles[column]}, {len(sets[column])} transfers: {', '.join(parts)}.")
     found += significance.findings(records)
     if missing := set(cells) - set(mean_ranks(cells, tasks)):
         found.append(f"Not ranked, with missing runs: {', '.join(sorted(missing))}.")

@@ -66,11 +66,11 @@ def confirmed(records: Sequence[Record]) -> list[Comparison]:
 def findings(records: Sequence[Record]) -> list[str]:
     """Hybrid's lead over each rival with both tests, and the three lowest of `leads`."""
     found = []
-    for comparison in confirmed(records):
+    for unit, comparison in zip(("targets", "targets x seeds"), confirmed(records), strict=False):
         parts = [f"{t.a} {signed(-t.mean, 2)}{'*' * (t.p_holm < ALPHA)}" for t in comparison.tests]
         if parts:
-            count = comparison.tests[0].n
-            found.append(f"Confirmation ALC, {OWN} minus {', '.join(parts)} (n = {count}; * Holm p < {ALPHA}).")
+            pairs = f"{comparison.tests[0].n} {unit}"
+            found.append(f"Confirmation ALC, {OWN} minus {', '.join(parts)} ({pairs}; * Holm p < {ALPHA}).")
     differences = [
         (mean, column, rival)
         for rival, own in leads(records).items()
