@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -62,55 +62,51 @@ def num_labelled(query: Query) -> int:
     return 0 if query.labelled_ids is None else len(query.labelled_ids)
 
 
+def with_kernel(of: Callable[[MultiKernel], MultiKernel]) -> Change:
+    """Another kernel, a function of the query's."""
+    return lambda query, budget: replace(query, kernel=of(kernel_of(query)))
+
+
+def narrowed(divisor: float) -> Change:
+    """All bandwidths divided."""
+    return with_kernel(lambda kernel: MultiKernel(kernel.bandwidths / divisor, kernel.weights))
+
+
+EQUAL_WEIGHTS = with_kernel(lambda kernel: MultiKernel.of(kernel.bandwidths))
+ONE_KERNEL = with_kernel(lambda kernel: MultiKernel.of(kernel.bandwidths.double().median()[None]))
+
+
+def narrowed_by_labels(query: Query, budget: int) -> Query:
+    """Bandwidths divided by 1 + labels a class."""
+    return narrowed(1 + num_labelled(query) / query.need("probs")[0].shape[1])(query, budget)
+
+
 def of_width(query: Query, squared: float | None) -> Query:
-    """All bandwidths scaled so that their median is this squared distance."""
+    """All bandwidths scaled so that their median is this squared distance; as they are where it is 0 or None."""
     kernel = kernel_of(query)
-    if not squared:
-        return replace(query, kernel=kernel)
     bandwidths = kernel.bandwidths.double()
-    return replace(query, kernel=MultiKernel(bandwidths * (squared / bandwidths.median()), kernel.weights))
+    factor = squared / bandwidths.median() if squared else 1.0
+    return replace(query, kernel=MultiKernel(bandwidths * factor, kernel.weights))
 
 
-def reach_of(features: Tensor, labels: int) -> float:
-    """c for so many labels, a sample itself the first of its nearest. All pairs at once: the pools are small."""
-    count = min(len(features), math.ceil(len(features) / max(1, labels)) + 1)
-    distances = torch.cdist(features.double(), features.double()).square()
-    return float(distances.kthvalue(count, dim=1).values.median())
+def at_reach(factor: float = 1.0) -> Change:
+    """The kernel as wide as a label's reach, times the factor. All pairs at once: the pools are small."""
 
+    def change(query: Query, budget: int) -> Query:
+        (features,) = query.need("features")
+        labels = num_labelled(query) + how_many(budget, len(features))
+        count = min(len(features), math.ceil(len(features) / max(1, labels)) + 1)  # a sample is its own nearest
+        distances = torch.cdist(features.double(), features.double()).square()
+        return of_width(query, factor * float(distances.kthvalue(count, dim=1).values.median()))
 
-def at_reach(query: Query, budget: int, factor: float = 1.0) -> Query:
-    """The kernel as wide as a label's reach, times the factor."""
-    (features,) = query.need("features")
-    return of_width(query, factor * reach_of(features, num_labelled(query) + how_many(budget, len(features))))
+    return change
 
 
 def at_labels_distance(query: Query, budget: int) -> Query:
     """The kernel as wide as the smallest distance of two labelled samples; DAN's own before there are two."""
     known = query.labelled_features
-    distance = None if known is None or not len(known) else smallest_distance(known)
-    return of_width(query, None if distance is None else distance**2)
-
-
-def narrowed(query: Query, budget: int, divisor: float) -> Query:
-    """All bandwidths divided."""
-    kernel = kernel_of(query)
-    return replace(query, kernel=MultiKernel(kernel.bandwidths / divisor, kernel.weights))
-
-
-def with_annealed_kernel(query: Query, budget: int) -> Query:
-    """Bandwidths divided by 1 + labels a class."""
-    (probs,) = query.need("probs")
-    return narrowed(query, budget, 1 + num_labelled(query) / probs.shape[1])
-
-
-def with_equal_weights(query: Query, budget: int) -> Query:
-    """The same bandwidths."""
-    return replace(query, kernel=MultiKernel.of(kernel_of(query).bandwidths))
-
-
-def one_kernel(query: Query, budget: int) -> Query:
-    """The median bandwidth alone."""
-    return replace(query, kernel=MultiKernel.of(kernel_of(query).bandwidths.double().median()[None]))
+    distance = None if known is None else smallest_distance(known)
+    return of_width(query, distance and distance**2)
 
 
 # --- other features: the kernel is then the ladder at their median ----------------------------------------------------
@@ -128,29 +124,26 @@ def embedded(query: Query, embedding: Callable[[Tensor, Tensor], Tensor]) -> Que
 
 def on_unit_features(query: Query, budget: int) -> Query:
     """Features of length 1."""
-    names = ("features", "source_features", "labelled_features")
-    rows: dict[str, Any] = {
-        name: None if (x := getattr(query, name)) is None else normalize(x, dim=1) for name in names
-    }
-    return replace(query, **rows, kernel=None)
+    return embedded(query, lambda hidden, layers: normalize(hidden, dim=1))
 
 
 def on_all_layers(query: Query, budget: int) -> Query:
     """All task-specific layers of a sample in one vector."""
-    layers, source = query.need("layers", "source_layers")
-    rows: dict[str, Any] = {"features": layers, "source_features": source, "labelled_features": query.labelled_layers}
-    return replace(query, **rows, kernel=None)
+    return embedded(query, lambda hidden, layers: layers)
 
 
 def on_joint(query: Query, budget: int) -> Query:
     """The last hidden layer and the class probabilities, both scaled to a median distance of 1, as in a joint MMD."""
-    features, source, probs, layers, source_layers = query.need(
-        "features", "source_features", "probs", "layers", "source_layers"
+    features, source, layers, source_layers, probs = query.need(
+        "features", "source_features", "layers", "source_layers", "probs"
     )
-    classes = probs.shape[1]
-    outputs = (source_layers[:, -classes:].softmax(1), layers[:, -classes:].softmax(1))
-    widths = (median_bandwidth(source, features).sqrt(), median_bandwidth(*outputs).sqrt())
-    return embedded(query, lambda h, all_: torch.cat((h / widths[0], all_[:, -classes:].softmax(1) / widths[1]), dim=1))
+
+    def outputs(layers: Tensor) -> Tensor:
+        return layers[:, -probs.shape[1] :].softmax(1)
+
+    hidden_width = median_bandwidth(source, features).sqrt()
+    output_width = median_bandwidth(outputs(source_layers), outputs(layers)).sqrt()
+    return embedded(query, lambda h, every: torch.cat((h / hidden_width, outputs(every) / output_width), dim=1))
 
 
 def on_gradients(query: Query, budget: int) -> Query:
@@ -168,10 +161,9 @@ def on_gradients(query: Query, budget: int) -> Query:
 # --- other weights ----------------------------------------------------------------------------------------------------
 
 
-def first_views(query: Query, budget: int, count: int) -> Query:
+def first_views(count: int) -> Change:
     """So many views of each sample."""
-    (probs,) = query.need("patch_probs")
-    return replace(query, patch_probs=probs[:, :count])
+    return lambda query, budget: replace(query, patch_probs=query.need("patch_probs")[0][:, :count])
 
 
 def voted(query: Query, budget: int) -> Query:

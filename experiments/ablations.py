@@ -17,16 +17,28 @@ from experiments.arena import Arena, cells, records_of
 from experiments.arena.areas import ALC, Cells, by_target, cells_of, over, tasks_in
 from experiments.arena.report import captions, rows_of
 from experiments.arena.tasks import HALVES, TARGETS, chosen_on, half_of
-from experiments.arena_ablations import PREFIX, VARIANTS
 from experiments.framework.experiment import Experiment
 from experiments.framework.records import Record
 from experiments.framework.report import Report
 from experiments.framework.reporting.comparisons import ALPHA, Cell, Comparison, Family, compare
 from experiments.framework.reporting.tables import Table, difference, mean_of, points, signed, told
 
+PREFIX = "experiments.arena_ablations:"  # of a variant's name as a strategy
+# In the order of the table; the first is the one that the others are compared with.
+VARIANTS = (
+    *("margin", "ones", "entropy", "least_confidence", "patches", "patches_4", "patches_2"),
+    *("margin_half", "margin_power2", "entropy_half", "entropy_narrow", "entropy_source_half"),
+    *("source_quarter", "source_half", "source_whole"),
+    *("unit_features", "equal_weights", "narrow_kernel", "narrower_kernel", "wide_kernel"),
+    *("reach", "entropy_reach", "reach_power2", "reach_one_kernel", "reach_unit", "reach_half", "reach_double"),
+    *("reach_uncertain_picks", "reach_joint", "labels_apart", "vote", "reach_vote"),
+    *("all_layers", "joint", "gradients", "uncertain_picks", "uncertain_plus", "doubt", "annealed", "annealed_kernel"),
+    *("sum_of_three", "sum_without_patches", "sum_without_transfer", "sum_without_diversity"),
+    *("mmd_leaving", "rank_fusion", "staged", "product"),
+)
 REFERENCES = ("random", "k_center", "mmd_reduction", "entropy", "margin", "badge", "clue", "uherding")
 STRATEGIES = (*(PREFIX + name for name in VARIANTS), *REFERENCES)
-FIRST = next(iter(VARIANTS))
+FIRST = VARIANTS[0]
 
 
 @dataclass(frozen=True)
@@ -88,11 +100,11 @@ def table_of(records: Sequence[Record]) -> Table:
     columns = list(next(iter(targets.values()), {}))
     lines = []
     for name, by_task in rows.items():
-        mean, what = over(by_task, tasks), VARIANTS[name][0] if name in VARIANTS else ""
+        mean = over(by_task, tasks)
         line = [name, *(told(targets[name][column], 2) for column in columns), told(mean, 2)]
         line.append("–" if name == FIRST else points(difference(mean, first), 2))
-        lines.append([*line, what, str(sum(map(len, by_task.values())))])
-    return ["", *(TARGETS[c] for c in columns), "mean", f"over {FIRST}", "what it is", "runs"], lines
+        lines.append([*line, str(sum(map(len, by_task.values())))])
+    return ["", *(TARGETS[c] for c in columns), "mean", f"over {FIRST}", "runs"], lines
 
 
 def findings(records: Sequence[Record]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Variants of the project's own strategy, for the arena: one part changed at a time, or its parts combined otherwise.
+"""Variants of the project's own strategy, coverage under DAN's kernel: one part changed, or parts combined otherwise.
 
     python -m experiments run ablations
     python -m experiments run arena --strategies experiments.arena_ablations:margin_power2 ...
 
-The first is coverage under DAN's kernel (`active.strategies.hybrid`); what is changed is in ablation_changes.py.
+The first is `margin` (`active.strategies.hybrid`); docs/ablations.md says what each is.
 
 Shapes: N samples.
 """
@@ -11,7 +11,6 @@ Shapes: N samples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -27,23 +26,74 @@ from active.strategies.uncertainty import highest_first, margin_of_confidence
 from active.strategies.validation import how_many
 from dan.mmd.kernels import MultiKernel
 from experiments import ablation_changes as change
-from experiments.ablation_changes import MARGIN, changed, kernel_of, num_labelled
+from experiments.ablation_changes import MARGIN, at_reach, changed, kernel_of, narrowed, num_labelled
 
 if TYPE_CHECKING:
     from active.pool import Query
     from active.strategies import Strategy
 
-PREFIX = f"{__name__}:"  # of a variant's name as a strategy
 SHORTLIST = 5  # candidates a pick, where a first stage hands some on to a second
+VIEWS = ("patch_probs",)
+
+# --- the weight -------------------------------------------------------------------------------------------------------
+
+margin = MARGIN
+margin_half = hybrid(weight="margin", power=0.5, share=0)
+margin_power2 = hybrid(weight="margin", power=2, share=0)
+entropy = hybrid(weight="entropy", share=0)
+entropy_half = hybrid(weight="entropy", power=0.5, share=0)
+least_confidence = hybrid(weight="least_confidence", share=0)
+ones = hybrid(weight="ones", share=0)
+patches = changed(ask=hybrid(weight="patches", share=0), needs=VIEWS)
+patches_4 = changed(change.first_views(4), ask=patches, needs=VIEWS)
+patches_2 = changed(change.first_views(2), ask=patches, needs=VIEWS)
+vote = changed(change.voted)
+
+# --- how well a source sample covers ----------------------------------------------------------------------------------
+
+source_quarter = hybrid(weight="margin", share=0.25)
+source_half = hybrid(weight="margin", share=0.5)
+source_whole = hybrid(weight="margin", share=1)
+entropy_source_half = hybrid(weight="entropy", share=0.5)
+
+# --- the kernel -------------------------------------------------------------------------------------------------------
+
+equal_weights = changed(change.EQUAL_WEIGHTS)
+wide_kernel = changed(narrowed(0.25))
+narrow_kernel = changed(narrowed(4))
+narrower_kernel = changed(narrowed(16))
+entropy_narrow = changed(narrowed(4), ask=entropy)
+annealed_kernel = changed(change.narrowed_by_labels)
+labels_apart = changed(change.at_labels_distance)
+reach = changed(at_reach())
+reach_half = changed(at_reach(0.5))
+reach_double = changed(at_reach(2.0))
+reach_one_kernel = changed(change.ONE_KERNEL, at_reach())
+reach_power2 = changed(at_reach(), ask=margin_power2)
+entropy_reach = changed(at_reach(), ask=entropy)
+reach_vote = changed(at_reach(), change.voted)
+
+# --- the features -----------------------------------------------------------------------------------------------------
+
+unit_features = changed(change.on_unit_features)
+reach_unit = changed(change.on_unit_features, at_reach())
+all_layers = changed(change.on_all_layers)
+joint = changed(change.on_joint)
+reach_joint = changed(change.on_joint, at_reach())
+gradients = changed(change.on_gradients)
+
+# --- sums and stages --------------------------------------------------------------------------------------------------
+
+sum_of_three = weighted_sum()
+sum_without_patches = weighted_sum(patches=0)
+sum_without_transfer = weighted_sum(transfer=0)
+sum_without_diversity = weighted_sum(diversity=0)
 
 
 def annealed(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     """The power of the margin is 0 without labels, 1 with 5 % of the pool labelled, and grows on to 2."""
     share = num_labelled(query) / (num_labelled(query) + len(query.ids))
     return hybrid(weight="margin", power=min(2.0, share / 0.05), share=0)(query, budget, generator=generator)
-
-
-# --- other sums -------------------------------------------------------------------------------------------------------
 
 
 class Parts(NamedTuple):
@@ -92,7 +142,9 @@ def own_margin(join: Callable[[Tensor, Tensor], Tensor]) -> Strategy:
     return strategy
 
 
-UNCERTAIN_PICKS = own_margin(lambda gains, margins: gains * margins)
+uncertain_picks = own_margin(lambda gains, margins: gains * margins)
+uncertain_plus = own_margin(lambda g, u: g / g.max().clamp_min(TIE) + u / u.max().clamp_min(TIE))
+reach_uncertain_picks = changed(at_reach(), ask=uncertain_picks)
 
 
 def doubt(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
@@ -135,91 +187,3 @@ def staged(query: Query, budget: int, *, generator: torch.Generator) -> Tensor:
     second = first[highest_first(targetness[first], min(len(first), -(-SHORTLIST * count // 2)))]
     centres = query.labelled_features if query.labelled_features is not None and len(query.labelled_features) else None
     return query.ids[second[k_center_greedy(features[second], centres, count)]]
-
-
-# --- the variants -----------------------------------------------------------------------------------------------------
-
-ENTROPY, PATCHES = hybrid(weight="entropy", share=0), hybrid(weight="patches", share=0)
-VIEWS = ("patch_probs",)
-# name -> (what it is, the strategy); the first is the one that the others are compared with.
-VARIANTS: dict[str, tuple[str, Strategy]] = {
-    "margin": ("coverage under DAN's kernel, weighed by 1 - (p1 - p2)", MARGIN),
-    "ones": ("the weight is 1: coverage alone", hybrid(weight="ones", share=0)),
-    "entropy": ("the weight is the entropy", ENTROPY),
-    "least_confidence": ("the weight is 1 - p1", hybrid(weight="least_confidence", share=0)),
-    "patches": ("the weight is AIFT's score of 8 views", changed(ask=PATCHES, needs=VIEWS)),
-    "patches_4": ("of 4 views", changed(partial(change.first_views, count=4), ask=PATCHES, needs=VIEWS)),
-    "patches_2": ("of 2 views", changed(partial(change.first_views, count=2), ask=PATCHES, needs=VIEWS)),
-    "margin_half": ("the square root of the margin", hybrid(weight="margin", power=0.5, share=0)),
-    "margin_power2": ("the square of the margin", hybrid(weight="margin", power=2, share=0)),
-    "entropy_half": ("the square root of the entropy", hybrid(weight="entropy", power=0.5, share=0)),
-    "entropy_narrow": (
-        "the entropy, and a quarter of DAN's bandwidths",
-        changed(partial(change.narrowed, divisor=4), ask=ENTROPY),
-    ),
-    "entropy_source_half": (
-        "the entropy, and a source sample covers half as well",
-        hybrid(weight="entropy", share=0.5),
-    ),
-    "source_quarter": ("a source sample covers a quarter as well", hybrid(weight="margin", share=0.25)),
-    "source_half": ("half as well", hybrid(weight="margin", share=0.5)),
-    "source_whole": ("as well as a label", hybrid(weight="margin", share=1)),
-    "unit_features": ("features of length 1, the ladder at their median", changed(change.on_unit_features)),
-    "equal_weights": ("DAN's bandwidths, equal weights", changed(change.with_equal_weights)),
-    "narrow_kernel": ("a quarter of DAN's bandwidths", changed(partial(change.narrowed, divisor=4))),
-    "narrower_kernel": ("a sixteenth of DAN's bandwidths", changed(partial(change.narrowed, divisor=16))),
-    "wide_kernel": ("four times DAN's bandwidths", changed(partial(change.narrowed, divisor=0.25))),
-    "reach": (
-        "DAN's bandwidths scaled to the reach of a label: N / (labels + batch) samples",
-        changed(change.at_reach),
-    ),
-    "entropy_reach": ("so, and the entropy", changed(change.at_reach, ask=ENTROPY)),
-    "reach_power2": (
-        "so, and the square of the margin",
-        changed(change.at_reach, ask=hybrid(weight="margin", power=2, share=0)),
-    ),
-    "reach_one_kernel": ("so, but one Gaussian", changed(change.one_kernel, change.at_reach)),
-    "reach_unit": ("so, on features of length 1", changed(change.on_unit_features, change.at_reach)),
-    "reach_half": ("half of that reach", changed(partial(change.at_reach, factor=0.5))),
-    "reach_double": ("twice that reach", changed(partial(change.at_reach, factor=2.0))),
-    "reach_uncertain_picks": (
-        "so, and the gain times the pick's own margin",
-        changed(change.at_reach, ask=UNCERTAIN_PICKS),
-    ),
-    "reach_joint": ("so, on the last hidden layer and the probabilities", changed(change.on_joint, change.at_reach)),
-    "labels_apart": (
-        "DAN's bandwidths scaled to the smallest distance of two labels, UHerding's rule",
-        changed(change.at_labels_distance),
-    ),
-    "vote": (
-        "the margin of the network and of a vote of source and labels under the kernel, averaged",
-        changed(change.voted),
-    ),
-    "reach_vote": ("so, and scaled to the reach of a label", changed(change.at_reach, change.voted)),
-    "all_layers": ("all task-specific layers side by side", changed(change.on_all_layers)),
-    "joint": ("the last hidden layer and the probabilities, both of median distance 1", changed(change.on_joint)),
-    "gradients": ("BADGE's gradient embeddings in place of the features", changed(change.on_gradients)),
-    "uncertain_picks": ("the gain of coverage times the pick's own margin", UNCERTAIN_PICKS),
-    "uncertain_plus": (
-        "the gain of coverage plus the pick's own margin, each over its maximum",
-        own_margin(lambda g, u: g / g.max().clamp_min(TIE) + u / u.max().clamp_min(TIE)),
-    ),
-    "doubt": ("the network's confidence counts as far as the source covers the sample", doubt),
-    "annealed": ("typical first: the margin's power grows from 0 to 2", annealed),
-    "annealed_kernel": ("the kernel narrows as labels are bought", changed(change.with_annealed_kernel)),
-    "sum_of_three": ("k-center + MMD reduction + entropy, scaled sum", weighted_sum()),
-    "sum_without_patches": ("k-center + MMD reduction", weighted_sum(patches=0)),
-    "sum_without_transfer": ("k-center + entropy", weighted_sum(transfer=0)),
-    "sum_without_diversity": ("MMD reduction + entropy", weighted_sum(diversity=0)),
-    "mmd_leaving": ("MMD reduction alone; picks join nothing", mmd_leaving),
-    "rank_fusion": ("margin, distance and witness of MMD, as ranks, added", rank_fusion),
-    "staged": ("a shortlist by margin, of it one by the witness, of it a core-set", staged),
-    "product": ("coverage weighed by margin x witness", product),
-}
-
-
-def __getattr__(name: str) -> Strategy:
-    """A variant, as `--strategies experiments.arena_ablations:NAME` names it."""
-    if name not in VARIANTS:
-        raise AttributeError(f"module {__name__} has no {name}")
-    return VARIANTS[name][1]

@@ -15,9 +15,19 @@ from test_hybrid import query
 from active.strategies import get_strategy
 from experiments import arena_ablations
 from experiments.__main__ import main
-from experiments.ablations import REFERENCES, STRATEGIES, across, areas, choices, compared, findings, table_of
+from experiments.ablations import (
+    PREFIX,
+    REFERENCES,
+    STRATEGIES,
+    VARIANTS,
+    across,
+    areas,
+    choices,
+    compared,
+    findings,
+    table_of,
+)
 from experiments.arena.tasks import GROUPS, chosen_on, half_of
-from experiments.arena_ablations import PREFIX, VARIANTS
 from experiments.framework import publish
 from experiments.framework.records import read
 
@@ -85,8 +95,7 @@ def test_a_variant_asks_for_distinct_samples_of_the_pool(name: str) -> None:
 
 def test_every_variant_is_told_and_run_once() -> None:
     assert len(set(STRATEGIES)) == len(STRATEGIES) == len(VARIANTS) + len(REFERENCES)
-    assert PREFIX == "experiments.arena_ablations:"  # as published records have it
-    assert all(getattr(arena_ablations, name) is strategy for name, (_, strategy) in VARIANTS.items())
+    assert all(get_strategy(PREFIX + name) for name in VARIANTS)
 
 
 def test_the_choice_for_a_half_is_made_on_the_other() -> None:

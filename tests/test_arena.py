@@ -32,7 +32,7 @@ from experiments.arena.data import VIEW_SEED, VIEWS, Place, Viewed, evenly, load
 from experiments.arena.report import findings, table_of
 from experiments.arena.significance import confirmed, leads, table_of_leads
 from experiments.arena.tasks import CONFIRMATION, GROUPS, HALVES, STRATEGIES, TARGETS, half_of, target_of
-from experiments.arena.trial import every_label, query_rounds, start
+from experiments.arena.trial import every_label, ask, start
 from experiments.asked_pictures import asked_pictures
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
@@ -302,7 +302,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], tmp_path: Path, strategy: str) -> None:
     """What is asked, every accuracy, and so every weight, kernel and generator: as `python -m active run` has them."""
     folder, shared = begun
-    mine = query_rounds(
+    mine = ask(
         folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], steps_per_round=4
     )
     sides = sides_of(Place(**shared["place"]), TASK, 3)
@@ -326,7 +326,7 @@ def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], 
 def test_strategies_do_not_touch_the_start(begun: tuple[Path, dict[str, Any]]) -> None:
     folder, shared = begun
     common = {**shared, "start": "start", "strategy": "margin", "budget": ["5"], "steps_per_round": 3}
-    first, again = (query_rounds(folder / "x", **common)["evaluations"] for _ in range(2))
+    first, again = (ask(folder / "x", **common)["evaluations"] for _ in range(2))
     kept = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in first]
     assert kept == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in again]
 
@@ -365,7 +365,7 @@ def test_a_backbone_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_
         same = [torch.equal(x, y) for x, y in zip(stage.parameters(), after.stages[name].parameters(), strict=True)]
         assert not any(same) if name == "fire9" else all(same), name
     asked = arena.trial_of(task, "margin", 0, replace(config, budget=("4",), steps_per_round=2))
-    made = query_rounds(tmp_path / asked.name, **asked.arguments)
+    made = ask(tmp_path / asked.name, **asked.arguments)
     assert [record["labelled"] for record in made["evaluations"]] == [0, 4]
 
 

@@ -16,13 +16,9 @@ from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 from active.budgets import budget_schedule, check_rounds
-from active.strategies import required_fields
-from dan.data.batches import num_samples
 from dan.errors import UserError
-from experiments.arena import trial as trials
-from experiments.arena.data import BACKBONE, EVERYTHING, Place, sides_of
 from experiments.arena.report import report_of
-from experiments.arena.tasks import GROUPS, PARTS, STRATEGIES, TASKS, TEN_CLASS, target_of
+from experiments.arena.tasks import BACKBONE, EVERYTHING, GROUPS, PARTS, STRATEGIES, TASKS, TEN_CLASS, target_of
 from experiments.framework.experiment import Cell, Experiment, Results
 from experiments.framework.measurements import alc
 from experiments.framework.options import (
@@ -92,6 +88,8 @@ class Arena(Options):
     """folder of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
 
     def check(self) -> None:
+        from experiments.arena import data, trial
+
         tasks = tasks_of(self)
         check_names("frozen", [self.frozen], FROZEN)
         check_names("tasks", self.tasks, TASKS)
@@ -101,7 +99,7 @@ class Arena(Options):
             raise UserError("--parts and --tasks both say which transfers: name one of them")
         check_strategies(tasks, self.strategies)
         for strategy in self.strategies:
-            if why := trials.unmet(strategy, tasks):
+            if why := trial.unmet(strategy, tasks):
                 raise UserError(f"{strategy} cannot be given what it needs, for {why}: leave it out, or change --tasks")
         check_least(self, "steps_per_round")
         if self.trade_off is not None and not 0 <= self.trade_off < float("inf"):
@@ -110,7 +108,7 @@ class Arena(Options):
         budget_schedule(self.budget, None, 10**9)  # what is no budget, before the data are read
         places = {task: place_of(task, self) for task in tasks}  # and whether all files are there
         for task, place in places.items():
-            pool = num_samples(sides_of(Place(**place), task, self.seeds[0]).transfer.target)
+            pool = data.pool_size(place, task, self.seeds[0])
             budgets = budget_schedule(self.budget, None, pool)
             check_rounds(budgets, len(budgets), pool)
 
@@ -170,33 +168,42 @@ def viewing(task: str, config: Arena) -> list[Trial]:
     """The trial that runs the frozen backbone on views of a ten-class task's target, whatever the source."""
     if not task.startswith(TEN_CLASS):
         return []
+    from experiments.arena.trial import views_of_domain
+
     side = target_of(task)
     named = TEN_CLASS + next(other for other in DOMAINS if other != side) + "2" + side
-    return [Trial(f"views-{side}", trials.views_of_domain, {"place": place_of(task, config), "task": named})]
+    return [Trial(f"views-{side}", views_of_domain, {"place": place_of(task, config), "task": named})]
 
 
 def start_of(task: str, seed: int, config: Arena) -> Trial:
     """The trial of the DAN that all strategies of the seed start from."""
+    from experiments.arena import trial
+
     arguments = {"place": place_of(task, config), "task": task, **trained_how(task, config)}
     arguments |= {"steps": config.steps, "seed": seed}
-    return Trial(f"{task}-start-seed{seed}", trials.start, arguments, tuple(preparing(task, config)))
+    return Trial(f"{task}-start-seed{seed}", trial.start, arguments, tuple(preparing(task, config)))
 
 
 def every_of(task: str, seed: int, config: Arena) -> Trial:
     """The trial with all labels, of as many steps as all rounds together."""
+    from experiments.arena.trial import every_label
+
     start = start_of(task, seed, config)
     arguments = {**start.arguments, "start": start.name, "steps": config.steps_per_round * len(config.budget)}
-    return Trial(f"{task}-all-seed{seed}", trials.every_label, arguments, (start,))
+    return Trial(f"{task}-all-seed{seed}", every_label, arguments, (start,))
 
 
 def trial_of(task: str, strategy: str, seed: int, config: Arena) -> Trial:
     """The trial of one strategy and seed."""
+    from active.strategies import required_fields
+    from experiments.arena.trial import ask
+
     start = start_of(task, seed, config)
     arguments = {name: value for name, value in start.arguments.items() if name != "steps"}
     arguments |= {"start": start.name, "strategy": strategy, "budget": list(config.budget)}
     arguments |= {"steps_per_round": config.steps_per_round}
     views = viewing(task, config) if "patch_probs" in required_fields(strategy) else []
-    return Trial(f"{task}-{dotted(strategy)}-seed{seed}", trials.query_rounds, arguments, (start, *views))
+    return Trial(f"{task}-{dotted(strategy)}-seed{seed}", ask, arguments, (start, *views))
 
 
 def cells(config: Arena) -> list[Cell]:

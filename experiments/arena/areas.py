@@ -9,8 +9,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from experiments.arena.tasks import CONFIRMATION, GROUPS, HALVES, PARTS, STRATEGIES, TARGETS, TASKS, half_of, target_of
 from experiments.framework.records import Record
 from experiments.framework.reporting.mean_ranks import ranks
@@ -83,5 +81,5 @@ def mean_ranks(cells: Cells, tasks: Sequence[str]) -> dict[str, float]:
     found = {m: t for m, t in by_target(cells, tasks).items() if all(set(v) == seeds for v in t.values())}
     if not found or not tasks:
         return {}
-    scores = np.array([[statistics.fmean(by_seed.values()) for by_seed in own.values()] for own in found.values()])
-    return dict(zip(found, map(float, ranks(scores.T).mean(axis=0)), strict=True))
+    scores = [[statistics.fmean(by_seed.values()) for by_seed in own.values()] for own in found.values()]
+    return dict(zip(found, map(float, ranks(list(zip(*scores, strict=True))).mean(axis=0)), strict=True))  # type: ignore[arg-type]

@@ -23,12 +23,10 @@ from dan.feature_cache import CachedOutputs, cached, cached_pair, fingerprint
 from dan.models.dan import DAN
 from dan.models.model_file import load_model
 from dan.training.config import TrainConfig
-from experiments.arena.tasks import TEN_CLASS
+from experiments.arena.tasks import BACKBONE, EVERYTHING, TEN_CLASS
 from experiments.jobs import dan_table2, digits
 from experiments.transfers import transfer_named
 
-BACKBONE = "squeezenet1_1"
-EVERYTHING = "pool"  # the last stage of the backbone: all of it is frozen
 HELD_OUT = 0.3  # share of a ten-class target that is its test split
 VIEWS = 8  # P: the image itself, and 7 turned, shifted, scaled (and mirrored) ones
 VIEW_SEED = 0  # one draw for all seeds: outputs on the views of photographs are computed once
@@ -87,6 +85,11 @@ def sides_of(place: Place, task: str, seed: int) -> Sides:
     return Sides(
         replace(made, target=Subset(made.target, pool.tolist()), target_test=held_out), made.target, pool, None
     )
+
+
+def pool_size(place: dict[str, Any], task: str, seed: int) -> int:
+    """Images in the task's pool."""
+    return num_samples(sides_of(Place(**place), task, seed).transfer.target)
 
 
 def evenly(data: Any, count: int) -> Any:

@@ -28,26 +28,12 @@ TARGETS = {
 }
 BASE, OWN = "random", "hybrid"  # drawn in every figure
 STRATEGIES = (
-    BASE,
-    "random_balanced",
-    "least_confidence",
-    "margin",
-    "entropy",
-    "k_center",
-    "badge",
-    "clue",
-    "aada",
-    "energy",
-    "typiclust",
-    "probcover",
-    "uherding",
-    "kernel_herding",
-    "mmd_reduction",
-    "aift",
-    "representative",
-    "sum_of_three",
-    OWN,
+    *(BASE, "random_balanced", "least_confidence", "margin", "entropy", "k_center", "badge", "clue", "aada", "energy"),
+    *("typiclust", "probcover", "uherding", "kernel_herding", "mmd_reduction", "aift", "representative"),
+    *("sum_of_three", OWN),
 )
+BACKBONE = "squeezenet1_1"
+EVERYTHING = "pool"  # the last stage of the backbone: all of it is frozen
 
 
 def target_of(task: str) -> str:

@@ -135,7 +135,7 @@ def learner_of(
     return ArenaLearner(Place(**place), task, folder.parent / start, plan, config, seed=seed)
 
 
-def query_rounds(
+def ask(
     folder: Path, *, strategy: str, budget: list[str], trade_off: float, steps_per_round: int, **begun: Any
 ) -> dict[str, Any]:
     """A trial: the rounds of one strategy; the other arguments are those of `learner_of`.
