@@ -32,7 +32,7 @@ from experiments.arena.data import VIEW_SEED, VIEWS, Place, Viewed, evenly, load
 from experiments.arena.report import findings, table_of
 from experiments.arena.significance import confirmed, leads, table_of_leads
 from experiments.arena.tasks import CONFIRMATION, GROUPS, HALVES, STRATEGIES, TARGETS, half_of, target_of
-from experiments.arena.trial import every_label, ask, start
+from experiments.arena.trial import ask, every_label, start
 from experiments.asked_pictures import asked_pictures
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
