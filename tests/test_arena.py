@@ -302,9 +302,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 def test_the_rounds_are_those_of_run_rounds(begun: tuple[Path, dict[str, Any]], tmp_path: Path, strategy: str) -> None:
     """What is asked, every accuracy, and so every weight, kernel and generator: as `python -m active run` has them."""
     folder, shared = begun
-    mine = ask(
-        folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], steps_per_round=4
-    )
+    mine = ask(folder / "x", **shared, start="start", strategy=strategy, budget=["3%", "3%", "6%"], steps_per_round=4)
     sides = sides_of(Place(**shared["place"]), TASK, 3)
     theirs = run_rounds(
         sides.transfer,
