@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
@@ -34,55 +33,15 @@ from experiments import (
     num_kernels,
     semi_supervised,
     uncertainty_maps,
+    validators,
 )
 from experiments.framework.experiment import Experiment
-from experiments.framework.options import Options
 
 PROG = "python -m experiments"
 
 
-# --- DELETE at the merge, with framework/runner.py: experiments with COMMAND and report(folder), and no EXPERIMENT ----
-
-
-@dataclass(frozen=True)
-class Undeclared:
-    """What `main` needs of an experiment that is no declaration yet."""
-
-    module: Any
-
-    @property
-    def name(self) -> str:
-        return str(self.module.__name__).rpartition(".")[2]
-
-    @property
-    def command(self) -> Command:
-        made: Command = self.module.COMMAND
-        return made
-
-    @property
-    def summary(self) -> str:
-        return self.command.help
-
-    @property
-    def options(self) -> type[Options]:
-        made: type[Options] = self.command.config
-        return made
-
-    def write_report(self, folder: Path) -> Path:
-        page: Path = self.module.report(folder)
-        return page
-
-
-def declared(module: ModuleType) -> Experiment[Any]:
-    """The module's declaration."""
-    made: Any = getattr(module, "EXPERIMENT", None) or Undeclared(module)
-    return made
-
-
-# --- after the merge: EXPERIMENTS = tuple(module.EXPERIMENT for module in (demo, ...)) --------------------------------
-
 EXPERIMENTS: tuple[Experiment[Any], ...] = tuple(
-    declared(module)
+    module.EXPERIMENT
     for module in (
         demo,
         dan_table2,
@@ -103,6 +62,7 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = tuple(
         aift,
         num_kernels,
         uncertainty_maps,
+        validators,
         assessment_coverage,
     )
 )

@@ -176,10 +176,10 @@ def finding(records: Sequence[Record], task: str) -> list[str]:
     means = {method: fmean(values.values()) for method, values in gained.items()}
     best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     key, base = final["random"]
-    told = f"{column_of(task)}, {key.labels} labels, unqueried: random {fmean(base.values()):.1f} %"
+    base_line = f"{column_of(task)}, {key.labels} labels, unqueried: random {fmean(base.values()):.1f} %"
     ends = f"best {best} {points(gained[best])}, worst {worst} {points(gained[worst])}"
     below = ", ".join(method for method, mean in means.items() if mean < 0)
-    return [f"{told}; {ends}; below it: {below or 'none'}."]
+    return [f"{base_line}; {ends}; below it: {below or 'none'}."]
 
 
 def captions(records: Sequence[Record]) -> list[str]:
@@ -207,7 +207,7 @@ def report_of(records: Sequence[Record]) -> Report:
         figures += [] if figure is None else [Drawn(f"{split}.png", figure, caption)]
     return Report(
         title="Active adaptation on MNIST and USPS, in rounds from a source model",
-        findings=[said for task, own in by_task.items() for said in finding(own, task)],
+        findings=[line for task, own in by_task.items() for line in finding(own, task)],
         tables=[(f"{column_of(task)}, LeNet", summary(own)) for task, own in by_task.items()],
         figures=figures,
         captions=captions(records),

@@ -37,7 +37,7 @@ def digits_pair(record: Mapping[str, Any], data: Path | None) -> Any:
 
 def arena_pair(record: Mapping[str, Any], data: Path | None) -> Any:
     """The domain pair of a trial of the arena: its target is without the test split of the seed."""
-    from experiments.jobs.arena import Place, sides_of
+    from experiments.arena.data import Place, sides_of
 
     sizes: dict[str, Any] = {name: int(record[name]) for name in ("image_size", "samples") if name in record}
     place = Place(str(data_folder(data)), str(cache_folder(None)), **sizes)

@@ -15,12 +15,21 @@ from test_hybrid import query
 from active.strategies import get_strategy
 from experiments import arena_ablations
 from experiments.__main__ import main
-from experiments.ablations import PREFIX, REFERENCES, STRATEGIES
-from experiments.arena_ablations import VARIANTS
-from experiments.arena_field import GROUPS, chosen_on, half_of
+from experiments.ablations import (
+    PREFIX,
+    REFERENCES,
+    STRATEGIES,
+    VARIANTS,
+    across,
+    areas,
+    choices,
+    compared,
+    findings,
+    table_of,
+)
+from experiments.arena.tasks import GROUPS, chosen_on, half_of
 from experiments.framework import publish
 from experiments.framework.records import read
-from experiments.pages.ablations import across, areas, choices, compared, findings, table_of
 
 DEVELOPMENT = GROUPS["development"]
 
@@ -86,7 +95,7 @@ def test_a_variant_asks_for_distinct_samples_of_the_pool(name: str) -> None:
 
 def test_every_variant_is_told_and_run_once() -> None:
     assert len(set(STRATEGIES)) == len(STRATEGIES) == len(VARIANTS) + len(REFERENCES)
-    assert all(callable(getattr(arena_ablations, name)) for name in VARIANTS)
+    assert all(get_strategy(PREFIX + name) for name in VARIANTS)
 
 
 def test_the_choice_for_a_half_is_made_on_the_other() -> None:
@@ -113,9 +122,11 @@ def test_the_table_and_what_is_said() -> None:
     mean = statistics.fmean([60.5] * web + [40.5] * (6 - web))
     assert rows["ones"]["mean"].startswith(f"{mean:.2f}") and rows["ones"]["runs"] == "12"
     assert rows["margin"]["over margin"] == "–" and "chosen across halves" in rows
-    said = " ".join(findings(records))
-    assert "Targets of web" in said and "chosen on the others, entropy; it has 45.50 here, place 3 of 3" in said
-    assert "over 3 tests, 1 differ from margin (p < 0.05): above it none; below it entropy (strategy) −30.50." in said
+    first, web_half, office_half, above, below = findings(records)
+    assert all(part in first for part in ("3 variants", " 53.83", "margin 50.50", "entropy (strategy) 20.00"))
+    assert "entropy (chosen on the others) 45.50, rank 3 of 3" in web_half and "60.50" in web_half
+    assert "ones (chosen on the others) 40.50, rank 3 of 3" in office_half and "70.50" in office_half
+    assert "0 of 3" in above and "1 of 3" in below and "entropy (strategy) −30.50" in below
     comparison, by_seed = compared(records)
     assert {test.n for test in by_seed.tests} == {12}
     tests = {test.a: test for test in comparison.tests}

@@ -26,11 +26,11 @@ from experiments.active_adaptation import (
     records_of,
 )
 from experiments.active_adaptation.trial import OneTraining, begin, query
+from experiments.arena.data import Place, load_train_config, network, sides_of
 from experiments.framework import options as running
 from experiments.framework.experiment import Cell, parts_of
 from experiments.framework.records import write
 from experiments.framework.trials import Trial, with_prerequisites
-from experiments.jobs.arena import Place, load_train_config, network, sides_of
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}

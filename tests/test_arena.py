@@ -13,40 +13,33 @@ from typing import Any
 import pytest
 import torch
 import tyro
+from experiments.asked_pictures import asked_pictures
+from experiments.labels_needed import labels_to
 from torch.utils.data import TensorDataset
 
 from active.learners.dan import run_rounds
 from active.learners.rounds_config import RoundsConfig
 from active.strategies import STRATEGIES as KNOWN
 from dan.cli.command_line import run
+from dan.data.batches import derived_seed
 from dan.data.tasks import load_pair
 from dan.data.views import Views
-from dan.evaluation.metrics import view_probabilities
+from dan.evaluation.metrics import evaluate, view_probabilities
 from dan.models.model_file import load_model
-from experiments import arena, arena_field
-from experiments.arena import BUDGET, EVERY, Arena, labels_to
-from experiments.arena_field import GROUPS, HALVES, STRATEGIES, half_of, target_of
+from dan.training.trainer import fit
+from experiments import arena
+from experiments.arena import BUDGET, EVERY, EXPERIMENT, Arena, data, tasks
+from experiments.arena.areas import by_target, cells_of, mean_ranks, over, sets_of, tasks_in
+from experiments.arena.data import VIEW_SEED, VIEWS, Place, Viewed, evenly, load_train_config, sides_of, started
+from experiments.arena.report import findings, table_of
+from experiments.arena.significance import confirmed, leads, table_of_leads
+from experiments.arena.tasks import CONFIRMATION, GROUPS, HALVES, STRATEGIES, TARGETS, half_of, target_of
+from experiments.arena.trial import ask, every_label, start
 from experiments.framework import options as running
+from experiments.framework.experiment import parts_of
 from experiments.framework.measurements import alc
 from experiments.framework.records import read, to_lines, write_text
-from experiments.framework.trials import _work
-from experiments.jobs import arena as arena_trials
-from experiments.jobs.arena import (
-    VIEW_SEED,
-    VIEWS,
-    Place,
-    Viewed,
-    ask,
-    evenly,
-    every_label,
-    load_train_config,
-    sides_of,
-    start,
-)
-from experiments.pages.arena import findings, table_of
-from experiments.pages.arena_cells import CONFIRMATION, by_target, cells_of, gains, mean_ranks, over, sets_of, tasks_in
-from experiments.pages.arena_verdict import standing, verdict
-from experiments.queried_images import queried_images
+from experiments.framework.trials import _work, with_prerequisites
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
@@ -57,19 +50,14 @@ TEN = "office_caltech10_"
 
 
 def test_groups_and_halves_cover_every_transfer_once() -> None:
-    tasks = [task for group in GROUPS.values() for task in group]
-    assert len(tasks) == len(set(tasks)) == 15 and [len(group) for group in GROUPS.values()] == [6, 6, 3]
-    assert (
-        set(arena_field.PARTS["development"]) | set(arena_field.PARTS["confirmation"])
-        == set(arena_field.PARTS["all"])
-        == set(GROUPS)
-    )
-    assert not set(arena_field.PARTS["development"]) & set(arena_field.PARTS["confirmation"])
+    every = [task for group in GROUPS.values() for task in group]
+    assert len(every) == len(set(every)) == 15 and [len(group) for group in GROUPS.values()] == [6, 6, 3]
+    assert tuple(every) == tasks.TASKS and set(CONFIRMATION) == set(every) - set(GROUPS["development"])
     targets = [target for half in HALVES.values() for target in half]
-    assert len(targets) == len(set(targets)) and set(targets) == {target_of(task) for task in tasks}
+    assert len(targets) == len(set(targets)) and set(targets) == set(TARGETS) == {target_of(t) for t in every}
     for half in HALVES:  # no setting is chosen on a target that it is reported on
-        chosen = {target_of(task) for task in arena_field.chosen_on(half)}
-        assert chosen and not chosen & {target_of(task) for task in tasks if half_of(task) == half}
+        chosen = {target_of(task) for task in tasks.chosen_on(half)}
+        assert chosen and not chosen & {target_of(task) for task in every if half_of(task) == half}
     assert set(STRATEGIES) <= set(KNOWN) and len(STRATEGIES) == 19
 
 
@@ -83,14 +71,11 @@ def folders(tmp_path: Path) -> dict[str, Any]:
 
 def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folders: dict[str, Any]) -> None:
     config = Arena(**folders, seeds=(0, 1))
-    parts = arena.parts_of(config)
-    assert len(parts) == 2 and [len(part) for part in parts] == [4 + 4 + 15 * (2 + len(STRATEGIES))] * 2
+    parts = [with_prerequisites(part) for part in parts_of(arena.cells(config), config.seeds)]
+    assert [len(part) for part in parts] == [4 + 4 + 15 * (2 + len(STRATEGIES))] * 2
     named: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        names = {trial.name for trial in part}
-        for trial in part:
-            assert {before.name for before in trial.after} <= names
-            assert named.setdefault(trial.name, trial.made_by()) == trial.made_by()
+    for trial in [trial for part in parts for trial in part]:
+        assert named.setdefault(trial.name, trial.made_by()) == trial.made_by()
     for seed, task in product((0, 1), arena.tasks_of(config)):
         begin = named[f"{task}-start-seed{seed}"]["arguments"]
         for strategy in STRATEGIES:
@@ -103,12 +88,13 @@ def test_the_trials_of_a_seed_share_their_start_and_nothing_is_done_twice(folder
     assert aligned[TASK]["trade_off"] == 1 and aligned[f"{TEN}a2c"]["trade_off"] > 0
     apart = arena.start_of(TASK, 0, replace(config, trade_off=0.0)).arguments
     assert apart == {**aligned[TASK], "trade_off": 0.0}
-    # A trial does not depend on what else is run beside it.
-    fewer = arena.parts_of(replace(config, tasks=(f"{TEN}d2w",), strategies=("aift",), seeds=(1,)))
-    assert {t.name for t in fewer[0]} == {"trunk-d", "trunk-w", "views-w"} | {
+    # A trial does not depend on what else is run.
+    alone = replace(config, tasks=(f"{TEN}d2w",), strategies=("aift",), seeds=(1,))
+    fewer = with_prerequisites([trial for cell in arena.cells(alone) for trial in cell.trials])
+    assert {t.name for t in fewer} == {"trunk-d", "trunk-w", "views-w"} | {
         f"{TEN}d2w-{what}-seed1" for what in ("start", "all", "aift")
     }
-    assert all(named[trial.name] == trial.made_by() for trial in fewer[0])
+    assert all(named[trial.name] == trial.made_by() for trial in fewer)
 
 
 def test_the_parts_and_the_command_of_a_cell(folders: dict[str, Any]) -> None:
@@ -142,7 +128,7 @@ def test_mistakes_are_one_line_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     words = ["arena", *flags, "--out", str(tmp_path / "run"), "--data", str(tmp_path), "--quiet"]
-    assert run("experiments", "", {"arena": arena.COMMAND}, words) == 2
+    assert run("experiments", "", {"arena": EXPERIMENT.command}, words) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -153,16 +139,16 @@ def test_mistakes_are_one_line_before_anything_is_trained(
 
 def test_labels_to_a_goal_is_where_the_line_crosses_it() -> None:
     labels, curve = [0, 10, 30, 70], [0.5, 0.6, 0.8, 0.7]
-    assert labels_to(labels, curve, 0.7) == pytest.approx(20)  # half-way from 10 to 30
-    assert labels_to(labels, curve, 0.5) == 0 and labels_to(labels, curve, 0.4) == 0
-    assert labels_to(labels, curve, 0.8) == 30 and labels_to(labels, curve, 0.81) is None
+    assert labels_to(0.7, labels, curve) == pytest.approx(20)  # half-way from 10 to 30
+    assert labels_to(0.5, labels, curve) == 0 and labels_to(0.4, labels, curve) == 0
+    assert labels_to(0.8, labels, curve) == pytest.approx(30) and labels_to(0.81, labels, curve) is None
     for goal in (0.52, 0.63, 0.79):  # against a fine grid of the piecewise-linear curve
         grid = torch.linspace(0, 70, 70_001, dtype=torch.float64)
         at = torch.zeros_like(grid)
         for (x0, y0), (x1, y1) in zip(zip(labels, curve), zip(labels[1:], curve[1:])):  # noqa: B905
             inside = (grid >= x0) & (grid <= x1)
             at[inside] = y0 + (grid[inside] - x0) * (y1 - y0) / (x1 - x0)
-        assert labels_to(labels, curve, goal) == pytest.approx(float(grid[(at >= goal).nonzero()[0, 0]]), abs=2e-3)
+        assert labels_to(goal, labels, curve) == pytest.approx(float(grid[(at >= goal).nonzero()[0, 0]]), abs=2e-3)
 
 
 def fabricated(values: Mapping[str, Mapping[str, float]], seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
@@ -196,13 +182,13 @@ def test_ranks_are_over_targets_and_ties_share() -> None:
         "badge": dict(zip(tasks, (0.10, 0.10, 0.10, 0.9), strict=True)),
     }
     cells = cells_of(fabricated(values), "alc/target_test")
-    ranks, missing = mean_ranks(cells, tasks)
-    assert ranks == {"random": (2 + 2.5) / 2, "margin": (1 + 2.5) / 2, "badge": (3 + 1) / 2} and missing == []
+    assert mean_ranks(cells, tasks) == {"random": (2 + 2.5) / 2, "margin": (1 + 2.5) / 2, "badge": (3 + 1) / 2}
     assert by_target(cells, tasks)["margin"]["c"] == {
         0: pytest.approx(100 * (0.59 + 0.59 + 0.70) / 3),
         1: pytest.approx(100 * (0.60 + 0.60 + 0.71) / 3),
     }
-    assert gains(cells, tasks)["margin"] == {seed: pytest.approx((-1 - 1 + 10 + 0) / 4) for seed in (0, 1)}
+    headers, lines = table_of(fabricated(values))
+    assert dict(zip(headers, lines[0], strict=True))["over random"] == "+2.00"  # (-1 - 1 + 10 + 0) / 4
 
 
 def test_what_is_missing_is_told_and_not_averaged_away() -> None:
@@ -210,54 +196,48 @@ def test_what_is_missing_is_told_and_not_averaged_away() -> None:
     values = {"random": dict.fromkeys(tasks, 0.5), "margin": {tasks[0]: 0.6}}
     records = fabricated(values)
     cells = cells_of(records, "alc/target_test")
-    assert over(cells["margin"], tasks) == {} and mean_ranks(cells, tasks)[1] == ["margin"]
+    assert over(cells["margin"], tasks) == {} and set(mean_ranks(cells, tasks)) == {"random"}
     headers, lines = table_of(records)
     rows = {line[0]: dict(zip(headers, line, strict=True)) for line in lines}
     assert rows["margin"]["development"] == rows["margin"]["rank"] == "–" and rows["margin"]["runs"] == "2"
     assert rows["random"]["development"] == "50.50 ± 0.71"  # 50 and 51
     assert rows["random"]["% of labels to 95 %"] == "≥ 20.0 (0 of 4)"
-    assert any("Not ranked" in sentence and "margin" in sentence for sentence in findings(records))
+    assert "margin" in findings(records)[-1]
     assert list(sets_of(tasks)) == ["development", "targets: web", "mean"]
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_the_verdict_is_that_of_the_transfers_nothing_was_chosen_on(ahead: bool) -> None:
     """On development hybrid is the other way round; of 24 units all of one sign the smallest p is 2^-23."""
-    chosen_on, others = GROUPS["development"], [task for task in arena.tasks_of(Arena()) if task in CONFIRMATION]
-    rivals = dict.fromkeys([*chosen_on, *others], 0.6)
-    own = dict.fromkeys(chosen_on, 0.5 if ahead else 0.7) | dict.fromkeys(others, 0.7 if ahead else 0.5)
+    chosen_on = GROUPS["development"]
+    rivals = dict.fromkeys([*chosen_on, *CONFIRMATION], 0.6)
+    own = dict.fromkeys(chosen_on, 0.5 if ahead else 0.7) | dict.fromkeys(CONFIRMATION, 0.7 if ahead else 0.5)
     records = fabricated(
         {"hybrid": own, "random": rivals, "margin": rivals, "aada": {**rivals, TASK: 0.61}}, seeds=(0, 1, 2, 3)
     )
-    assert sets_of(tasks_in(records))["confirmation"] == others and len(others) == 9
-    first, by_target_, by_seed, *lost = verdict(records)
-    assert bool(lost) is not ahead and (ahead or "margin: Amazon −10.00" in lost[0])
-    if ahead:
-        assert (
-            first
-            == "On the 9 transfers that it was not chosen on, hybrid has the best mean rank, and the largest area."
-        )
-    else:
-        assert first.endswith(
-            "hybrid has mean rank 4.0, aada the best, 1.8, and an area of 51.50, aada the largest, 61.61."
-        )
-    sign, better = ("+10.00", 6) if ahead else ("−10.00", 0)
-    assert f"margin {sign} ({better} of 6 better, Holm p 0.062)" in by_target_ and "aada" not in by_target_
-    assert f"random {sign} ({4 * better} of 24 better, Holm p 2.4e-07)" in by_seed  # two rivals: 2 * 2^-23
+    assert sets_of(tasks_in(records))["confirmation"] == list(CONFIRMATION) and len(CONFIRMATION) == 9
+    by_domain, by_seed = ({test.a: test for test in comparison.tests} for comparison in confirmed(records))
+    assert set(by_domain) == set(by_seed) == {"margin", "random"}  # aada is no rival
+    assert by_domain["margin"].mean == by_seed["random"].mean == pytest.approx(-10 if ahead else 10)
+    assert (by_domain["margin"].n, by_domain["margin"].p_holm) == (6, pytest.approx(2 * 2**-5))
+    assert (by_seed["random"].n, by_seed["random"].p_holm) == (24, pytest.approx(2 * 2**-23))
+    said = " ".join(findings(records))
+    sign = "+" if ahead else "−"
+    assert f"margin {sign}10.00 (6 targets;" in said and f"margin {sign}10.00* (24 targets" in said
+    assert ("−10.00 (margin)" in said) is not ahead
     headers, lines = table_of(records)
     ranks = {line[0]: line[headers.index("rank, confirmation")] for line in lines}
     assert ranks["hybrid"] == ("1.0" if ahead else "4.0")
 
 
-def test_a_shared_first_place_is_told_as_shared() -> None:
-    tasks = [task for task in arena.tasks_of(Arena()) if task in CONFIRMATION]
-    same = dict.fromkeys(tasks, 0.6)
-    first = verdict(fabricated({"random": same, "uherding": same, "hybrid": same | {TASK: 0.6}}))[0]
-    assert "hybrid has the best mean rank, which it shares with random, uherding, and" in first
+def test_ranks_of_equal_areas_are_shared() -> None:
+    same = dict.fromkeys(CONFIRMATION, 0.6)
+    cells = cells_of(fabricated({"random": same, "uherding": same, "hybrid": same}), "alc/target_test")
+    assert set(mean_ranks(cells, CONFIRMATION).values()) == {2.0}
 
 
-def test_standing_tells_the_targets_and_the_purchases_where_it_is_behind() -> None:
-    """On scanned digits hybrid is behind in area, and everywhere after the second purchase."""
+def test_leads_are_of_targets_and_rounds() -> None:
+    """On scanned digits hybrid is behind in area, and everywhere after the second query."""
     tasks = [f"{TEN}a2d", f"{TEN}w2c", TASK]
     others = [task for task in tasks if task in CONFIRMATION]
     own = dict.fromkeys(tasks, 0.62) | {TASK: 0.55}
@@ -265,24 +245,23 @@ def test_standing_tells_the_targets_and_the_purchases_where_it_is_behind() -> No
     for record in records:
         if record["method"] == "hybrid" and record.get("round") == 2:
             record["accuracy/target_test"] -= 0.1
-    headers, lines = standing(records)
-    assert headers[0] == "hybrid over" and headers[-2:] == ["at 10 %", "at 20 %"]
-    (line,) = lines  # aada is no rival
-    told = dict(zip(headers, line, strict=True))
-    assert told["hybrid over"] == "margin" and told["scanned digits"] == "−5.00 ± 0.00"
+    (lead,) = leads(records).values()  # aada is no rival
+    assert lead["scanned digits"] == {0: pytest.approx(-5), 1: pytest.approx(-5)}
     mean = (2.0 * (len(others) - 1) - 5.0) / len(others)
-    assert told["at 10 %"].startswith(f"{mean:+.2f}".replace("-", "−"))
-    assert told["at 20 %"].startswith(f"{mean - 10:+.2f}".replace("-", "−"))
-    assert standing([record for record in records if record["method"] != "hybrid"])[1] == []
+    assert lead["at 10 %"] == {seed: pytest.approx(mean) for seed in (0, 1)}
+    assert lead["at 20 %"] == {seed: pytest.approx(mean - 10) for seed in (0, 1)}
+    headers, lines = table_of_leads(records)
+    assert headers == ["hybrid over", *lead] and [line[0] for line in lines] == ["margin"]
+    assert table_of_leads([record for record in records if record["method"] != "hybrid"])[1] == []
 
 
 def test_the_report_is_made_of_records_alone(tmp_path: Path) -> None:
     tasks = [*GROUPS["development"], TASK]
     values = {m: {t: 0.5 + 0.02 * i + 0.001 * j for j, t in enumerate(tasks)} for i, m in enumerate(STRATEGIES)}
     write_text(tmp_path / "records.jsonl", to_lines(fabricated(values)))
-    assert arena.report(tmp_path) == tmp_path / "report.html"
-    text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert text.startswith("- development, 6 transfers: best hybrid, 86.75; random 50.75, place 19 of 19.")
+    assert EXPERIMENT.write_report(tmp_path) == tmp_path / "report.html"
+    first = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()[0]
+    assert "7 transfers" in first and "hybrid 86.80 (1 of 19)" in first and "random 50.80 (19 of 19)" in first
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         rows = {(r["method"], r["task"], r["split"], r["metric"]): r for r in csv.DictReader(file)}
     assert float(rows["margin", "development", "test", "alc"]["mean"]) == pytest.approx(56.75)
@@ -348,7 +327,17 @@ def test_strategies_do_not_touch_the_start(begun: tuple[Path, dict[str, Any]]) -
     first, again = (ask(folder / "x", **common)["evaluations"] for _ in range(2))
     kept = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in first]
     assert kept == [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in again]
+
+
+def test_all_labels_are_one_training_of_the_start_with_the_whole_pool(begun: tuple[Path, dict[str, Any]]) -> None:
+    folder, shared = begun
     every = every_label(folder / "x", **shared, start="start", steps=3)
+    pair, model = started(Place(**shared["place"]), TASK, folder / "start", 3)[2], load_model(folder / "start")
+    config = replace(load_train_config(TASK, HOW, 3), schedule="constant")
+    options: dict[str, Any] = {"steps": 3, "seed": derived_seed(3, 1), "trade_off": 1.0, "config": config}
+    fit(model, pair.source, pair.target, labelled_target=pair.target, log_mmd=False, **options)
+    start_at = model.cached_stages
+    assert every == {f"accuracy/{k}": evaluate(model, v, start=start_at).accuracy for k, v in pair.splits.items()}
     assert set(every) == {"accuracy/target", "accuracy/target_test"}
 
 
@@ -365,7 +354,7 @@ def test_a_backbone_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_
     )
     begin = arena.start_of(task, 0, config)
     start(tmp_path / begin.name, **begin.arguments)
-    before = arena_trials.network(
+    before = data.network(
         Place(**begin.arguments["place"]), task, sides_of(Place(**begin.arguments["place"]), task, 0).transfer, 0
     )
     after = load_model(tmp_path / begin.name)
@@ -379,12 +368,10 @@ def test_a_backbone_frozen_in_part_is_trained_above_that(data_folder: Path, tmp_
 
 
 def test_views_kept_through_the_backbone_are_the_views(begun: tuple[Path, dict[str, Any]]) -> None:
-    from experiments.jobs.arena import started, view_probabilities as kept_probabilities, views_of  # noqa: I001
-
     folder, shared = begun
     where = Place(**shared["place"])
     model, sides, _ = started(where, TASK, folder / "start", 3)
-    mine = kept_probabilities(model, views_of(where, TASK, folder / "start", 3))
+    mine = data.view_probabilities(model, data.views_of(where, TASK, folder / "start", 3))
     views = Views(VIEWS, mirror=False, generator=torch.Generator().manual_seed(VIEW_SEED))
     theirs = view_probabilities(load_model(folder / "start"), sides.transfer.target, views)
     assert mine.shape == theirs.shape == (120, VIEWS, 10)
@@ -393,24 +380,27 @@ def test_views_kept_through_the_backbone_are_the_views(begun: tuple[Path, dict[s
 
 def test_views_as_a_data_set() -> None:
     x = torch.rand(3, 1, 12, 12)
-    data = Viewed(TensorDataset(x, torch.tensor([5, 6, 7])), mirror=True)
-    assert len(data) == 3 * VIEWS
-    got, y = data.batch(torch.tensor([0, 2 * VIEWS + 3, VIEWS]))
+    viewed = Viewed(TensorDataset(x, torch.tensor([5, 6, 7])), mirror=True)
+    assert len(viewed) == 3 * VIEWS
+    got, y = viewed.batch(torch.tensor([0, 2 * VIEWS + 3, VIEWS]))
     assert torch.equal(got[0], x[0]) and torch.equal(got[2], x[1]) and y.tolist() == [5, 7, 6]
-    assert torch.equal(got[1], list(data.views(x))[3][2])
-    assert data.fingerprint != Viewed(data.data, mirror=False).fingerprint
+    assert torch.equal(got[1], list(viewed.views(x))[3][2])
+    assert viewed.fingerprint != Viewed(viewed.data, mirror=False).fingerprint
 
 
 def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     flags = ["--quick", "--strategies", "random", "aift", "--steps", "2", "--steps-per-round", "1", "--samples", "100"]
     flags += ["--data", str(tmp_path), "--image-cache", str(tmp_path / "images"), "--out", str(out), "--quiet"]
-    for trial in arena.parts_of(running.reduced(tyro.cli(Arena, args=flags)))[0]:  # as a worker would
+    quick = running.reduced(tyro.cli(Arena, args=flags))
+    for trial in with_prerequisites(
+        [trial for cell in arena.cells(quick) for trial in cell.trials]
+    ):  # as a worker would
         finished, result = _work(trial, out)
         assert finished, result
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/trial.json")}
     assert len(before) == 4
-    assert run("experiments", "", {"arena": arena.COMMAND}, ["arena", *flags]) == 0
+    assert run("experiments", "", {"arena": EXPERIMENT.command}, ["arena", *flags]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     records = read(out / "records.jsonl")
     for strategy in ("random", "aift"):
@@ -420,7 +410,7 @@ def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: 
         assert labels == [0, 1, 2, 5, 10, 20]
         assert [len(record.get("queried", [])) for record in curve] == [1, 1, 3, 5, 10, 0]
         pool = evenly(load_pair(TASK).target, 100)
-        pictures = queried_images(curve[3])
+        pictures = asked_pictures(curve[3])
         assert [picture.name for picture in pictures] == [str(int(pool[i][1])) for i in curve[3]["queried"]]
         for name in ("target_test", "unqueried"):
             values = [record[f"accuracy/{name}"] for record in curve]

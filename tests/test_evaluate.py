@@ -19,6 +19,7 @@ from dan.data.tasks import DomainPair, load_pair
 from dan.errors import UserError
 from dan.evaluation.calibration import expected_calibration_error, reliability
 from dan.evaluation.metrics import class_accuracies, confusion_matrix, evaluate, predict
+from dan.evaluation.validators import VALIDATORS, validate, validator_inputs
 from dan.figures import confusion_figure, pixels
 from dan.mmd import a_distance
 from dan.models.model_file import load_model
@@ -226,12 +227,26 @@ def test_evaluate_measures_the_distance_of_the_aligned_layers(images: tuple[Path
     assert fewer["source_samples"] == fewer["target_samples"] == 6
 
 
+def test_evaluate_scores_the_network_by_every_validator(
+    images: tuple[Path, DomainPair], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, task = images
+    scores = measured(run)["validators"]
+    assert list(scores) == [name for name in VALIDATORS if name != "circular"]
+    inputs = validator_inputs(load_model(run), task.source_test, task.target)
+    assert scores == pytest.approx(validate(inputs))
+    assert f"entropy       {scores['entropy']:8.4f}" in capsys.readouterr().out
+    fewer = measured(run, most=6)["validators"]  # and not of more than 6 samples
+    assert (6 * fewer["source_risk"]).is_integer() and fewer["entropy"] != scores["entropy"]
+
+
 def test_evaluate_a_target_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = trees(tmp_path, labelled_target=False)
     task = load_pair("folders", **options, image_size=16, cache=tmp_path / "cache")
     run = trained(tmp_path / "run", task, backbone="lenet:3", steps=2, align=("hidden1",))
     metrics = measured(run, out=tmp_path / "elsewhere")
     assert metrics["splits"] == {} and list(metrics["layers"]) == ["hidden1"]
+    assert metrics["validators"] == {}  # no source is held out
     said = capsys.readouterr().out
     assert str(tmp_path / "elsewhere") in said
     probs = predict(load_model(run), task.target)[0].logits.double().softmax(1)

@@ -243,15 +243,14 @@ def run_rounds(
     seed: int,
     run: Path | str,
     config: TrainConfig | None = None,
-    cache: Path | str | bool = False,
-    num_workers: int = 0,
-    device: str = "cpu",
     quiet: bool = True,
+    **options: Any,
 ) -> Iterator[Record]:
     """Active rounds on a task, from the network in the run folder `start`: yields one record more than rounds.
 
     strategy: a name of STRATEGIES, "NAME@SHARE", or "module:function". run: the folder of the whole run; the same call
-    on the same folder goes on where it was killed. The other arguments are those of `DANLearner`.
+    on the same folder goes on where it was killed. options: `cache`, `num_workers` and `device` of `DANLearner`, as are
+    the other arguments.
 
     The records are those of `active.loop.rounds`, with "accuracy/target_test" on the held-out target split. Ids are
     positions in `task.target`.
@@ -262,9 +261,7 @@ def run_rounds(
     config = config or _config_of(start)
     check_rounds_config(task, rounds, config)
     assert rounds.budget is not None  # checked
-    options: dict[str, Any] = {"config": config, "run": run, "cache": cache, "num_workers": num_workers}
-    options |= {"device": device, "quiet": quiet}
-    learner = DANLearner(task, start, rounds, seed=seed, **options)
+    learner = DANLearner(task, start, rounds, seed=seed, config=config, run=run, quiet=quiet, **options)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:

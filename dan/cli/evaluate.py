@@ -3,6 +3,7 @@
     of each split with labels     accuracy, also by class; cross-entropy; calibration error; confusion matrix
     of a target without labels    predicted class shares and mean confidence; its accuracy needs labels
     of source against target      unbiased MMD^2 and A-distance of each aligned layer
+    without target labels         the score of each validator, where the task has held-out source samples
     of each sample                the prediction and its confidence
     of the target                 the same without samples whose labels were learned (--target-labels): "unqueried"
     on stderr                     signs that the target has other classes, or other class shares
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from dan.cli.evaluation_tables import class_table, layer_table, split_line, unlabelled_lines
+from dan.cli.evaluation_tables import class_table, layer_table, split_line, unlabelled_lines, validator_table
 from dan.errors import UserError
 from dan.run_location import DataLocation
 
@@ -48,7 +49,7 @@ class Evaluate(DataLocation):
     out: Path | None = None
     """Folder for the results. Default: evaluation, in the folder of the network (RUN, or RUN/labelled_NN)."""
     most: int = 2000
-    """Largest number of samples of each domain, evenly spread, for MMD and A-distance."""
+    """Largest number of samples of each domain, evenly spread, for MMD, A-distance and validators."""
     image_cache: Path | None = None
     """Folder for decoded images. Default: in the user's cache folder."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -76,7 +77,9 @@ def evaluate_run(config: Evaluate) -> None:
     metrics: dict[str, Any] = {"run": config.run.name, "network": network.name, "task": task.name}
     metrics |= {"splits": {}, "layers": {}}
     probs = _evaluate_splits(model, task, settings, config.most, out, metrics)
-    for table in (class_table(metrics["splits"]), layer_table(metrics["layers"])):
+    metrics["validators"] = _validator_scores(model, task, config.most)
+    tables = class_table(metrics["splits"]), layer_table(metrics["layers"]), validator_table(metrics["validators"])
+    for table in tables:
         if table:
             print("\n" + table)
     metrics["warnings"] = warnings_of(
@@ -231,6 +234,23 @@ def _measure_layers(
             "target_samples": len(y),
         }
     return result
+
+
+def _validator_scores(model: "DAN", task: "DomainPair", most: int) -> dict[str, float]:
+    """The score of each validator of `dan.evaluation.validators` but `circular`, on held-out source and the target.
+
+    {} without held-out source, and where a domain has fewer than 4 samples.
+    """
+    from torch.utils.data import Subset
+
+    from dan.data.batches import num_samples
+    from dan.evaluation.validators import validate, validator_inputs
+
+    parts: list[Any] = [task.source_test, task.target]
+    if any(part is None or num_samples(part) < MIN_SAMPLES for part in parts):
+        return {}
+    source, target = (Subset(part, _evenly_spread(num_samples(part), most).tolist()) for part in parts)
+    return validate(validator_inputs(model, source, target))
 
 
 def _evenly_spread(count: int, most: int) -> "Tensor":

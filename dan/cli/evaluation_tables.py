@@ -59,3 +59,12 @@ def layer_table(layers: Mapping[str, Mapping[str, float]]) -> str:
             f"{name:<{width}}  {found['mmd2']:19.5f}  {found['mmd2_deviation']:8.5f}  {found['a_distance']:10.3f}"
         )
     return "\n".join(lines)
+
+
+def validator_table(scores: Mapping[str, float]) -> str:
+    """The scores of the validators, which compare networks on one task."""
+    if not scores:
+        return ""
+    width = max(map(len, scores))
+    lines = [f"{'validator':<{width}}     score  (higher is better; compare networks on one task by one validator)"]
+    return "\n".join(lines + [f"{name:<{width}}  {value:8.4f}" for name, value in scores.items()])

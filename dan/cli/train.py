@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dan.cli.method_auto import check_auto, choose_method
 from dan.cli.source_free import setup_source_free
 from dan.cli.train_options import AdaptationOptions, Train, command_of, preset, recipe_summary, train_config_from
 from dan.cli.train_setup import TrainingSetup, check_options, setup_from_task, split_target, weigh_source
@@ -36,6 +37,8 @@ def train(config: Train) -> None:
 def _train(config: Train, context: "DistContext") -> None:
     from dan.training.trainer import Trainer
 
+    if config.method == "auto":
+        check_auto(config, context.size)
     if config.tune and context.size > 1:
         raise UserError("--tune runs in one process: search without torchrun, then train with the best values")
     # The first process alone decodes and downloads what the others then find.
@@ -46,6 +49,10 @@ def _train(config: Train, context: "DistContext") -> None:
     options, metadata, tests = _fit_options(config, setup, context)
     if config.tune:
         config = _tune(setup, config, folder, metadata, options)
+    if config.method == "auto":
+        config, weights = choose_method(config, setup, folder, metadata, options)
+        options |= weights
+        metadata |= {"chosen_from": "auto"} | ({"label_shift": "correct"} if weights else {})
     model = setup.build()
     trainer = Trainer(
         model,

@@ -29,7 +29,8 @@ class TrainConfig:
     """
 
     method: str = "dan"
-    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e, mcc or mme; several as dan+mcc."""
+    """What aligns the domains: dan, ddc, deep_coral, jan, dann, cdan, cdan_e, mcc or mme; several as dan+mcc. `train`
+    also takes auto: train a portfolio, source-only in it, and choose without target labels."""
     method_multiples: tuple[str, ...] = ()
     """Multiples of the trade-off for single methods of a composition, such as: mcc=0.5 (default: 1 each)."""
     optimizer: Literal["sgd", "adam", "adadelta"] = "sgd"

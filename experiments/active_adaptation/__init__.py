@@ -1,7 +1,7 @@
 """Active adaptation as the field's papers measure it, on digits and Office-10 + Caltech-10, by two protocols.
 
 5 %      one training of a DAN, which queries 1 % of the target at the end of five of its epochs (Xie et al., AAAI
-         2022); the pool is the whole target; the last model, and the oracle's beside it
+         2022); the pool is the whole target; the last model, and the oracle's
 counts   rounds from a DAN, 10, 30, 50, 100, 200 and 300 labels in all (the columns of CLUE's table, ICCV 2021), as
          far as half of the pool goes; fine-tuned as in the arena, whose trials these are
 
@@ -21,7 +21,7 @@ from dan.errors import UserError
 from experiments import arena
 from experiments.active_adaptation.trial import begin, query
 from experiments.arena import Arena, place_of, trained_how, viewing
-from experiments.arena_field import STRATEGIES, TASKS
+from experiments.arena.tasks import BACKBONE, STRATEGIES, TASKS, TEN_CLASS
 from experiments.framework.experiment import Cell, Experiment, Results, round_records
 from experiments.framework.measurements import measurements
 from experiments.framework.options import Options, check_least, check_names, check_runs, check_samples, check_strategies
@@ -31,7 +31,6 @@ from experiments.framework.reporting import plots
 from experiments.framework.reporting.against_random import BASE
 from experiments.framework.reporting.tables import Table, difference, mean_of, signed, told
 from experiments.framework.trials import Trial, dotted, slug
-from experiments.jobs.arena import BACKBONE, TEN_CLASS, Place, sides_of, unmet
 from experiments.label_free_search import check_reported
 from experiments.tasks import last_and_oracle
 
@@ -82,6 +81,8 @@ class ActiveAdaptation(Options):
     """folder of a run of dan_table2, whose search chose rate and trade-off (default: the published one)"""
 
     def check(self) -> None:
+        from experiments.arena.trial import unmet
+
         check_names("tasks", self.tasks, TASKS)
         check_runs(self.seeds, self.steps)
         check_reported(self.seeds)
@@ -106,9 +107,9 @@ def like_arena(task: str, config: ActiveAdaptation) -> Arena:
 
 def pool_of(task: str, config: ActiveAdaptation) -> int:
     """The number of images in the pool of a transfer's rounds."""
-    from dan.data.batches import num_samples
+    from experiments.arena.data import pool_size
 
-    return num_samples(sides_of(Place(**place_of(task, like_arena(task, config))), task, 0).transfer.target)
+    return pool_size(place_of(task, like_arena(task, config)), task, 0)
 
 
 def counts_of(pool: int) -> tuple[int, ...]:
@@ -174,7 +175,7 @@ def records_of(cell: Cell, trial: Trial, results: Results) -> list[Record]:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 OWN = "hybrid"
-DRAWN = 5  # strategies in a figure, besides hybrid and random: eighteen lines cannot be told apart
+DRAWN = 5  # strategies in a figure, besides hybrid and random: eighteen lines are too many
 # What decides: in rounds there is a test split that is never queried; in the one training there is none.
 DECIDES = {"5%": "unqueried", "counts": "target_test"}
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.jobs.arena import Place, load_train_config, network, outputs_of, sides_of, started
 from experiments.tasks import machine
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ class OneTraining:
 
     def config(self, evaluate_every: int, **more: Any) -> TrainConfig:
         """As in the arena, evaluated each so many steps."""
+        from experiments.arena.data import load_train_config
+
         return load_train_config(self.task, {**self.how, **more}, evaluate_every)
 
     def ends(self, pool: int) -> list[int]:
@@ -44,6 +45,7 @@ def begin(folder: Path, **training: Any) -> dict[str, Any]:
     """A trial: the training up to the first query, which is the same for all strategies of a seed."""
     from dan.data.batches import derived_seed, num_samples
     from dan.training.trainer import fit
+    from experiments.arena.data import Place, network, outputs_of, sides_of
 
     one = OneTraining(**training)
     where = Place(**one.place)
@@ -68,7 +70,8 @@ def query(folder: Path, *, begun: str, strategy: str | None, budget: str, **trai
     from active.loop import rounds
     from active.pool import Pool
     from dan.data.batches import labels_of, num_samples
-    from experiments.jobs.arena_learner import AdaptationLearner
+    from experiments.active_adaptation.learner import AdaptationLearner
+    from experiments.arena.data import Place, started
 
     began, one, start = time.process_time(), OneTraining(**training), folder.parent / begun / BEGUN
     where, num_rounds = Place(**one.place), len(one.query_epochs)

@@ -2,7 +2,7 @@
 
     a curve: M_0, then `rounds` times: query `budget` nuclei, train on their patches, AUC on other patients
 
-Rows are training codes, columns selection codes, and random beside them. All curves of a seed share the patients, the
+Rows are training codes, columns random and selection codes. All curves of a seed share the patients, the
 pool, the views and M_0, so differences are taken seed by seed.
 """
 

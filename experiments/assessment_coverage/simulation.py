@@ -74,7 +74,7 @@ def simulate_looks(
     size. test set: the same for as many samples drawn from the whole pool.
     """
     pool = Pool(range(len(outputs.targets)), outputs.targets)
-    buy(pool, outputs.logits, outputs, strategy, round(LABELLED * len(pool.ids)), generator)
+    label_queries(pool, outputs.logits, outputs, strategy, round(LABELLED * len(pool.ids)), generator)
     probs, free = outputs.logits.double().softmax(1), pool.unlabelled_ids
     right, by_class = outputs.accuracies(outputs.logits)
     whole = float(right.mean())
@@ -118,16 +118,18 @@ def simulate_rounds(outputs: Outputs, strategy: str, mode: str, runs: int, gener
             found["balanced"].append((made.balanced.low, made.balanced.high, fmean(by_class)))
             if mode == "train":
                 pool.label(audits, answers, round=number)
-            buy(pool, logits, outputs, strategy, BATCH, queries)
+            label_queries(pool, logits, outputs, strategy, BATCH, queries)
         yield found
 
 
-def buy(pool: Pool, logits: Tensor, outputs: Outputs, strategy: str, budget: int, generator: torch.Generator) -> None:
+def label_queries(
+    pool: Pool, logits: Tensor, outputs: Outputs, strategy: str, budget: int, generator: torch.Generator
+) -> None:
     """Label the samples that the strategy queries."""
     free, known = pool.unlabelled_ids, pool.labelled_ids
-    shown: dict[str, Any] = {"labelled_features": outputs.features[known], "labelled_targets": pool.labels}
+    fields: dict[str, Any] = {"labelled_features": outputs.features[known], "labelled_targets": pool.labels}
     probs = logits[free].double().softmax(1)
-    query = Query(ids=free, probs=probs, features=outputs.features[free], labelled_ids=known, **shown)
+    query = Query(ids=free, probs=probs, features=outputs.features[free], labelled_ids=known, **fields)
     ids = get_strategy(strategy)(query, budget, generator=generator)
     pool.label(ids, pool.oracle(ids), round=1)
 

@@ -1,59 +1,11 @@
-"""Which setting or model is kept: named rules on records; the one that reads target labels is called oracle.
-
-Shapes: N, M samples; F features; C classes.
-"""
+"""Which setting or model is kept: named rules on records; the one that reads target labels is called oracle."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from dan.errors import UserError, nearest
-
-
-def information(probs: Tensor) -> Tensor:
-    """H(mean_i p_i) - mean_i H(p_i): predictions that are sure one by one and spread over the classes together.
-
-    probs (N, C) of unlabelled target samples -> scalar in [0, log C], nats; higher is better. It is the mutual
-    information between sample and predicted class; it cannot see a consistent confusion of two classes, and
-    assumes that the target holds all classes.
-    Source: Bridle et al., NIPS 1991; as a label-free rule for adaptation, Musgrave et al., 2021.
-    """
-
-    def entropy(p: Tensor) -> Tensor:
-        return -(p * p.clamp_min(1e-30).log()).sum(-1)
-
-    return entropy(probs.mean(0)) - entropy(probs).mean()
-
-
-def two_sample_error(source_features: Tensor, target_features: Tensor, *, seed: int = 0) -> float:
-    """The held-out error of a linear classifier that tells source (N, F) from target (M, F): (1 - A / 2) / 2.
-
-    In [0, 1], the domains counting the same: 0 where they are told apart without error, 1/2 by chance, around which it
-    scatters. A is `dan.mmd.a_distance`, in two halves of which each is held out once. Raises ValueError as that does.
-    """
-    from dan.mmd import a_distance
-
-    return (1 - a_distance(source_features, target_features, folds=2, seed=seed) / 2) / 2
-
-
-def label_free_score(source_error: float, two_sample_error: float) -> float:
-    """err_source + max(0, 1 - 2 err_two_sample), in [0, 2]; lower is better.
-
-    source_error: of the class labels, on source samples held out from training; two_sample_error: of the domains, on
-    samples held out from the domain classifier. The paper "jointly assesses" both errors and gives no formula. A plain
-    sum has the wrong sign: domains that cannot be told apart have the high two-sample error of 1/2. So it is the half
-    of their A-distance that is added. Errors above 1/2 are chance, and no better than 1/2.
-
-    Raises ValueError for errors outside [0, 1].
-    Source: Long et al., ICML 2015, section 4.1; the sign is our reading.
-    """
-    for name, error in (("source", source_error), ("two-sample", two_sample_error)):
-        if not 0 <= error <= 1:
-            raise ValueError(f"the {name} error must be in [0, 1], not {error}")
-    return source_error + max(0.0, 1 - 2 * two_sample_error)
 
 
 @dataclass(frozen=True)
