@@ -55,7 +55,9 @@ def row(rows: list[measurements.Row], **where: Any) -> measurements.Row:
 
 def test_every_experiment_is_in_the_list() -> None:
     """A module with a command and a report that `run` doesn't know can't be found by anyone."""
-    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "experiments").glob("*.py")}
+    home = ROOT / "experiments"
+    files = {path.stem: path for path in home.glob("*.py")} | {p.parent.name: p for p in home.glob("*/__init__.py")}
+    sources = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     parts = ("\nEXPERIMENT = ", "\nCOMMAND = ")
     modules = {f"experiments.{stem}" for stem, text in sources.items() if any(part in text for part in parts)}
     modules -= {"experiments.planar", "experiments.signals", "experiments.release"}
