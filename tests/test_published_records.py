@@ -48,7 +48,12 @@ def test_the_pages_show_what_is_published(name: str) -> None:
     docs = ROOT / "docs" / "results"
     page = page_of(experiment_named(TABLES[name]), name, RESULTS / name, docs)
     assert page == (docs / f"{name}.md").read_text(encoding="utf-8"), f"run: experiments republish {name}"
-    assert renewed(name, (RESULTS / name / "table.md").read_text(encoding="utf-8")) == {}
+
+
+@pytest.mark.parametrize("table", sorted(RESULTS.glob("*/table.md")), ids=lambda path: path.parent.name)
+def test_blocks_of_pages_are_up_to_date(table: Path) -> None:
+    """Of benchmarks too."""
+    assert renewed(table.parent.name, table.read_text(encoding="utf-8")) == {}
 
 
 def test_every_page_of_results_is_of_something_published() -> None:
