@@ -24,8 +24,15 @@ TREE = tree  # the fixture: a made tree in the layout of Office-31
 WEIGHTS = ["--squeezenet-weights", "weights/squeezenet1_1_caffe_as_torchvision.pth"]
 MADE = {"coreset_curve", "margin_sweep", "dan_table1"}  # on made images
 EMBEDDED = {"demo", "approaches", "arena", "ablations", "active_adaptation", "num_kernels", "uncertainty_maps"}
-EMBEDDED.add("assessment_coverage")
-TEN_CLASS = {"lambda_sensitivity", "a_distance", "mmd_during_training", "semi_supervised", "frozen_layers"}
+EMBEDDED |= {"assessment_coverage", "validators"}
+TEN_CLASS = {
+    "lambda_sensitivity",
+    "a_distance",
+    "mmd_during_training",
+    "semi_supervised",
+    "frozen_layers",
+    "label_shift",
+}
 LONG = {"dan_table2", *TEN_CLASS}  # half a minute and more
 MORE = {
     **dict.fromkeys(TEN_CLASS, [*WEIGHTS, "--image-size", "64"]),
