@@ -27,6 +27,7 @@ from experiments import (
     demo,
     digits,
     frozen_layers,
+    label_shift,
     lambda_sensitivity,
     margin_sweep,
     mmd_during_training,
@@ -62,6 +63,7 @@ EXPERIMENTS: tuple[Experiment[Any], ...] = tuple(
         aift,
         num_kernels,
         uncertainty_maps,
+        label_shift,
         validators,
         assessment_coverage,
     )

@@ -25,7 +25,14 @@ WEIGHTS = ["--squeezenet-weights", "weights/squeezenet1_1_caffe_as_torchvision.p
 MADE = {"coreset_curve", "margin_sweep", "dan_table1"}  # on made images
 EMBEDDED = {"demo", "approaches", "arena", "ablations", "active_adaptation", "num_kernels", "uncertainty_maps"}
 EMBEDDED |= {"assessment_coverage", "validators"}
-TEN_CLASS = {"lambda_sensitivity", "a_distance", "mmd_during_training", "semi_supervised", "frozen_layers"}
+TEN_CLASS = {
+    "lambda_sensitivity",
+    "a_distance",
+    "mmd_during_training",
+    "semi_supervised",
+    "frozen_layers",
+    "label_shift",
+}
 LONG = {"dan_table2", *TEN_CLASS}  # half a minute and more
 MORE = {
     **dict.fromkeys(TEN_CLASS, [*WEIGHTS, "--image-size", "64"]),

@@ -79,7 +79,7 @@ def query(folder: Path, *, begun: str, strategy: str | None, budget: str, **trai
     *_, queried, end = one.ends(num_samples(target))
     plan = RoundsConfig(budget=budget, query_epochs=tuple(one.query_epochs), epochs=one.epochs, trade_off=one.trade_off)
     part, last = (one.config(every, checkpoint_every=end) for every in (end, end // one.epochs))
-    learner = AdaptationLearner(where, one.task, start, strategy or "random", plan, part, one.seed, last=last)
+    learner = AdaptationLearner(where, one.task, start, plan, part, seed=one.seed, last=last)
     pool, queries = Pool(torch.arange(num_samples(target)), labels_of(target)), []
     if strategy is None:
         learner.train(pool, num_rounds)

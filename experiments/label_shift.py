@@ -1,0 +1,251 @@
+"""Does alignment harm where class shares differ? Ten-class transfers with 30 % of the first, or last, five source
+classes; methods with and without class weights w_y = p_T(y) / p_S(y), and with 5 % random target labels.
+
+gain = accuracy - the same seed's accuracy of source-only (of labels-only, where there are labels)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+from experiments import office_caltech10 as office
+from experiments.framework.experiment import Cell, Experiment, grid
+from experiments.framework.options import check_names
+from experiments.framework.records import Record
+from experiments.framework.report import Drawn, Report
+from experiments.framework.reporting.panels import grouped_bars
+from experiments.framework.reporting.tables import Table, signed
+from experiments.framework.trials import Trial, slug
+from experiments.office_caltech10 import OTHER_SIX, PAPER_SIX, TenClass
+from experiments.office_caltech10.trial import SET, Setup, load_train_config
+
+SHIFTS = {"none": (), "first": range(5), "last": range(5, 10)}  # classes of which the source keeps a part
+KEPT, AUDIT, LABELLED = 0.3, 0.02, 0.05  # shares of source samples, audit labels, training labels
+ESTIMATES = ("bbse", "mlls", "audit", "true")
+# row -> (method of `dan.losses`, None for no alignment; where its class weights come from; trained on labels)
+METHODS: dict[str, tuple[str | None, str | None, bool]] = {
+    "source-only": (None, None, False),
+    "DAN": ("dan", None, False),
+    "DAN, BBSE weights": ("dan", "bbse", False),
+    "DAN, MLLS weights": ("dan", "mlls", False),
+    "DAN, weights with 2 % audits": ("dan", "audit", False),
+    "DAN, true weights (oracle)": ("dan", "true", False),
+    "JAN": ("jan", None, False),
+    "CDAN": ("cdan", None, False),
+    "MCC": ("mcc", None, False),
+    "DAN+MCC": ("dan+mcc", None, False),
+    "DAN+MCC, MLLS weights": ("dan+mcc", "mlls", False),
+    "labels-only": (None, None, True),
+    "DAN with labels": ("dan", None, True),
+    "DAN, MLLS weights, with labels": ("dan", "mlls", True),
+    "MCC with labels": ("mcc", None, True),
+    "DAN+MCC, MLLS weights, with labels": ("dan+mcc", "mlls", True),
+}
+BASES = ("source-only", "labels-only")
+
+
+@dataclass(frozen=True)
+class LabelShiftOptions(TenClass):
+    """What is trained."""
+
+    NAME: ClassVar[str] = "label_shift"
+
+    transfers: tuple[str, ...] = PAPER_SIX + OTHER_SIX
+    """transfers, such as: c2w a2w"""
+    shifts: tuple[str, ...] = ("last", "first", "none")
+    """five classes of which the source keeps 30 %"""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """rows of the table"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """one run of everything for each"""
+    trade_off: float | None = None
+    """lambda of every method (default: what dan_table2's search chose for DAN)"""
+
+    def check(self) -> None:
+        super().check()
+        check_names("shifts", self.shifts, list(SHIFTS), some=True)
+        check_names("methods", self.methods, list(METHODS), some=True)
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def shifted(place: dict[str, Any], transfer: str, shift: str, seed: int) -> tuple[Setup, Any, Any, Any]:
+    """(setup, domain pair, network, source): of the classes of the shift the source keeps 30 %, drawn by the seed."""
+    import torch
+    from torch.utils.data import Subset
+
+    from dan.data.batches import derived_seed
+
+    setup = Setup(**place)
+    task = setup.task(transfer)
+    generator = torch.Generator().manual_seed(derived_seed(seed, 20))
+    few = torch.isin(task.source.targets, torch.tensor(list(SHIFTS[shift]), dtype=torch.long))
+    kept = ~few | (torch.rand(len(few), generator=generator) < KEPT)
+    return setup, task, setup.network(task, seed), Subset(task.source, kept.nonzero()[:, 0].tolist())
+
+
+def estimate(
+    _folder: Path, *, place: dict[str, Any], transfer: str, shift: str, how: dict[str, Any], steps: int, seed: int
+) -> dict[str, Any]:
+    """A trial: class weights by every estimator, and how far its shares are from the true ones (total variation)."""
+    import torch
+
+    from dan.data.batches import derived_seed, labels_of
+    from dan.evaluation.class_shares import class_shares
+    from dan.training.label_shift import CAP, estimate_label_shift
+
+    setup, task, model, source = shifted(place, transfer, shift, seed)
+    options = {"config": load_train_config(how, steps), "steps": steps, "cache": setup.backbones, "seed": seed}
+    labels, count = labels_of(task.target), len(task.classes)
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derived_seed(seed, 21)))
+    audits = labels[drawn[: max(1, round(AUDIT * len(labels)))]]
+    true, of_source = class_shares(labels, count), class_shares(labels_of(source), count)
+    weights, errors = {}, {}
+    for name in ESTIMATES[:3]:
+        more = {"method": "mlls", "audit_labels": audits} if name == "audit" else {"method": name}
+        found = estimate_label_shift(model, source, task.target, **more, **options)
+        weights[name] = found.weights.tolist()
+        errors[name] = 0.5 * float((found.shares.shares - true).abs().sum())
+    capped = torch.where(of_source > 0, true / of_source.clamp_min(1e-12), 0.0).clamp(max=CAP)
+    weights["true"] = (capped / (capped * of_source).sum()).tolist()
+    return {"weights": weights, "errors": errors, "shift": 0.5 * float((true - of_source).abs().sum())}
+
+
+def adapt(
+    folder: Path,
+    *,
+    place: dict[str, Any],
+    transfer: str,
+    shift: str,
+    how: dict[str, Any],
+    steps: int,
+    seed: int,
+    trade_off: float,
+    weighted: str | None,
+    labelled: bool,
+    estimated: str,
+) -> dict[str, Any]:
+    """A trial: train with the weights that the trial `estimated` found. Labelled target images do not count."""
+    import torch
+    from torch.utils.data import Subset
+
+    from dan.data.batches import derived_seed
+    from dan.evaluation.metrics import predict
+
+    setup, task, model, source = shifted(place, transfer, shift, seed)
+    known = json.loads((folder.parent / estimated / "trial.json").read_text(encoding="utf-8"))["result"]
+    order = torch.randperm(len(task.target), generator=torch.Generator().manual_seed(derived_seed(seed, 22)))
+    bought, rest = order.split([round(LABELLED * len(order)), len(order) - round(LABELLED * len(order))])
+    options: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": seed, "log_mmd": False}
+    options |= {"class_weights": torch.tensor(known["weights"][weighted])} if weighted else {}
+    options |= {"labelled_target": Subset(task.target, bought.tolist())} if labelled else {}
+    (evaluation,) = setup.fit(model, source, task.target, config=load_train_config(how, steps), **options)
+    output, y = predict(model, setup.outputs(task.target, model), start=model.cached_stages)
+    right = (output.logits.argmax(1) == y).double()
+    evaluation |= {"accuracy/target": float(right.mean()), "accuracy/unqueried": float(right[rest].mean())}
+    facts = {"shift": known["shift"], "share_error": known["errors"].get(weighted)}
+    return {"evaluations": [evaluation | facts], **setup.provenance()}
+
+
+def cells(config: LabelShiftOptions) -> list[Cell]:
+    """One cell a shift, transfer and row; the weights of a seed are estimated once for all rows."""
+    made = []
+    for only, (shift, transfer, method) in grid(config, "shifts", "transfers", "methods"):
+        name, weighted, labelled = METHODS[method]
+        given: dict[str, Any] = {"shift": shift, "how": office.how_of("source-only", config)}
+        prepared = office.training(f"{shift}-estimate", estimate, transfer, "source-only", config, **given)
+        for trial in prepared:
+            del trial.arguments["trade_off"]
+        how = office.how_of("DAN", config) | {"method": name or "dan"}
+        more = {"shift": shift, "how": how, "weighted": weighted, "labelled": labelled, "estimated": ""}
+        more |= {"trade_off": config.trade_off if name else 0.0}
+        trials = [
+            Trial(trial.name, adapt, trial.arguments | {"estimated": before.name}, (before,))
+            for trial, before in zip(
+                office.training(f"{shift}-{slug(method)}", adapt, transfer, "DAN", config, **more),
+                prepared,
+                strict=True,
+            )
+        ]
+        about = {"task": f"{SET}{transfer}, {shift}", "labels": round(100 * LABELLED) if labelled else 0}
+        made.append(office.cell_of(only, transfer, method, trials, **about, shifted_classes=shift))
+    return made
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def gains_of(records: Sequence[Record], shift: str, method: str) -> dict[str, float]:
+    """transfer -> mean gain over the base, points, on target images that no row has a label of."""
+    base = BASES[METHODS[method][2]]
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for record in records:
+        if record["shifted_classes"] == shift and record["method"] in (method, base):
+            found.setdefault((record["method"], record["task"]), {})[record["seed"]] = record["accuracy/unqueried"]
+    gains = {}
+    for (name, task), values in found.items():
+        seeds = values.keys() & found.get((base, task), {}).keys()
+        if name == method and seeds:
+            gains[task] = 100 * fmean(values[seed] - found[base, task][seed] for seed in seeds)
+    return gains
+
+
+def gains_table(records: Sequence[Record]) -> Table:
+    """Per shift: the worst transfer's gain, then the mean."""
+    shifts = list(dict.fromkeys(record["shifted_classes"] for record in records))
+    rows = []
+    for method in METHODS:
+        gains = [gains_of(records, shift, method) for shift in shifts]
+        if any(gains):
+            pairs = [(min(each.values()), fmean(each.values())) if each else (None, None) for each in gains]
+            rows.append([method, *(signed(value) for pair in pairs for value in pair)])
+    return ["method", *(f"{shift}: {what}" for shift in shifts for what in ("worst", "mean"))], rows
+
+
+def findings(records: Sequence[Record]) -> list[str]:
+    """What alignment loses, and what the weights give back, for every shift."""
+    made = []
+    for shift in dict.fromkeys(record["shifted_classes"] for record in records):
+        for method in ("DAN", "DAN, MLLS weights", "DAN, true weights (oracle)", "DAN+MCC, MLLS weights"):
+            gains = gains_of(records, shift, method)
+            if gains:
+                worst = min(gains, key=gains.__getitem__)
+                made.append(
+                    f"Shift {shift}, {method}: worst {signed(gains[worst])} ({worst.removeprefix(SET).split(',')[0]}), "
+                    f"mean {signed(fmean(gains.values()))} points over source-only."
+                )
+    return made
+
+
+def report(records: Sequence[Record]) -> Report:
+    """The report, from records alone."""
+    shifts = list(dict.fromkeys(record["shifted_classes"] for record in records))
+    bars = {s: {m: list(gains_of(records, s, m).values()) for m in METHODS if m not in BASES} for s in shifts}
+    lowest = min((gain for group in bars.values() for gains in group.values() for gain in gains), default=0.0)
+    caption = "Gain over source-only (labels-only, with labels), one dot a transfer: what is below 0 harms."
+    styles: dict[str, dict[str, Any]] = {m: {} for m in METHODS}
+    return Report(
+        title="Label shift on Office-10 + Caltech-10",
+        findings=findings(records),
+        tables=[("Difference to source-only (to labels-only, with labels), points", gains_table(records))],
+        figures=[Drawn("gains.png", grouped_bars(bars, styles, y="gain, points", begin=min(0.0, lowest - 1)), caption)],
+        captions=[
+            f"Of five classes the source keeps {KEPT:.0%}. Accuracy on target images that no row has a label of: "
+            f"{LABELLED:.0%} of the target, drawn at random, is labelled in the rows with labels.",
+            *office.shared_captions(records),
+        ],
+    )
+
+
+EXPERIMENT = Experiment(
+    options=LabelShiftOptions,
+    summary="10-class with unequal class shares: does alignment harm, and do class weights mend it?",
+    cells=cells,
+    report=report,
+)
