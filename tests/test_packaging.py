@@ -124,6 +124,7 @@ def test_direction_of_imports_holds() -> None:
         ("models-and-data", "dan.models.dan", "dan.losses"),
         ("acyclic", "dan.errors", "dan.training.trainer"),
         ("acyclic", "active.pool", "active.loop"),
+        ("acyclic", "experiments.framework.records", "experiments.demo"),
     ],
 )
 def test_each_contract_breaks_on_a_wrong_import(tmp_path: Path, contract: str, importer: str, imported: str) -> None:
@@ -218,12 +219,9 @@ def test_private_imports_are_found() -> None:
     assert private_imports(trees) == ["dan.a imports dan.b._hidden", "dan.b imports dan._c.None"]
 
 
-ACYCLIC = ("dan", "active")  # and "experiments": with the contract "acyclic" of pyproject.toml
-
-
 def test_no_import_cycle_anywhere() -> None:
     """import-linter's contract sees siblings; here a module and a package above it count as well."""
-    assert find_cycle(import_graph(modules(ROOT, *ACYCLIC))) == []
+    assert find_cycle(import_graph(modules(ROOT, *PACKAGES))) == []
 
 
 def test_cycles_are_found() -> None:
@@ -271,18 +269,7 @@ def too_large(root: Path, *packages: str) -> list[str]:
 
 def test_packages_are_made_of_small_parts() -> None:
     """All but the one function that is a whole training in one call."""
-    assert too_large(ROOT, "dan", "active") == [FACADE]
-
-
-# To be deleted as these experiments become declarations.
-LATER = {
-    "experiments/arena_ablations.py",
-    "experiments/jobs/arena.py",
-}
-
-
-def test_experiments_are_made_of_small_parts() -> None:
-    assert set(too_large(ROOT, "experiments")) <= LATER
+    assert too_large(ROOT, *PACKAGES) == [FACADE]
 
 
 def test_large_parts_are_found(tmp_path: Path) -> None:
