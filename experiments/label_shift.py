@@ -120,25 +120,25 @@ def estimate(
 def adapt(
     folder: Path,
     *,
-    place: dict[str, Any],
-    transfer: str,
-    shift: str,
     how: dict[str, Any],
     steps: int,
-    seed: int,
     trade_off: float,
     weighted: str | None,
     labelled: bool,
     estimated: str,
+    **data: Any,
 ) -> dict[str, Any]:
-    """A trial: train with the weights that the trial `estimated` found. Labelled target images do not count."""
+    """A trial: train with the weights that the trial `estimated` found. Labelled target images do not count.
+
+    data: the arguments of `shifted`.
+    """
     import torch
     from torch.utils.data import Subset
 
     from dan.data.batches import derived_seed
     from dan.evaluation.metrics import predict
 
-    setup, task, model, source = shifted(place, transfer, shift, seed)
+    (setup, task, model, source), seed = shifted(**data), data["seed"]
     known = json.loads((folder.parent / estimated / "trial.json").read_text(encoding="utf-8"))["result"]
     order = torch.randperm(len(task.target), generator=torch.Generator().manual_seed(derived_seed(seed, 22)))
     bought, rest = order.split([round(LABELLED * len(order)), len(order) - round(LABELLED * len(order))])
