@@ -76,18 +76,20 @@ class LabelShiftOptions(TenClass):
 
 
 def shifted(place: dict[str, Any], transfer: str, shift: str, seed: int) -> tuple[Setup, Any, Any, Any]:
-    """(setup, domain pair, network, source): of the classes of the shift the source keeps 30 %, drawn by the seed."""
+    """(setup, network, source, target), as outputs of the frozen backbone; of the classes of the shift the source keeps
+    30 %, drawn by the seed."""
     import torch
-    from torch.utils.data import Subset
 
     from dan.data.batches import derived_seed
 
     setup = Setup(**place)
     task = setup.task(transfer)
-    generator = torch.Generator().manual_seed(derived_seed(seed, 20))
-    few = torch.isin(task.source.targets, torch.tensor(list(SHIFTS[shift]), dtype=torch.long))
-    kept = ~few | (torch.rand(len(few), generator=generator) < KEPT)
-    return setup, task, setup.network(task, seed), Subset(task.source, kept.nonzero()[:, 0].tolist())
+    model = setup.network(task, seed)
+    source, target = setup.outputs(task.source, model), setup.outputs(task.target, model)
+    generator, labels = torch.Generator().manual_seed(derived_seed(seed, 20)), source.tensors[1]
+    few = torch.isin(labels, torch.tensor(list(SHIFTS[shift]), dtype=torch.long))
+    kept = (~few | (torch.rand(len(few), generator=generator) < KEPT)).nonzero()[:, 0]
+    return setup, model, source.rows(kept, labels[kept]), target
 
 
 def estimate(
@@ -100,16 +102,16 @@ def estimate(
     from dan.evaluation.class_shares import class_shares
     from dan.training.label_shift import CAP, estimate_label_shift
 
-    setup, task, model, source = shifted(place, transfer, shift, seed)
+    setup, model, source, target = shifted(place, transfer, shift, seed)
     options = {"config": load_train_config(how, steps), "steps": steps, "cache": setup.backbones, "seed": seed}
-    labels, count = labels_of(task.target), len(task.classes)
+    labels, count = labels_of(target), model.settings["num_classes"]
     drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derived_seed(seed, 21)))
     audits = labels[drawn[: max(1, round(AUDIT * len(labels)))]]
     true, of_source = class_shares(labels, count), class_shares(labels_of(source), count)
     weights, errors = {}, {}
     for name in ESTIMATES[:3]:
         more = {"method": "mlls", "audit_labels": audits} if name == "audit" else {"method": name}
-        found = estimate_label_shift(model, source, task.target, **more, **options)
+        found = estimate_label_shift(model, source, target, **more, **options)
         weights[name] = found.weights.tolist()
         errors[name] = 0.5 * float((found.shares.shares - true).abs().sum())
     capped = torch.where(of_source > 0, true / of_source.clamp_min(1e-12), 0.0).clamp(max=CAP)
@@ -133,20 +135,19 @@ def adapt(
     data: the arguments of `shifted`.
     """
     import torch
-    from torch.utils.data import Subset
 
     from dan.data.batches import derived_seed
     from dan.evaluation.metrics import predict
 
-    (setup, task, model, source), seed = shifted(**data), data["seed"]
+    (setup, model, source, target), seed = shifted(**data), data["seed"]
     known = json.loads((folder.parent / estimated / "trial.json").read_text(encoding="utf-8"))["result"]
-    order = torch.randperm(len(task.target), generator=torch.Generator().manual_seed(derived_seed(seed, 22)))
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(derived_seed(seed, 22)))
     bought, rest = order.split([round(LABELLED * len(order)), len(order) - round(LABELLED * len(order))])
     options: dict[str, Any] = {"trade_off": trade_off, "steps": steps, "seed": seed, "log_mmd": False}
     options |= {"class_weights": torch.tensor(known["weights"][weighted])} if weighted else {}
-    options |= {"labelled_target": Subset(task.target, bought.tolist())} if labelled else {}
-    (evaluation,) = setup.fit(model, source, task.target, config=load_train_config(how, steps), **options)
-    output, y = predict(model, setup.outputs(task.target, model), start=model.cached_stages)
+    options |= {"labelled_target": target.rows(bought, target.tensors[1][bought])} if labelled else {}
+    (evaluation,) = setup.fit(model, source, target, config=load_train_config(how, steps), **options)
+    output, y = predict(model, target, start=model.cached_stages)
     right = (output.logits.argmax(1) == y).double()
     evaluation |= {"accuracy/target": float(right.mean()), "accuracy/unqueried": float(right[rest].mean())}
     facts = {"shift": known["shift"], "share_error": known["errors"].get(weighted)}
