@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import torch
 import tyro
-from experiments.asked_pictures import asked_pictures
-from experiments.labels_needed import labels_to
 from torch.utils.data import TensorDataset
 
 from active.learners.dan import run_rounds
@@ -37,9 +35,10 @@ from experiments.arena.tasks import CONFIRMATION, GROUPS, HALVES, STRATEGIES, TA
 from experiments.arena.trial import ask, every_label, start
 from experiments.framework import options as running
 from experiments.framework.experiment import parts_of
-from experiments.framework.measurements import alc
+from experiments.framework.measurements import alc, labels_to
 from experiments.framework.records import read, to_lines, write_text
 from experiments.framework.trials import _work, with_prerequisites
+from experiments.queried_images import queried_images
 
 TASK = "rendered2digits"
 HOW = {"method": "dan", "align": ["fc1", "hidden1", "output"], "lr": 0.01}
@@ -139,16 +138,16 @@ def test_mistakes_are_one_line_before_anything_is_trained(
 
 def test_labels_to_a_goal_is_where_the_line_crosses_it() -> None:
     labels, curve = [0, 10, 30, 70], [0.5, 0.6, 0.8, 0.7]
-    assert labels_to(0.7, labels, curve) == pytest.approx(20)  # half-way from 10 to 30
-    assert labels_to(0.5, labels, curve) == 0 and labels_to(0.4, labels, curve) == 0
-    assert labels_to(0.8, labels, curve) == pytest.approx(30) and labels_to(0.81, labels, curve) is None
+    assert labels_to(labels, curve, 0.7) == pytest.approx(20)  # half-way from 10 to 30
+    assert labels_to(labels, curve, 0.5) == 0 and labels_to(labels, curve, 0.4) == 0
+    assert labels_to(labels, curve, 0.8) == pytest.approx(30) and labels_to(labels, curve, 0.81) is None
     for goal in (0.52, 0.63, 0.79):  # against a fine grid of the piecewise-linear curve
         grid = torch.linspace(0, 70, 70_001, dtype=torch.float64)
         at = torch.zeros_like(grid)
         for (x0, y0), (x1, y1) in zip(zip(labels, curve), zip(labels[1:], curve[1:])):  # noqa: B905
             inside = (grid >= x0) & (grid <= x1)
             at[inside] = y0 + (grid[inside] - x0) * (y1 - y0) / (x1 - x0)
-        assert labels_to(goal, labels, curve) == pytest.approx(float(grid[(at >= goal).nonzero()[0, 0]]), abs=2e-3)
+        assert labels_to(labels, curve, goal) == pytest.approx(float(grid[(at >= goal).nonzero()[0, 0]]), abs=2e-3)
 
 
 def fabricated(values: Mapping[str, Mapping[str, float]], seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
@@ -410,7 +409,7 @@ def test_a_tiny_run_is_done_once_and_its_records_add_up(tmp_path: Path, capsys: 
         assert labels == [0, 1, 2, 5, 10, 20]
         assert [len(record.get("queried", [])) for record in curve] == [1, 1, 3, 5, 10, 0]
         pool = evenly(load_pair(TASK).target, 100)
-        pictures = asked_pictures(curve[3])
+        pictures = queried_images(curve[3])
         assert [picture.name for picture in pictures] == [str(int(pool[i][1])) for i in curve[3]["queried"]]
         for name in ("target_test", "unqueried"):
             values = [record[f"accuracy/{name}"] for record in curve]

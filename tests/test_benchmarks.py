@@ -434,7 +434,7 @@ def test_whole_training_steps_and_workers(tmp_path: Path) -> None:
         "repetitions": 2,
         "images": 6,
     }
-    training_step.run_training_step(training_step.TrainingStep(**small, repetitions=2, images=6, out=tmp_path))
+    training_step.run_training_step(training_step.TrainingStep(**small, out=tmp_path))
     records = read(tmp_path / "records.jsonl")
     methods = [record["method"] for record in records if record["part"] == "cached"]
     assert methods[:3] == ["bare source-only", "source-only", "DAN"] and "bare + plain cdist" in methods

@@ -59,7 +59,7 @@ class FiniteGuard:
         if layer is None or math.isnan(value):
             return UserError(f"{what} at step 0, before anything was learned: look for NaN in the data")
         return UserError(
-            f"{what} at step 0, before anything was learned: look for fill values (such as 1e20) in the data of both "
+            f"{what} at step 0, before anything was trained: look for fill values (such as 1e20) in the data of both "
             "domains, or bring the features to a scale around 1"
         )
 
