@@ -84,6 +84,7 @@ def test_cdan_sees_the_outer_product_and_not_its_gradient_in_the_classes() -> No
 
 
 def test_cdan_e_weighs_sure_predictions_more() -> None:
+    torch.manual_seed(0)
     source, target = output(5, dtype=torch.float64), output(4, seed=7, dtype=torch.float64)
     plain = ConditionalAdversary("hidden2", discriminator_width=8).double()
     entropic = ConditionalAdversary("hidden2", discriminator_width=8, entropy_weighted=True).double()
