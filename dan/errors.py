@@ -1,6 +1,7 @@
 """What a user did that cannot work, said in one line that tells what to do."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -17,6 +18,12 @@ class UserError(ValueError):
 def printable(text: str) -> str:
     """The text with line ends, a terminal's commands and other letters that are not shown written as \\n, \\x1b, ..."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    """Each line on stderr, after `warning:`."""
+    for line in lines:
+        print(f"warning: {printable(line)}", file=sys.stderr)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

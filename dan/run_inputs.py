@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dan.data.decoded_listing import Unreadable, decode_listing, print_warnings
+from dan.data.decoded_listing import Unreadable, decode_listing
 from dan.data.feature_files import read_features, refuse_unusable_rows
 from dan.data.image_tree import advice_on, images_below
 from dan.data.listing import IMAGE_SUFFIXES, UNLABELLED, Listing
 from dan.data.manifests import is_manifest, read_manifest
 from dan.data.tensor_datasets import Images
-from dan.errors import UserError, printable
+from dan.errors import UserError, print_warnings, printable
 from dan.run_metadata import required
 
 

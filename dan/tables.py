@@ -23,6 +23,8 @@ SUFFIXES = (".csv", ".tsv")
 DELIMITERS = (",", ";", "\t")
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")  # .xlsx, .ods, .numbers; and the old .xls
 _SEPARATOR = re.compile(r'\A"?sep=([^"\r\n])"?[,;\t ]*\Z', re.IGNORECASE)
+# What spreadsheets write in place of a value, in any language: #N/A, #REF!, #NAME?, #DIV/0!, #NV, ####, Err:502.
+ERROR_CELL = re.compile(r"#\u00a1?[^\W\d_]+(?:/0)?[!?]|#N/[A-Z]{1,2}|#NV|#{3,}|Err:\d{3}")
 _SAMPLE = 4096  # bytes that show whether a text without a byte-order mark is in UTF-16
 
 
@@ -110,9 +112,10 @@ def _encoding(content: bytes) -> str:
         return "utf-16"
     sample = content[:_SAMPLE]
     first, second = sample[::2].count(0), sample[1::2].count(0)
-    if second > len(sample) // 8 and not first:  # letters of European languages have a zero byte each
+    many = len(sample) // 8  # names of columns and European letters have a zero byte each, others now and then
+    if second > many and second > 8 * first:
         return "utf-16-le"
-    if first > len(sample) // 8 and not second:
+    if first > many and first > 8 * second:
         return "utf-16-be"
     return "utf-8-sig"
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One line of what came back. where: file and row, for messages. label: "" where nothing was filled in. problem:
-    why it cannot be imported, if it cannot."""
+    """One line of what came back. where: file and row, for messages. label: "" where nothing was filled in. skipped:
+    by the annotator; rejected: by a reviewer. problem: why it cannot be imported, if it cannot."""
 
     where: str
     sample: str
@@ -15,4 +15,5 @@ class Answer:
     annotator: str
     when: str
     skipped: bool = False
+    rejected: bool = False
     problem: str = ""

@@ -41,6 +41,7 @@ DESCRIBED = ("task", "options", "kind", "classes", "shape", "normalisation", "cl
 _ROW_NOTES = {
     "empty": "not filled in",
     "skipped": "skipped by the annotator",
+    "rejected": "rejected by a reviewer: left out (an import from before it still counts: --undo)",
     "repeated": "given before, and counted once",
     "changed": "another answer than the same person gave before: the new one counts",
 }

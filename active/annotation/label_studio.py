@@ -4,6 +4,7 @@
     JSON-MIN   [{"sample", ..., "label": "cat" or {"choices": ["cat", "dog"]}, "annotator", "updated_at"}]
     CSV, TSV   JSON-MIN's records as rows; several choices as JSON in a cell
 
+Skipped answers, and those that a reviewer rejected, are known by was_cancelled and reviews, in each form.
 A project may have other controls (a quality, a comment): the class is what the control CONTROL holds, and no other.
 Only where no answer of a file is of that control may a single control of another name stand for it.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,12 @@ from dan.tables import Row, Table, read_text
 
 CONTROL = "label"  # the name of the control that holds the class
 _TASK_FIELDS = ("order", "sample", "path", "image", "guess", "confidence")
-_EXPORT_FIELDS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
+_SKIPPED = ("was_cancelled", "skipped", "cancelled")
+_REVIEW = ("last_action", "reviews", "review_result")
+_EXPORT_FIELDS = (
+    "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", *_SKIPPED, *_REVIEW,
+)  # fmt: skip
+_SECOND = re.compile(rf"{CONTROL}[ ._]*\(?\d+\)?")  # what programs call a second column of one name
 
 
 @dataclass
@@ -68,6 +75,8 @@ def from_rows(table: Table, annotator: str, when: str, classes: Sequence[str] | 
     if CONTROL not in columns and "annotation_id" in table.columns:
         found = {name: Control({"choices"}, _all_choices(row.cells[name] for row in table.rows)) for name in columns}
         control, notes = choose_control(table.path, found, classes)
+    else:
+        _refuse_second(table)
     for needed in ("sample", control):
         if needed not in table.columns:
             raise UserError(
@@ -75,6 +84,19 @@ def from_rows(table: Table, annotator: str, when: str, classes: Sequence[str] | 
                 "file of tasks, with its labels filled in"
             )
     return [_of_row(table.path, row, control, annotator, when) for row in table.rows], notes
+
+
+def _refuse_second(table: Table) -> None:
+    """A second column of labels, which pandas calls label.1 and a table of Excel label2: only one can count."""
+    if "annotation_id" in table.columns:  # of Label Studio, where it is a control of that name
+        return
+    for name in filter(_SECOND.fullmatch, table.columns):
+        row = next((row for row in table.rows if row.cells[name] not in ("", row.cells.get(CONTROL))), None)
+        if row is not None:
+            raise UserError(
+                f'{table.path}, row {row.number} holds "{row.cells[name][:100]}" in a second column of labels, '
+                f'"{name}": leave one, called "{CONTROL}"'
+            )
 
 
 def choose_control(path: Path, found: Mapping[str, Control], classes: Sequence[str] | None) -> tuple[str, list[str]]:
@@ -130,7 +152,7 @@ def _from_tasks(
                     problem=problem,
                     annotator=_person(annotation.get("completed_by")) or annotator,
                     when=_text(annotation.get("updated_at") or annotation.get("created_at")) or when,
-                    skipped=bool(annotation.get("was_cancelled") or annotation.get("skipped")),
+                    **_fate(annotation),
                 )
             )
     return answers, notes
@@ -162,6 +184,7 @@ def _from_records(
                 problem=problem,
                 annotator=_person(record.get("annotator")) or annotator,
                 when=_text(record.get("updated_at") or record.get("created_at")) or when,
+                **_fate(record),
             )
         )
     return answers, notes
@@ -177,7 +200,29 @@ def _of_row(path: Path, row: Row, control: str, annotator: str, when: str) -> An
         problem=problem,
         annotator=class_name(row.cells.get("annotator", "")) or annotator,
         when=row.cells.get("when", "") or row.cells.get("updated_at", "") or when,
+        **_fate(row.cells),
     )
+
+
+def _fate(annotation: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether an annotation was skipped, and whether a reviewer rejected it and nobody changed it since."""
+    reviews = annotation.get("reviews")
+    if isinstance(reviews, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            reviews = json.loads(reviews)
+    given = [review for review in reviews if isinstance(review, dict)] if isinstance(reviews, list) else []
+    given.sort(key=lambda review: _text(review.get("created_at")))
+    refused = bool(given) and "accepted" in given[-1] and not _is_true(given[-1]["accepted"])
+    action = _text(annotation.get("last_action") or annotation.get("review_result")).lower()
+    return {
+        "skipped": any(_is_true(annotation.get(name)) for name in _SKIPPED),
+        "rejected": action == "rejected" if action else refused,
+    }
+
+
+def _is_true(value: Any) -> bool:
+    """A flag as JSON and tables write it: true, 1, "True", "yes"."""
+    return _text(value).strip().lower() not in ("", "0", "0.0", "false", "no", "n", "f", "none", "null", "nan")
 
 
 @dataclass(frozen=True)

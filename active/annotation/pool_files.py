@@ -9,6 +9,7 @@ Shapes: N samples; F features.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -200,6 +201,8 @@ def _hashes(files: Sequence[Path]) -> list[str]:
 
     def one(file: Path) -> str | OSError:
         try:
+            if not file.is_file():  # a pipe would be read for ever
+                raise OSError(errno.ENOENT, "no file")
             return sha256_of(file)
         except OSError as error:
             return error

@@ -126,18 +126,18 @@ def validate(
     known: sample -> path, of every sample that may be labelled. labelled: what counts already; the same answer again
     is passed over, another answer of the same person is taken, and told. Wrong are: a sample that is not known, a class
     that is not among the classes, and two answers of one person about one sample that contradict each other.
-    The rows, as `Answer.where`: "skipped" and "empty" lines, "repeated" answers, and answers that "changed".
+    The rows, as `Answer.where`: "skipped", "rejected" and "empty" lines, "repeated" answers, and those that "changed".
     """
     before = {(label.sample, label.annotator): label.label for label in labelled}
     first: dict[tuple[str, str], tuple[str, str]] = {}  # of this file: the label, and where it is
     taken: list[Label] = []
     problems: list[str] = []
-    rows: dict[str, list[str]] = {name: [] for name in ("skipped", "empty", "repeated", "changed")}
+    rows: dict[str, list[str]] = {name: [] for name in ("skipped", "rejected", "empty", "repeated", "changed")}
     for answer in answers:
         key = (answer.sample, answer.annotator)
         label = known_name(answer.label, classes)
-        if answer.skipped:
-            rows["skipped"].append(answer.where)
+        if answer.skipped or answer.rejected:
+            rows["skipped" if answer.skipped else "rejected"].append(answer.where)
         elif answer.sample not in known:
             name = f"{answer.sample[:12] or '(none)'} ({answer.path})"
             problems.append(f"{answer.where}: sample {name} was never asked for")

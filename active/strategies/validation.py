@@ -10,7 +10,7 @@ import operator
 import torch
 from torch import Tensor
 
-SUM_TOLERANCE = 1e-3  # how far a row may be from 1: softmax in half precision is off by about this much
+SUM_TOLERANCE = 2**-7  # how far a row may be from 1: in bfloat16 each value is off by a share of up to 2^-8
 
 
 def how_many(budget: int, count: int) -> int:
@@ -25,7 +25,7 @@ def how_many(budget: int, count: int) -> int:
 
 
 def check_probabilities(probs: Tensor, *, ids: Tensor | None = None) -> None:
-    """ValueError unless every row of probs (N, C) is finite, >= 0 and sums to 1 within 1e-3, with C >= 2.
+    """ValueError unless every row of probs (N, C) is finite, >= 0 and sums to 1 within 2^-7, with C >= 2.
 
     The message names the first bad row, by its sample id where ids (N,) are given.
     """

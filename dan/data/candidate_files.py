@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dan.class_names import class_name
+from dan.class_names import class_name, doubtful_names
 from dan.data.image_tree import folder_classes, folder_content, refuse_other_files
 from dan.data.listing import UNLABELLED, Listing, labels_to_targets, some
 from dan.data.manifests import is_manifest, listed_file, manifest_rows
-from dan.errors import UserError
+from dan.errors import UserError, print_warnings
 
 HEADERS = (("path", "label", "candidate"), ("path", "label", "candidate", "group"))
 
@@ -65,6 +65,8 @@ def _read_csv(file: Path) -> CandidateListing:
         raise UserError(f"{file} lists no patches")
     rows.sort(key=lambda row: row[:2])
     targets, classes = labels_to_targets([row[2] for row in rows], file)
+    for place, what in ((0, "candidate"), (3, "group")):
+        print_warnings(doubtful_names(file, (row[place] for row in rows), what))
     listing = Listing(
         place=file,
         root=file.parent,

@@ -6,9 +6,8 @@ Shapes: N images; S pixels a side.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from dan.data import decoding
 from dan.data.listing import Listing, some
-from dan.errors import UserError, printable
+from dan.errors import UserError
 from dan.progress import Progress
 
 CHUNK = 256  # images between two looks at the clock, and the most that wait in memory to be written
@@ -55,16 +54,18 @@ class ImageFacts:
     deep: int = 0  # images of 16 bits a channel
     dark: list[int] = field(default_factory=list)  # the largest value of those that use less than all bits
     paged: int = 0
+    blank: int = 0  # with every pixel transparent
 
     def add(self, of_file: decoding.FileFacts) -> None:
         """Count one image."""
         self.paged += of_file.pages > 1
+        self.blank += of_file.blank
         if of_file.largest is not None:
             self.deep += 1
             self.dark += [of_file.largest] if of_file.largest < DARK else []
 
     def notes(self, place: Path) -> list[str]:
-        """A line each on what is lost: the contrast of 12 bits in 16, and pages beyond the first."""
+        """A line each on what is lost: the contrast of 12 bits in 16, pages beyond the first, what is transparent."""
         lines = []
         if self.dark and 2 * len(self.dark) >= self.deep:
             lines.append(
@@ -74,13 +75,11 @@ class ImageFacts:
             )
         if self.paged:
             lines.append(f"{place}: {self.paged} images have several pages or frames, of which the first counts")
+        if self.blank:
+            lines.append(
+                f"{place}: {self.blank} images are transparent everywhere, and become white: save them without alpha"
+            )
         return lines
-
-
-def print_warnings(lines: Iterable[str]) -> None:
-    """Each line on stderr, after `warning:`."""
-    for line in lines:
-        print(f"warning: {printable(line)}", file=sys.stderr)
 
 
 def decode_listing(

@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 
-from dan.data.decoded_listing import print_warnings
 from dan.data.domain_pair import DomainPair, Options, source_split
 from dan.data.feature_files import SUFFIXES, Features, read_features, refuse_unusable_rows
 from dan.data.image_cache import pixels_of
@@ -24,7 +23,7 @@ from dan.data.manifests import (
     restricted,
 )
 from dan.data.tensor_datasets import Images, Vectors
-from dan.errors import UserError
+from dan.errors import UserError, print_warnings
 
 PICTURES = "resnet18"  # the backbone that suits photographs and runs on a laptop
 VECTORS = "features"  # features are features already

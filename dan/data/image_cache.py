@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dan.data.decoded_listing import Unreadable, decode_listing, print_warnings
+from dan.data.decoded_listing import Unreadable, decode_listing
 from dan.data.listing import Listing
-from dan.errors import UserError
+from dan.errors import UserError, print_warnings
 from dan.run_dir import write_atomically
 
-VERSION = 2  # of the pixels' definition: a change in `decoding` makes it the next number
+VERSION = 3  # of the pixels' definition: a change in `decoding` makes it the next number
 MEMORY_LIMIT = 4 * 2**30  # bytes that are decoded into memory without a cache folder
 
 

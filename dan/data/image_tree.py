@@ -8,15 +8,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dan.class_names import class_name
+from dan.class_names import class_name, doubtful_names
 from dan.data.listing import IMAGE_SUFFIXES, UNLABELLED, Listing, some
-from dan.errors import UserError
+from dan.errors import UserError, print_warnings
 
-# What operating systems and stores of files put beside images (Windows, macOS, WSL, Synology, ...); hidden files, which
-# begin with a dot, apart.
+# What operating systems and stores of files put beside images (Windows, macOS, WSL, Synology, QNAP, ...); hidden
+# files, which begin with a dot, apart.
 SYSTEM_NAMES = (
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "$recycle.bin",
-    "system volume information", "lost+found",
+    "system volume information", "lost+found", "@recycle", "@recently-snapshot", "@tmp", "#snapshot", "recycler",
+    "recycled", "found.000", "__pycache__", "zbthumbnail.info", "picasa.ini",
 )  # fmt: skip
 SYSTEM_SUFFIXES = (":zone.identifier",)
 _TEXTS = (".txt", ".md")
@@ -86,9 +87,11 @@ def read_tree(folder: Path, *, unlabelled: bool = False) -> Listing:
 def folder_classes(folders: Sequence[Path]) -> tuple[str, ...]:
     """The classes that these folders are named after, in their order.
 
-    Raises UserError for two folders that are of one class, and for a name that is empty or not in Unicode.
+    Raises UserError for two folders that are of one class, or are one (a link), and for a name that is empty or not in
+    Unicode. Names that are hardly meant (`doubtful_names`) are warned of.
     """
     first: dict[str, Path] = {}
+    linked: dict[str, Path] = {}
     for folder in folders:
         name = class_name(folder.name)
         if not name or any("\ud800" <= letter <= "\udfff" for letter in name):
@@ -99,6 +102,12 @@ def folder_classes(folders: Sequence[Path]) -> tuple[str, ...]:
                 f"{ascii(folder.name)}: put their images into one"
             )
         first[name] = folder
+        other = linked.setdefault(os.path.realpath(folder), folder)
+        if other != folder:
+            raise UserError(
+                f"{other} and {folder} are one folder (a link): its images cannot be of two classes; remove one of them"
+            )
+    print_warnings(doubtful_names(folders[0].parent, first) if folders else [])
     return tuple(first)
 
 
@@ -134,11 +143,11 @@ def advice_on(names: Sequence[str]) -> str:
 
 def images_below(folder: Path) -> tuple[list[str], list[str]]:
     """(images, other files) below a folder, however deep, as sorted paths relative to it; links back are not followed,
-    and what systems leave behind is passed over."""
+    and what systems leave behind is passed over. Raises UserError for a folder that cannot be read."""
     images: list[str] = []
     others: list[str] = []
     visited: set[str] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
+    for place, inner, files in os.walk(folder, followlinks=True, onerror=_refuse_unread):
         real = os.path.realpath(place)
         inner[:] = [] if real in visited else sorted(name for name in inner if not left_by_a_system(name))
         if real in visited:
@@ -149,6 +158,11 @@ def images_below(folder: Path) -> tuple[list[str], list[str]]:
             if not left_by_a_system(name):
                 (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(str(path.relative_to(folder)))
     return sorted(images), sorted(others)
+
+
+def _refuse_unread(error: OSError) -> None:
+    """A folder that is passed over would take its images with it."""
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}): its images would be missing") from None
 
 
 def _refuse_nesting(folder: Path, folders: Sequence[Path], contents: Sequence[tuple[list[Path], list[Path]]]) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dan.class_names import class_names
-from dan.errors import UserError
+from dan.class_names import class_names, doubtful_names
+from dan.errors import UserError, print_warnings
 
 # What the seven formats of `dan.data.decoding` are called.
 IMAGE_SUFFIXES = (
@@ -65,6 +65,7 @@ def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 def labels_to_targets(labels: Sequence[str], place: Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """(targets, classes) of the labels in a table, "" being none; where all of them are "-1", none is known either.
+    Classes that are hardly meant (`doubtful_names`) are warned of.
 
     Raises UserError where some have a label and others none, and for one class only.
     """
@@ -77,6 +78,7 @@ def labels_to_targets(labels: Sequence[str], place: Path) -> tuple[tuple[int, ..
         )
     if len(classes) == 1:
         raise UserError(f"{place} holds one class only ({classes[0]}): a classifier needs at least two")
+    print_warnings(doubtful_names(place, classes))
     position = {name: index for index, name in enumerate(classes)}
     return tuple(position[label] for label in labels), classes
 

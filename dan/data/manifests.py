@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from dan.class_names import class_name
+from dan.class_names import class_name, doubtful_names
 from dan.data.image_tree import read_tree
 from dan.data.listing import (
     IMAGE_SUFFIXES,
@@ -19,8 +19,8 @@ from dan.data.listing import (
     restricted,
     some,
 )
-from dan.errors import UserError
-from dan.tables import SUFFIXES, Row, Table, read_table, read_text
+from dan.errors import UserError, print_warnings
+from dan.tables import ERROR_CELL, SUFFIXES, Row, Table, read_table, read_text
 
 __all__ = [
     "IMAGE_SUFFIXES", "UNLABELLED", "Listing", "agreed_classes", "is_manifest", "listed_file", "manifest_rows",
@@ -76,6 +76,7 @@ def read_manifest(file: Path, missing: list[str] | None = None) -> Listing:
     if not names:
         raise UserError(f"{file} lists no images")
     targets, classes = labels_to_targets(labels, file)
+    print_warnings(doubtful_names(file, groups, "group"))
     return Listing(
         place=file,
         root=root,
@@ -89,7 +90,8 @@ def read_manifest(file: Path, missing: list[str] | None = None) -> Listing:
 def manifest_rows(file: Path, headers: Sequence[tuple[str, ...]], kinds: str) -> Table:
     """The table in `file`, with the columns of one of these headers, in any order. kinds: what to name, for messages.
 
-    Raises UserError for a missing file, other columns, and a line that is too short.
+    Raises UserError for a missing file, other columns, a line that is too short, and a cell in which a spreadsheet
+    wrote that it could not compute it.
     """
     if not file.exists():
         raise UserError(f"{file} does not exist: name {kinds}")
@@ -102,6 +104,12 @@ def manifest_rows(file: Path, headers: Sequence[tuple[str, ...]], kinds: str) ->
     table = read_table(file, headers[0], check)
     for row in table.rows:
         _refuse_short(row, table)
+        broken = next((cell for cell in row.cells.values() if ERROR_CELL.fullmatch(cell)), None)
+        if broken is not None:
+            raise UserError(
+                f'{file}, line {row.line} holds "{shown(broken)}", which a spreadsheet writes for what it cannot '
+                "compute or show: mend the cell, and save the file again"
+            )
     return table
 
 
