@@ -158,7 +158,8 @@ class NothingReadBack(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_nothing_is_read_back(weighted: bool) -> None:
+def test_nothing_is_read_back(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, "READABLE", ())  # as on a GPU
     (x, y), (p, q) = samples("plain", 12, 10, 6, torch.float32), samples("relu", 12, 10, 3, torch.float32)
     running = RunningBandwidth(decay=0.9)
     weights = {"x_weights": torch.rand(12), "y_weights": torch.rand(10)} if weighted else {}
@@ -193,6 +194,15 @@ def test_pairs_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-14)
     for got, wanted in zip(torch.autograd.grad(parts.sum(), (x, y)), expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_median_is_the_same_where_nothing_can_be_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = samples(kind, 9, 8, 3, torch.float32)
+    pairs = PairDistances([torch.cat([x, y]), torch.cat([x, y + 2])], 9)
+    here = pairs.median()
+    monkeypatch.setattr(adaptive, "READABLE", ())
+    assert torch.equal(pairs.median(), here)
 
 
 def test_a_subsample_of_pairs_is_near_the_median_and_asked_for() -> None:
