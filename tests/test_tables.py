@@ -205,7 +205,8 @@ def test_labels_that_are_all_minus_one_are_unknown(tmp_path: Path) -> None:
     [
         "._a.png", ".DS_Store", "Icon\r", "__MACOSX/a/b.png", "Thumbs.db", "ehthumbs.db", "desktop.ini",
         "$RECYCLE.BIN/a.png", "a.png:Zone.Identifier", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.png",
-        "lost+found/a.png", "@Recycle/a.png", "#snapshot/a.png", "RECYCLER/a.png", "Picasa.ini", ".directory", ".Trash-1000/files/a.png",
+        "lost+found/a.png", "@Recycle/a.png", "#snapshot/a.png", "RECYCLER/a.png",
+        "Picasa.ini", ".directory", ".Trash-1000/files/a.png",
     ],
 )  # fmt: skip
 def test_what_systems_leave_behind_is_no_image(name: str, tmp_path: Path) -> None:
