@@ -5,7 +5,6 @@ Shapes: N samples; F features; B samples of a batch.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from dan.data.decoded_listing import Unreadable, decode_listing
 from dan.data.feature_files import read_features, refuse_unusable_rows
-from dan.data.image_tree import advice_on, images_below
+from dan.data.image_tree import advice_on, images_below, print_passed_over
 from dan.data.listing import IMAGE_SUFFIXES, UNLABELLED, Listing
 from dan.data.manifests import is_manifest, read_manifest
 from dan.data.tensor_datasets import Images
-from dan.errors import UserError, print_warnings, printable
+from dan.errors import UserError, print_warnings
 from dan.run_metadata import required
 
 
@@ -46,9 +45,7 @@ def images_under(folder: Path, failures: list[Unreadable] | None = None) -> List
     advice = f" ({advice})" if (advice := advice_on(others)) else ""
     if not names:
         raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){advice}")
-    if others:
-        line = f"passed over, for no image by name: {len(others)} files, such as {others[0]}{advice}"
-        print(printable(line), file=sys.stderr)
+    print_passed_over(others)
     return Listing(place=folder, root=folder, names=tuple(names), targets=(UNLABELLED,) * len(names), classes=())
 
 

@@ -181,14 +181,15 @@ def write_images(folder: Path, count: int, *, size: int = 24, level: int = 128, 
     return folder
 
 
-def test_a_folder_is_all_its_images_however_deep(tmp_path: Path) -> None:
+def test_a_folder_is_all_its_images_however_deep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("a", 3), ("b/c/d", 4), ("e", 5)):
         write_images(tmp_path / "all" / name, count)
     write_images(tmp_path / "all" / ".hidden", 2)
-    (tmp_path / "all" / "notes.txt").write_text("no image")
+    (tmp_path / "all" / "b" / "phone.heic").write_text("no image by name")
     (tmp_path / "all" / "a" / "again").symlink_to(tmp_path / "all", target_is_directory=True)
     features, count = features_of(tmp_path / "all")
     assert features.shape == (12, 256) and count == 12
+    assert "passed over, for no image by name: 1 files, such as b/phone.heic" in capsys.readouterr().err
     assert features.min() >= 0 and features.max() <= 1
     first = np.asarray(Image.open(tmp_path / "all" / "a" / "000.png").convert("L")).astype(float) / 255
     # Making an image smaller keeps its mean, but for its borders.

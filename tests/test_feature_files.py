@@ -306,7 +306,7 @@ def test_fill_values_in_tensors_are_no_matter_of_the_rate() -> None:
     x, y = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     bad = x.clone()
     bad[::2, 1] = 1e20
-    with pytest.raises(UserError, match="at step 0, before anything was trained: look for fill values") as error:
+    with pytest.raises(UserError, match="at step 0, before anything was learned: look for fill values") as error:
         fit(
             DAN("features", 2, layers=(4,)),
             TensorDataset(x, y),
@@ -317,3 +317,47 @@ def test_fill_values_in_tensors_are_no_matter_of_the_rate() -> None:
             config=TrainConfig(batch_size=8),
         )
     assert "rate" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["labels", "Y", "target"])
+def test_labels_under_another_name_are_told(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = np.zeros((3, 2), np.float32), np.arange(3)
+    np.savez(tmp_path / "a.npz", **{"x": x, name: y})
+    torch.save({"x": torch.from_numpy(x), name: torch.from_numpy(y)}, tmp_path / "a.pt")
+    for suffix in (".npz", ".pt"):
+        assert read_features(tmp_path / f"a{suffix}").y is None
+        error = capsys.readouterr().err
+        assert f"a{suffix}: {name} passed over: labels are what is called y" in error and error.count("\n") == 1
+    np.savez(tmp_path / "b.npz", x=x, y=y, **{name: y})
+    assert read_features(tmp_path / "b.npz").y is not None and capsys.readouterr().err == ""
+
+
+def test_matlab_labels_of_the_other_form_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for features, labels, words in (("x", "labels", "called y"), ("fts", "y", "called labels")):
+        savemat(tmp_path / "a.mat", {features: np.ones((3, 2)), labels: np.array([[1], [2], [1]])})
+        assert read_features(tmp_path / "a.mat").y is None
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.bfloat16, 256), (torch.float16, 2048), (torch.float32, 2**24)])
+def test_labels_that_their_type_rounds_are_refused(dtype: torch.dtype, largest: int, tmp_path: Path) -> None:
+    x = torch.zeros(2, 2)
+    torch.save({"x": x, "y": torch.tensor([0, largest], dtype=dtype)}, tmp_path / "a.pt")
+    found = read_features(tmp_path / "a.pt").y
+    assert found is not None and found.tolist() == [0, largest]
+    torch.save({"x": x, "y": torch.tensor([0.0, 2.0 * largest]).to(dtype)}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="which rounds such numbers: save the labels as integers"):
+        read_features(tmp_path / "a.pt")
+
+
+def test_labels_beyond_64_bits_with_a_sign_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 2)), y=np.array([0, 2**63 + 1], np.uint64))
+    with pytest.raises(UserError, match="beyond 64 bits with a sign"):
+        read_features(tmp_path / "a.npz")
+
+
+def test_labels_in_low_precision_and_truth_values_are_read(tmp_path: Path) -> None:
+    for y in (torch.tensor([True, False]), torch.tensor([1.0, 0.0]).to(LOW[-1])):
+        torch.save({"x": torch.zeros(2, 2), "y": y}, tmp_path / "a.pt")
+        found = read_features(tmp_path / "a.pt").y
+        assert found is not None and found.tolist() == [1, 0]

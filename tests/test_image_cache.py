@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from active.annotation.pool_files import read_unlabelled
 from dan.data import decoded_listing, decoding, image_cache
 from dan.data.decoding import decode, square
 from dan.data.image_cache import kept_arrays, pixels_of
@@ -577,3 +578,134 @@ def test_a_phones_format_under_another_name_says_what_to_do(brand: bytes, tmp_pa
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(40))
     with pytest.raises(UserError, match=f"it is {brand.decode().upper()}: save it as JPEG or PNG"):
         pixels_of(whole(tmp_path, "a.jpg"), 8)
+
+
+# What Pillow shows otherwise than the file holds it
+
+
+def tiff(pixels: np.ndarray, *, planes: bool = False, kind: int = 1, extra: tuple[tuple[int, int], ...] = ()) -> bytes:
+    """A TIFF written by hand: pixels (H, W) or (H, W, C); planes: channel by channel; kind: SampleFormat."""
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    content = (pixels.transpose(2, 0, 1) if planes else pixels).tobytes()
+    bits, size = pixels.itemsize * 8, len(content) // channels
+    arrays = struct.pack(f"<{channels}H", *[bits] * channels) + struct.pack(f"<{channels}H", *[kind] * channels)
+    starts = struct.pack(f"<{channels}I", *[8 + size * i for i in range(channels)])
+    sizes = struct.pack(f"<{channels}I", *[size] * channels)
+    at = 8 + len(content)
+    strips = [(273, 4, channels, at + len(arrays)), (279, 4, channels, at + len(arrays) + len(starts))]
+    one = [(258, 3, 1, bits), (339, 3, 1, kind)]
+    several = [(258, 3, channels, at), (339, 3, channels, at + 2 * channels)]
+    tags = [
+        (256, 4, 1, pixels.shape[1]), (257, 4, 1, pixels.shape[0]), (259, 3, 1, 1),
+        (262, 3, 1, 1 if channels == 1 else 2),
+        (277, 3, 1, channels), (278, 4, 1, pixels.shape[0]), (284, 3, 1, 2 if planes else 1),
+        *(one if channels == 1 else several), *(strips if planes else [(273, 4, 1, 8), (279, 4, 1, len(content))]),
+        *((tag, 4, 1, value) for tag, value in extra),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+    body = content + arrays + starts + sizes
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_sixteen_bits_in_separate_planes_are_refused_and_interleaved_ones_read(tmp_path: Path) -> None:
+    ramp = np.arange(12 * 12 * 3).reshape(12, 12, 3) * 150
+    (tmp_path / "a.tif").write_bytes(tiff(ramp.astype("<u2"), planes=True))
+    (tmp_path / "b.tif").write_bytes(tiff(ramp.astype("<u2")))
+    (tmp_path / "c.tif").write_bytes(tiff((ramp // 256).astype(np.uint8), planes=True))
+    with pytest.raises(UserError, match="separate planes, which Pillow misreads: save it interleaved"):
+        pixels_of(whole(tmp_path, "a.tif"), 12)
+    pixels, _ = pixels_of(whole(tmp_path, "b.tif", "c.tif"), 12)
+    np.testing.assert_array_equal(pixels, np.stack([ramp // 256] * 2))
+
+
+def test_signed_pixels_are_scaled_by_their_own_range_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = np.linspace(0, 32767, 144).round().reshape(12, 12).astype("<i2")
+    (tmp_path / "a.tif").write_bytes(tiff(ramp, kind=2))
+    pixels, _ = pixels_of(whole(tmp_path, "a.tif"), 12)
+    np.testing.assert_array_equal(pixels[0, ..., 0], np.round(ramp * (255 / 32767)))
+    assert capsys.readouterr().err == ""
+    (tmp_path / "b.tif").write_bytes(tiff(ramp - 5, kind=2))
+    (tmp_path / "c.tif").write_bytes(tiff((ramp // 512 - 32).astype(np.int8), kind=2))
+    for name, words in (("b.tif", "negative pixels"), ("c.tif", "signed 8-bit pixels")):
+        with pytest.raises(UserError, match=words):
+            pixels_of(whole(tmp_path, name), 12)
+
+
+def test_the_preview_in_a_raw_file_is_not_its_picture(tmp_path: Path) -> None:
+    small = np.full((12, 12), 90, np.uint8)
+    for name, tag in (("nef.tif", (254, 1)), ("dng.jpg", (50706, 0x401)), ("page.tif", (254, 2))):
+        (tmp_path / name).write_bytes(tiff(small, extra=(tag,)))
+    for name in ("nef.tif", "dng.jpg"):
+        with pytest.raises(UserError, match="its first picture is a preview"):
+            pixels_of(whole(tmp_path, name), 12)
+    assert (pixels_of(whole(tmp_path, "page.tif"), 12)[0] == 90).all()
+
+
+def test_the_grey_that_stands_for_transparent_is_white_in_16_bits_too(tmp_path: Path) -> None:
+    grey = np.full((24, 24), 5000, np.uint16)
+    grey[:12] = 51400
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=51400)
+    content = (tmp_path / "a.png").read_bytes()
+    assert b"tRNS" in content
+    pixels, _ = pixels_of(whole(tmp_path, "a.png"), 24)
+    assert (pixels[0, :12] == 255).all() and (pixels[0, 12:] == 19).all()
+
+
+def test_images_that_are_transparent_everywhere_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, alpha in (("a.png", 0), ("b.png", 1)):
+        Image.new("RGBA", (9, 9), (200, 30, 10, alpha)).save(tmp_path / name)
+    pixels_of(whole(tmp_path, "a.png", "b.png"), 8)
+    assert "1 images are transparent everywhere, and become white" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_few_bits_in_a_ppm_of_sixteen_are_warned_of(
+    bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.linspace(0, 2**bits - 1, 27 * 27).reshape(27, 27, 1).repeat(3, 2).astype(">u2")
+    (tmp_path / "a.ppm").write_bytes(b"P6 27 27 65535\n" + values.tobytes())
+    pixels_of(whole(tmp_path, "a.ppm"), 8)
+    assert f"use {bits} of these only" in capsys.readouterr().err
+    (tmp_path / "b.ppm").write_bytes(f"P6 27 27 {2**bits - 1}\n".encode() + values.tobytes())  # by its own range
+    assert pixels_of(whole(tmp_path, "b.ppm"), 27)[0].max() == 255 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_file_whose_rest_was_never_written_is_refused(kind: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", kind)
+    content = (tmp_path / "a.jpg").read_bytes()
+    half = len(content) // 2
+    (tmp_path / "b.jpg").write_bytes(content[:half] + bytes(len(content) - half))
+    with pytest.raises(UserError, match="ends in zeros: cut short"):
+        pixels_of(whole(tmp_path, "b.jpg"), 8)
+    if kind == "JPEG":  # a camera that fills up its blocks
+        (tmp_path / "c.jpg").write_bytes(content + bytes(1000))
+        np.testing.assert_array_equal(*(pixels_of(whole(tmp_path, name), 8)[0] for name in ("a.jpg", "c.jpg")))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"8BPS", "Photoshop"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"\n<!doctype html>", "a web page"),
+    ],
+)
+def test_what_goes_by_the_name_of_an_image_is_called_what_it_is(start: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(start + bytes(40))
+    with pytest.raises(UserError, match=words):
+        pixels_of(whole(tmp_path, "a.jpg"), 8)
+
+
+def test_a_pipe_among_the_images_of_a_pool_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    settings = {"kind": "image", "shape": [3, 8, 8], "normalisation": "imagenet", "classes": ["x", "y"]}
+    with pytest.raises(UserError, match=r"1 of 2 files cannot be read: .*b\.png \(no file\)"):
+        read_unlabelled(tmp_path, settings, tmp_path)

@@ -256,3 +256,69 @@ def test_a_label_has_the_spelling_of_the_run(tmp_path: Path) -> None:
     answer = Answer(where="a", sample=SAMPLES[0], path="p", label=VELO, annotator="ann", when="now")
     (label,), problems, _ = validate([answer], known=KNOWN, classes=("bike", decomposed))
     assert label.label == decomposed and problems == []
+
+
+# Answers that do not count
+
+
+@pytest.mark.parametrize("flag", [True, 1, "true", "True", "1", "yes"])
+def test_a_skipped_answer_is_skipped_in_every_form(flag: Any, tmp_path: Path) -> None:
+    record = {"sample": SAMPLES[0], "label": "bike", "was_cancelled": flag}
+    table = f"sample,label,annotation_id,was_cancelled\n{SAMPLES[0]},bike,1,{flag}\n"
+    for path in (
+        written(tmp_path, [task(SAMPLES[0], result("bike"), was_cancelled=flag)]),
+        written(tmp_path, [record], "min.json"),
+        written(tmp_path, table, "export.csv"),
+    ):
+        taken, problems, rows, _ = imported(path)
+        assert taken == [] and problems == [] and len(rows["skipped"]) == 1
+
+
+@pytest.mark.parametrize("flag", [False, 0, None, "false", "False", "", "0", "no"])
+def test_a_flag_that_says_no_skips_nothing(flag: Any, tmp_path: Path) -> None:
+    record = {"sample": SAMPLES[0], "label": "bike", "was_cancelled": flag}
+    table = f"sample,label,annotation_id,was_cancelled\n{SAMPLES[0]},bike,1,{'' if flag is None else flag}\n"
+    for path in (
+        written(tmp_path, [task(SAMPLES[0], result("bike"), was_cancelled=flag)]),
+        written(tmp_path, [record], "min.json"),
+        written(tmp_path, table, "export.csv"),
+    ):
+        taken, _, rows, _ = imported(path)
+        assert [label for _, label, _ in taken] == ["bike"] and rows["skipped"] == []
+
+
+def test_an_answer_that_a_reviewer_rejected_does_not_count(tmp_path: Path) -> None:
+    no, yes = ({"accepted": accepted, "created_at": f"2026-0{1 + accepted}-01"} for accepted in (False, True))
+    export = [
+        task(SAMPLES[0], result("bike"), reviews=[no]),
+        task(SAMPLES[1], result("bike"), reviews=[yes, no]),  # accepted later
+        task(SAMPLES[2], result("bike"), last_action="rejected"),
+        task(SAMPLES[3], result("bike"), last_action="updated", reviews=[no]),  # mended since
+        task(SAMPLES[4], result("bike"), reviews=[]),
+    ]
+    taken, problems, rows, _ = imported(written(tmp_path, export))
+    assert [sample for sample, _, _ in taken] == [SAMPLES[1], SAMPLES[3], SAMPLES[4]] and problems == []
+    assert rows["rejected"] == ["export.json, task 1", "export.json, task 3"]
+    table = io.StringIO()
+    csv.writer(table).writerows(
+        [["sample", "label", "annotation_id", "reviews"], [SAMPLES[0], "bike", 1, json.dumps([no])]]
+    )
+    assert imported(written(tmp_path, table.getvalue(), "export.csv"))[2]["rejected"] == ["export.csv, row 2"]
+
+
+@pytest.mark.parametrize("name", ["label.1", "Label2", "label (2)", "LABEL 1", "label_2"])
+def test_a_second_column_of_labels_under_the_name_that_a_program_gives_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='row 3 holds "car" in a second column of labels'):
+        imported(
+            written(tmp_path, f"sample,label,{name}\n{SAMPLES[0]},bike,bike\n{SAMPLES[1]},bike,car\n", "labels.csv")
+        )
+    same = written(tmp_path, f"sample,label,{name}\n{SAMPLES[0]},bike,bike\n{SAMPLES[1]},car,\n", "labels.csv")
+    assert [label for _, label, _ in imported(same)[0]] == ["bike", "car"]
+    control = f"sample,label,{name},annotation_id\n{SAMPLES[0]},bike,car,1\n"  # Label Studio's: a control of its own
+    assert [label for _, label, _ in imported(written(tmp_path, control, "export.csv"))[0]] == ["bike"]
+
+
+def test_one_person_with_a_no_break_space_is_one(tmp_path: Path) -> None:
+    rows = f"{SAMPLES[0]},bike,Anna Lee\n{SAMPLES[0]},car,Anna\u00a0Lee\n"
+    taken, problems, _, _ = imported(written(tmp_path, f"sample,label,annotator\n{rows}", "labels.csv"))
+    assert len(taken) == 1 and len(problems) == 1 and 'Anna Lee says "car"' in problems[0]

@@ -91,6 +91,7 @@ def test_label_studio_gets_guesses_and_gives_annotations(tmp_path: Path) -> None
     taken, problems, counts = validate(answers(path), known=KNOWN, classes=CLASSES)
     assert problems == [] and counts == {
         "skipped": ["tasks.json, task 2"],
+        "rejected": [],
         "empty": ["tasks.json, task 3"],
         "repeated": [],
         "changed": [],
@@ -122,6 +123,7 @@ def test_every_mistake_is_told_with_its_row_and_the_rest_is_taken(tmp_path: Path
     assert [(label.label, label.annotator) for label in taken] == [("cat", "ann"), ("=owl", "bob")]
     assert counts == {
         "skipped": [],
+        "rejected": [],
         "empty": ["labels.csv, row 8"],
         "repeated": ["labels.csv, row 5"],
         "changed": [],

@@ -1,15 +1,18 @@
 """Tables as spreadsheets and other systems write them: the same rows from each, and nothing lost without a word."""
 
 import codecs
+import errno
+import os
 import unicodedata
 from pathlib import Path
 
 import pytest
 from test_folders import paint
 
-from dan.class_names import class_name, class_names, known_name
+from dan.class_names import class_name, class_names, doubtful_names, known_name
 from dan.data.candidates import read_candidates
 from dan.data.folders import read_images
+from dan.data.image_tree import images_below
 from dan.data.manifests import read_list, read_manifest, read_tree
 from dan.errors import UserError
 from dan.tables import read_table
@@ -69,6 +72,12 @@ def test_a_manifest_is_the_same_in_every_form(form: str, tmp_path: Path) -> None
     assert listing.classes == ("cat", "dog") and listing.groups == ("1", "2")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_may_hold_letters_with_a_zero_on_the_other_side(encoding: str, tmp_path: Path) -> None:
+    text = "path,label\na.png,\u4e00\nb.png,\u0100\nc.png,\u4e00\n"
+    assert set(read_manifest(written(tmp_path, text.encode(encoding))).classes) == {"\u4e00", "\u0100"}
+
+
 def test_tsv_is_a_manifest_too(tmp_path: Path) -> None:
     text = PLAIN.replace(",", "\t").replace("\tgroup", "").replace("\t1", "").replace("\t2", "")
     assert read_images(written(tmp_path, text, "list.tsv")).classes == ("cat", "dog")
@@ -117,6 +126,10 @@ def test_what_would_be_lost_is_refused_in_one_line(text: str | bytes, words: str
         ("bike", "bike "),
         ("bike", "\tbike\u00a0"),
         ("bike", "\ufeffbike\u200b"),
+        ("traffic light", "traffic\u00a0light"),
+        ("traffic light", " traffic \u2003\n light"),
+        ("traffic light", "traf\u00adfic light"),  # a soft hyphen, from a text or a web page
+        ("v\u00e9lo", "ve\u200b\u0301lo"),
     ],
 )
 def test_names_that_look_the_same_are_the_same(one: str, other: str) -> None:
@@ -192,7 +205,8 @@ def test_labels_that_are_all_minus_one_are_unknown(tmp_path: Path) -> None:
     [
         "._a.png", ".DS_Store", "Icon\r", "__MACOSX/a/b.png", "Thumbs.db", "ehthumbs.db", "desktop.ini",
         "$RECYCLE.BIN/a.png", "a.png:Zone.Identifier", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/a.png",
-        "lost+found/a.png", ".directory", ".Trash-1000/files/a.png",
+        "lost+found/a.png", "@Recycle/a.png", "#snapshot/a.png", "RECYCLER/a.png",
+        "Picasa.ini", ".directory", ".Trash-1000/files/a.png",
     ],
 )  # fmt: skip
 def test_what_systems_leave_behind_is_no_image(name: str, tmp_path: Path) -> None:
@@ -215,3 +229,82 @@ def test_images_of_phones_are_read_or_refused_with_advice(tmp_path: Path) -> Non
     (tmp_path / "cat" / "IMG_1.HEIC").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no images \(IMG_1.HEIC\): Pillow does not read HEIC: save them as JPEG"):
         read_tree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cat", "Cat"), ("TRUE", "true"), ("cat", "cat."), ("cat", "'cat'"), ("cat", "\uff43\uff41\uff54"),
+        ("traffic light", "traffic_light"), ("dog", "dog - Copy"), ("dog", "dog (2)"), ("1", "1.0"), ("1", "01"),
+        ("0", "0,0"), ("7", "\u0667"),
+    ],
+)  # fmt: skip
+def test_names_that_are_hardly_two_classes_are_warned_of(
+    one: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = read_manifest(written(tmp_path, f'path,label\na.png,"{one}"\nb.png,"{other}"\nc.png,zebra\n'))
+    assert len(listing.classes) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ") and error.count("\n") == 1
+    assert f'"{one}"' in error and f'"{other}"' in error and "write them alike if they are one class" in error
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("-1", "1"), ("x2", "x\u00b3"), ("type (1)", "type (2)"), ("1.5", "15")])
+def test_names_that_are_two_classes_are_not_warned_of(
+    names: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_manifest(written(tmp_path, f"path,label\na.png,{names[0]}\nb.png,{names[1]}\n"))
+    assert capsys.readouterr().err == ""
+
+
+def test_many_doubtful_names_are_counted() -> None:
+    lines = doubtful_names(Path("list.csv"), [name for i in range(10) for name in (f"p{i}", f"P{i}")], "group")
+    assert len(lines) == 4 and lines[-1] == "list.csv: 7 more names like these"
+
+
+def test_doubtful_folders_groups_candidates_and_no_values_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("Cat", "cat"):
+        paint(tmp_path / "tree" / name / "a.png")
+    read_tree(tmp_path / "tree")
+    assert '"Cat" and "cat" count as two' in capsys.readouterr().err
+    read_manifest(written(tmp_path, "path,label,group\na.png,x,P1\nb.png,y,p1\n"))
+    assert '"P1" and "p1" count as two: write them alike if they are one group' in capsys.readouterr().err
+    read_candidates(written(tmp_path, "path,label,candidate\na.png,x,1\nb.png,y,1.0\n"))
+    assert "if they are one candidate" in capsys.readouterr().err
+    read_manifest(written(tmp_path, "path,label\na.png,x\nb.png,y\nc.png,nan\n"))
+    assert 'a class is called "nan": leave the label empty' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cell", ["#N/A", "#REF!", "#NAME?", "#DIV/0!", "#NV", "#BEZUG!", "#\u00a1VALOR!", "#####", "Err:502", "#N/D"]
+)
+def test_what_a_spreadsheet_writes_for_an_error_is_no_class(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 3 holds .* which a spreadsheet writes for what it cannot compute"):
+        read_manifest(written(tmp_path, f"path,label\na.png,cat\nb.png,{cell}\nc.png,dog\n"))
+    with pytest.raises(UserError, match="line 2 holds"):
+        read_candidates(written(tmp_path, f"path,label,candidate\na.png,cat,{cell}\nb.png,dog,2\n"))
+
+
+def test_one_folder_is_not_two_classes(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        paint(tmp_path / name / "a.png")
+    (tmp_path / "kitten").symlink_to("cat")
+    with pytest.raises(UserError, match="cat and .*kitten are one folder"):
+        read_tree(tmp_path)
+
+
+def test_a_folder_below_a_pool_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        paint(tmp_path / name / "x.png")
+    scan = os.scandir
+
+    def refused(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match="b cannot be read .Permission denied.: its images would be missing"):
+        images_below(tmp_path)

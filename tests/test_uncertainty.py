@@ -101,6 +101,21 @@ def test_a_row_that_is_no_distribution_is_named(score, bad):
 
 
 @each_score
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", [2, 3, 31, 345])
+def test_softmax_in_half_precision_is_a_distribution(score, dtype, classes):
+    """Rounded to 8 bits, the values of a row sum to 1 within 2^-8: a share of 2^-8 of each at most."""
+    logits = 3 * torch.randn(3000, classes, generator=torch.Generator().manual_seed(classes))
+    probs = logits.to(dtype).softmax(1)
+    assert dtype != torch.bfloat16 or (probs.double().sum(1) - 1).abs().max() > 1e-3
+    exact = score(probs.double() / probs.double().sum(1, keepdim=True))
+    torch.testing.assert_close(score(probs).double(), exact, atol=0.03, rtol=0)
+    torch.testing.assert_close(score(probs.float()).double(), exact, atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="is no distribution"):
+        score(probs.float() * 1.01)
+
+
+@each_score
 @pytest.mark.parametrize("shape", [(4, 1), (4,), (2, 2, 2), (0, 1)])
 def test_fewer_than_two_classes_or_another_shape_is_an_error(score, shape):
     with pytest.raises(ValueError, match="at least 2 classes"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dan.archive_limits import real_size, refuse_bomb
 from dan.data.mat_file import read_mat
-from dan.errors import UserError, nearest
+from dan.errors import UserError, nearest, print_warnings
 from dan.run_dir import load_tensors
 
 _BLOCK = 65536  # rows that are looked at together
@@ -62,6 +62,11 @@ def read_features(path: str | Path) -> Features:
         expected = "fts (and labels) or x (and y)" if suffix == ".mat" else "x (and y)"
         found = ", ".join(str(name) for name in arrays if not str(name).startswith("__")) or "nothing"
         raise UserError(f"{path} holds {found}: expected {expected}")
+    others = [str(name) for name in arrays if name not in names and not str(name).startswith("__")]
+    if others and names[1] not in arrays:
+        print_warnings(
+            [f"{path}: {', '.join(others)[:200]} passed over: labels are what is called {names[1]}, and there are none"]
+        )
     return _features(path, arrays[names[0]], path, arrays.get(names[1]))
 
 
@@ -170,9 +175,16 @@ def _features(path: Path, x: Any, labels_path: Path, y: Any) -> Features:
     if labels.shape != (len(features),):
         shape = tuple(labels.shape)
         raise UserError(f"{labels_path}: y must be one label for each of {len(features)} samples, not of shape {shape}")
+    limit = 2 / torch.finfo(labels.dtype).eps if labels.is_floating_point() else math.inf  # from there on it rounds
+    kind, labels = labels.dtype, labels.double() if labels.is_floating_point() else labels
     whole = labels.to(torch.int64)
     if labels.is_floating_point() and not bool((labels.isfinite() & (labels == whole)).all()):
         raise UserError(f"{labels_path}: y must hold whole numbers, the classes of the samples")
+    if bool((whole.abs() > limit).any()):
+        raise UserError(
+            f"{labels_path}: y holds {int(whole.abs().max())} in {str(kind).removeprefix('torch.')}, which "
+            "rounds such numbers: save the labels as integers"
+        )
     return Features(x=features, y=whole)
 
 
@@ -192,6 +204,8 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
         raise UserError(f"{path}: {name} is in {value.dtype}, which PyTorch does not have: save it as float64")
     if not value.dtype.isnative or (value.dtype.kind == "u" and value.dtype.itemsize > 1):
         # torch has no other byte order, and computes little with large unsigned integers.
+        if value.dtype.kind == "u" and value.size and int(value.max()) > np.iinfo(np.int64).max:
+            raise UserError(f"{path}: {name} holds {value.max()}, which is beyond 64 bits with a sign")
         value = value.astype(np.int64 if value.dtype.kind == "u" else value.dtype.newbyteorder("="))
     return torch.from_numpy(value if value.flags.writeable and min(value.strides, default=0) >= 0 else value.copy())
 

@@ -5,12 +5,13 @@ a folder too many, other files) is refused here: it would train on something els
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dan.class_names import class_name, doubtful_names
 from dan.data.listing import IMAGE_SUFFIXES, UNLABELLED, Listing, some
-from dan.errors import UserError, print_warnings
+from dan.errors import UserError, print_warnings, printable
 
 # What operating systems and stores of files put beside images (Windows, macOS, WSL, Synology, QNAP, ...); hidden
 # files, which begin with a dot, apart.
@@ -139,6 +140,14 @@ def refuse_other_files(folder: Path, files: Sequence[Path]) -> None:
 def advice_on(names: Sequence[str]) -> str:
     """What to do about the first of these files that is an image of a format that is not read; "" if there is none."""
     return next((_ADVICE[suffix] for name in names if (suffix := Path(name).suffix.lower()) in _ADVICE), "")
+
+
+def print_passed_over(others: Sequence[str]) -> None:
+    """A line on stderr that says how many files below a folder are no images by their names, if any are."""
+    if others:
+        advice = f" ({advice})" if (advice := advice_on(others)) else ""
+        line = f"passed over, for no image by name: {len(others)} files, such as {others[0]}{advice}"
+        print(printable(line), file=sys.stderr)
 
 
 def images_below(folder: Path) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dan.data.batches import derived_seed
-from dan.data.image_tree import images_below
+from dan.data.image_tree import images_below, print_passed_over
 from dan.data.listing import UNLABELLED, Listing
 from dan.data.manifests import is_manifest, read_manifest
 from dan.devices import choose_device
@@ -241,7 +241,8 @@ def _images_below(path: Path) -> Listing:
     if not path.is_dir():
         what = "is no folder of images, CSV manifest or file of features" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: name a folder of images, or features in .npy, .npz, .pt or .mat")
-    names, _ = images_below(path)
+    names, others = images_below(path)
+    print_passed_over(others)
     return Listing(place=path, root=path, names=tuple(names), targets=(UNLABELLED,) * len(names), classes=())
 
 

@@ -179,6 +179,9 @@ def _label_tables() -> list[bytes]:
         several,
         minimal.replace("label", "species").replace("quality", "id"),
         minimal.replace(",", "\t"),
+        minimal.replace("quality", "was_cancelled").replace("good", "True"),
+        minimal.replace("quality", "reviews").replace("good", '"[{""accepted"": false}]"'),
+        f"sample,label,label.1\n{sample},cat,cat\n",
     ]
     return [
         *(text.encode() for text in texts),
@@ -199,6 +202,9 @@ def _label_exports() -> list[bytes]:
 
     record = {"sample": "a" * 64, "annotator": 1, "annotation_id": 2}
     found = [
+        exported(choice("label"), reviews=[{"accepted": False, "created_at": "2026"}]),
+        exported(choice("label"), last_action="rejected"),
+        [{**record, "label": "cat", "was_cancelled": "true"}],
         exported({"value": {"choices": ["cat"]}}),
         exported(choice("label"), choice("quality")),
         exported(choice("species")),
@@ -242,6 +248,8 @@ def _seeds() -> dict[str, list[bytes]]:
             b"\xef\xbb\xbfsep=;\r\nPath;Label \r\na.png;cat\r\n.\\b.png;ve\xcc\x81lo\r\n;\r\n",
             'path\tlabel\r\na.png\t"x\ny"\r\nb.png\tdog\r\n'.encode("utf-16"),
             b"path,label\na.png,-1\nb.png,-1\n",
+            b"path,label,group\na.png,Cat,P1\nb.png,cat,p1\n",
+            "path,label\na.png,\u4e00\nb.png,traffic\u00a0light\n".encode("utf-16-le"),
         ],
         "list": [b"a/1.png 0\nb/2.png 1\n"],
         "candidates": [
@@ -263,6 +271,10 @@ def _seeds() -> dict[str, list[bytes]]:
             _saved(lambda file: deep.save(file, "TIFF", tiffinfo={262: 0})),
             _saved(lambda file: picture.save(file, "TIFF", save_all=True, append_images=[picture])),
             _saved(lambda file: picture.convert("CMYK").save(file, "JPEG")),
+            _saved(lambda file: deep.save(file, "PNG", transparency=250)),
+            _saved(lambda file: picture.save(file, "JPEG")) + bytes(600),
+            _saved(lambda file: Image.new("RGBA", (4, 4)).save(file, "PNG")),
+            b"P6 4 4 4095\n" + bytes(96),
         ],
         "budget": [b"5%", b"30", b"1%,1%,3%", b"0.5%"],
         "cell": [b"=1+1", b"'=1", b"plain"],
