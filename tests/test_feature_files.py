@@ -306,7 +306,7 @@ def test_fill_values_in_tensors_are_no_matter_of_the_rate() -> None:
     x, y = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     bad = x.clone()
     bad[::2, 1] = 1e20
-    with pytest.raises(UserError, match="at step 0, before anything was learned: look for fill values") as error:
+    with pytest.raises(UserError, match="at step 0, before anything was trained: look for fill values") as error:
         fit(
             DAN("features", 2, layers=(4,)),
             TensorDataset(x, y),
