@@ -86,8 +86,10 @@ class DANLearner:
         self.rounds, self.seed, self.device, self.quiet = rounds, seed, device, quiet
         self.num_workers = num_workers
         config = config or _config_of(self.start)
-        # The start is aligned already: the trade-off of rounds does not ramp up again.
-        self.config = config if rounds.query_epochs else replace(config, schedule="constant")
+        # The start is aligned already: the trade-off of rounds does not ramp up again. A guarded one stays guarded, for
+        # a network that is retrained from scratch can collapse as the first one could.
+        keep = rounds.query_epochs or config.schedule == "guarded"
+        self.config = config if keep else replace(config, schedule="constant")
         self.images = task.target  # to be viewed, where the task holds outputs of a frozen backbone
         begins = {} if isinstance(self.start, DAN) else {"start": self.start.name}
         kept = {"cache_backbone": True} if cache else {}

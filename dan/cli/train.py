@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,9 @@ def _train(config: Train, context: "DistContext") -> None:
     )
     if not config.quiet:  # after the data and the settings are known to be right
         print(recipe_summary(config), flush=True)
-    records = trainer.train()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr, flush=True)
+        records = trainer.train()
     if not context.first:
         return
     if setup.kept is not None:
@@ -79,7 +82,7 @@ def _train(config: Train, context: "DistContext") -> None:
         _keep_source(model, task.source, config, folder)
     if not config.quiet:
         _print_result(records[-1], folder)
-        if warning := low_information_warning(records[-1], len(task.classes), config.lr):
+        if warning := low_information_warning(records[-1], len(task.classes), config.lr, config.trade_off):
             print(f"warning: {warning}", file=sys.stderr)
 
 
@@ -171,18 +174,20 @@ def _keep_source(model: Any, source: Any, config: Train, folder: Path) -> None:
         print(f"kept {len(kept.y)} of {total} source samples in {file}: MMD^2 to all of them {distance:.4f}")
 
 
-def low_information_warning(last: "Record", classes: int, lr: float) -> str:
+def low_information_warning(last: "Record", classes: int, lr: float, trade_off: float = 0.0) -> str:
     """A warning where the target's predictions hardly depend on the sample, else "".
 
     Their mutual information with the sample is then below LOW_INFORMATION log C, as after a training that collapsed or
-    diverged. No label is read. last: the last record of a training.
+    diverged. No label is read. last: the last record of a training; trade_off: 0 if nothing was aligned.
     """
     information = last.get("label_free/information")
     if information is None or information >= LOW_INFORMATION * math.log(classes):
         return ""
+    lower = f"a lower --lr than {lr:g}, or for more --steps"
+    alone = f"first with --trade-off 0; if the source is learned so, with a lower --trade-off than {trade_off:g} or "
     return (
         f"the network hardly distinguishes the target samples (information {max(information, 0):.2f} of "
-        f"{math.log(classes):.2f}): train again with a lower --lr than {lr:g}, or for more --steps"
+        f"{math.log(classes):.2f}): train again {alone if trade_off else 'with '}{lower}"
     )
 
 

@@ -130,8 +130,8 @@ class Train(TrainConfig, NetworkOptions, DataOptions, AdaptationOptions):
     """Train a network on a labelled source and an unlabelled target."""
 
     recipe: str = "small"
-    """Source of the defaults: small, pretrained (used with published --weights), dan-2015, dan-caffe or dan-resnet.
-    Other flags override it."""
+    """Source of the defaults: small, own-data (used with --source and no --weights), pretrained (used with published
+    --weights), dan-2015, dan-caffe or dan-resnet. Other flags override it."""
     trade_off: float = 3.0
     """Weight lambda of the alignment terms; 0 trains on the source only."""
     steps: int = 1000
@@ -153,13 +153,14 @@ class Train(TrainConfig, NetworkOptions, DataOptions, AdaptationOptions):
 
 
 def preset(argv: Sequence[str]) -> Train:
-    """The defaults of the recipe that `argv` names, or that suits its --weights; all other flags may change them."""
+    """The defaults of the recipe that `argv` names, or that suits its --weights and data; flags may change them."""
     words = [part for word in argv for part in word.split("=", 1)]
     given = {flag: word for flag, word in itertools.pairwise(words) if flag in ("--recipe", "--weights")}
     weights = given.get("--weights", "none")
     # A folder is a run of this project: the recipe that suits its network was chosen when it was trained.
     from_scratch = weights == "none" or Path(weights).is_dir()
-    name = given.get("--recipe", "small" if from_scratch else "pretrained")
+    scratch = "own-data" if "--source" in words and weights == "none" else "small"
+    name = given.get("--recipe", scratch if from_scratch else "pretrained")
     named = get_recipe(name)
     renamed = {"pretrained": "weights", "frozen": "freeze"}
     network = {renamed.get(key, key): value for key, value in named.network.items()}

@@ -10,6 +10,7 @@ called after the library's own evaluation and before TensorBoard, so that what i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from dan.models.dan import Output
 from dan.progress import Progress
 from dan.run_dir import Record
 from dan.training.checkpoints import run_settings
+from dan.training.collapse import CollapseWarning, collapse_message, collapsed_part
 from dan.training.guards import EVERY, Diverged
 from dan.training.optimizers import gradient_norm
 
@@ -101,11 +103,15 @@ class DomainDiagnostics(Callback):
     """Label-free scores and MMD of a fixed held sample of each domain.
 
     "label_free/information", with tests["source_test"] "label_free/two_sample" (see `dan.evaluation.validators`), and
-    unless `log_mmd` is False what `dan.training.mmd_diagnostics.MMDDiagnostics` gives.
+    unless `log_mmd` is False what `dan.training.mmd_diagnostics.MMDDiagnostics` gives. Warns of a collapse.
     """
+
+    def __init__(self) -> None:
+        self._warned = False
 
     def on_evaluation(self, trainer: Trainer, record: Record) -> None:
         source, target = self._outputs(trainer)
+        self._warn_of_collapse(trainer, source, target)
         record["label_free/information"] = float(information(target.logits.softmax(1)))
         if "source_test" in trainer.data.tests and min(len(source.logits), len(target.logits)) >= 4:
             apart = two_sample_error(source.features, target.features, seed=0)
@@ -121,6 +127,17 @@ class DomainDiagnostics(Callback):
         values, curves = trainer.diagnostics.look(of_source, of_target, beta, draw=trainer.logger.on)
         record |= values
         trainer.logger.scalars(curves, trainer.step)
+
+    def _warn_of_collapse(self, trainer: Trainer, source: Output, target: Output) -> None:
+        """Warn once a training, in the first process."""
+        part = collapsed_part(source, target)
+        if not part or self._warned or not trainer.options.context.first:
+            return
+        self._warned = True
+        trade_off = trainer.options.trade_off if trainer.domain_loss is not None else 0.0
+        config = trainer.config
+        line = collapse_message(part, trainer.step, trade_off=trade_off, schedule=config.schedule, lr=config.lr)
+        warnings.warn(line, CollapseWarning, stacklevel=2)
 
     @staticmethod
     def _outputs(trainer: Trainer) -> tuple[Output, Output]:

@@ -16,7 +16,7 @@ CHOICES = {
     "kernel_weights": ("uniform", "qp"),
     "bandwidth": ("median", "mean"),
     "output_space": ("probabilities", "logits"),
-    "schedule": ("ramp", "constant"),
+    "schedule": ("ramp", "constant", "guarded"),
 }
 
 
@@ -51,8 +51,9 @@ class TrainConfig:
     """Rates fall as (1 + gamma * step)^-power."""
     lr_power: float = 0.75
     """The power in that decay."""
-    schedule: Literal["ramp", "constant"] = "ramp"
-    """The trade-off grows from 0 over the training (ramp), or stays as it is (constant)."""
+    schedule: Literal["ramp", "constant", "guarded"] = "ramp"
+    """The trade-off grows from 0 over the training (ramp), stays as it is (constant), or is the ramp times what has
+    been learned of the source, 1 - loss / log C of its batch (guarded): a network at chance is not aligned."""
     align: tuple[str, ...] = ()
     """Layers to align, such as: hidden1 output. None named: all task-specific layers."""
     num_kernels: int = 5
@@ -163,6 +164,13 @@ RECIPES: dict[str, NamedRecipe] = {
     "small": NamedRecipe(
         line="a small network from scratch: the default",
         recipe=TrainConfig(),
+        trade_off=3.0,
+        steps=1000,
+    ),
+    # No network is known for data that a user brings: this schedule cannot collapse one that has learned nothing yet.
+    "own-data": NamedRecipe(
+        line="data of your own (task folders) without published --weights: small, aligned as the source is learned",
+        recipe=TrainConfig(schedule="guarded"),
         trade_off=3.0,
         steps=1000,
     ),

@@ -54,8 +54,8 @@ class FiniteGuard:
         lower = f"lower the rate (now {self.lr}) and run again"
         verb = "are" if step == 0 or math.isnan(value) else "grew to"
         what = f"the loss is {value}" if layer is None else f'the activations of layer "{layer}" {verb} {value:.0e}'
-        if step > 0:
-            return Diverged(f"{what} at step {step}: {lower}")
+        if step > 0:  # activations are watched where they are aligned
+            return Diverged(f"{what} at step {step}: {lower}{'' if layer is None else ', or with a lower trade-off'}")
         if layer is None or math.isnan(value):
             return UserError(f"{what} at step 0, before anything was learned: look for NaN in the data")
         return UserError(

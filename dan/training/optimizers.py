@@ -1,14 +1,14 @@
 """What a step does to the weights: parameter groups with a rate each, the optimiser, and the two schedules.
 
 rate of group g at step t      lr * factor_g * (1 + gamma t)^-power
-trade-off at progress p        lambda * (2 / (1 + exp(-10 p)) - 1)
+trade-off at progress p        lambda * (2 / (1 + exp(-10 p)) - 1), guarded: times (1 - CE(source batch) / log C)+
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dan.errors import UserError, nearest
 from dan.models.dan import DAN
@@ -21,6 +21,17 @@ def ramp(progress: float, *, sharpness: float = 10.0) -> float:
     Early features are noise, and aligning noise does harm. Source: Ganin & Lempitsky, ICML 2015, section 4.1.
     """
     return 2 / (1 + math.exp(-sharpness * progress)) - 1
+
+
+def learned_share(source_loss: Tensor, num_classes: int) -> Tensor:
+    """1 - CE / log C in [0, 1], without gradient: 0 while the source batch is predicted at chance, 1 where it is known.
+
+    As a factor on the trade-off it keeps alignment from collapsing a network. The features of an untrained network
+    differ little between classes and much between domains, so that the alignment's gradient is many times the
+    cross-entropy's, and constant features are the shortest way to a small MMD.
+    source_loss: mean cross-entropy of the source batch, a scalar.
+    """
+    return (1 - source_loss.detach() / math.log(num_classes)).clamp(0, 1)
 
 
 def inverse_decay(step: int, *, gamma: float, power: float) -> float:

@@ -34,7 +34,7 @@ from dan.training.config import TrainConfig
 from dan.training.domain_terms import checked_terms, joined_outputs
 from dan.training.guards import Diverged, FiniteGuard
 from dan.training.mmd_diagnostics import MMDDiagnostics
-from dan.training.optimizers import build_optimizer, parameter_groups, ramp, set_learning_rates
+from dan.training.optimizers import build_optimizer, learned_share, parameter_groups, ramp, set_learning_rates
 from dan.training.options import PRECISIONS, train_options
 from dan.training.streams import StepBatch, seeded_draws
 from dan.training.tensorboard import TensorBoardLogger
@@ -167,12 +167,14 @@ class Trainer:
             terms = self._domain_terms(batch, outputs, step)
             losses |= {f"term/{name}": value for name, value in terms.items()}
             losses["alignment"] = self.trade_off_at(step) * reduce(torch.add, terms.values())
+            if self.config.schedule == "guarded":
+                losses["alignment"] = losses["alignment"] * learned_share(losses["source"], whole.logits.shape[1])
             total = total + losses["alignment"]
         return losses | {"total": total}
 
     def trade_off_at(self, step: int) -> float:
-        """lambda at that step: ramped up over the training, or constant, as the config has it."""
-        factor = ramp(step / self.options.progress_steps) if self.config.schedule == "ramp" else 1.0
+        """lambda at that step: ramped up over the training, or constant; without the factor of `guarded`."""
+        factor = ramp(step / self.options.progress_steps) if self.config.schedule != "constant" else 1.0
         return self.options.trade_off * factor
 
     def evaluate(self, losses: Mapping[str, Tensor]) -> Record:

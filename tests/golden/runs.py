@@ -38,6 +38,7 @@ RUNS: dict[str, list[list[str]]] = {
     "folders_augmented": [
         ["-m", "dan", "train", "folders", "--source", "{made}/source", "--target", "{made}/target", *SHORT]
         + ["--backbone", "small_cnn", "--image-size", "32", "--augment", "--source-holdout", "0.2"]
+        + ["--schedule", "ramp"]  # the recipe of folders has another
         + ["--image-cache", "{made}/cache", "--run", "{folder}/run"]
     ],
     "five_rounds": [
