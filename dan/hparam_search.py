@@ -21,6 +21,7 @@ from dan.errors import UserError, nearest
 from dan.evaluation.validators import RULES, choose
 from dan.models.dan import DAN
 from dan.run_dir import Record, Run
+from dan.training.collapse import without_collapse_warnings
 from dan.training.config import TrainConfig, plain_numbers
 from dan.training.trainer import Diverged, fit
 
@@ -154,7 +155,8 @@ def _trial(
     config = replace(search.config, lr=point["lr"], evaluate_every=search.steps, feature_map=False)
     common: dict[str, Any] = {"steps": search.steps, "seed": search.seed, "config": config, **options}
     try:
-        last = fit(model, source, target, trade_off=point["trade_off"], **common)[-1]
+        with without_collapse_warnings():
+            last = fit(model, source, target, trade_off=point["trade_off"], **common)[-1]
     except Diverged as error:
         return {**point, "value": None, "diverged": str(error)}
     kept = {name: value for name, value in last.items() if name not in ("event", "step")}

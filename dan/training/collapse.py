@@ -5,6 +5,10 @@ relative spread of z (N, F)      sqrt(mean_f var_n z_nf / mean_nf z_nf^2): 0 if 
 Shapes: N samples; F features or classes.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -15,6 +19,14 @@ LEAST_SPREAD = 1e-3  # untrained networks have 0.05 and more; one whose units ar
 
 class CollapseWarning(UserWarning):
     """A network in training has collapsed, and further steps will hardly change that."""
+
+
+@contextmanager
+def without_collapse_warnings() -> Iterator[None]:
+    """For a search among trainings, whose rule scores those that collapse."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        yield
 
 
 def relative_spread(z: Tensor) -> float:

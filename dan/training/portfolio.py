@@ -24,6 +24,7 @@ from dan.evaluation.metrics import predict
 from dan.evaluation.validators import validate, validator_inputs
 from dan.models.dan import DAN
 from dan.run_dir import Record
+from dan.training.collapse import without_collapse_warnings
 from dan.training.config import TrainConfig
 from dan.training.label_shift import HOLDOUT, LabelShift, shift_from_outputs, split_by_class
 from dan.training.options import train_options
@@ -158,7 +159,8 @@ def _trained(
     common |= {"metadata": dict(options.metadata), "verbose": options.verbose, "log_mmd": False}
     source, target, labelled = domains
     common |= {"labelled_target": labelled, "class_weights": weights, "config": config, "run": folder}
-    Trainer(model, source, target, trade_off=candidate.trade_off(trade_off), **common).train()
+    with without_collapse_warnings():
+        Trainer(model, source, target, trade_off=candidate.trade_off(trade_off), **common).train()
     return model
 
 
