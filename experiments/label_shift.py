@@ -255,8 +255,9 @@ def report(records: Sequence[Record]) -> Report:
         tables=[("Difference to source-only (to labels-only, with labels), points", gains_table(records))],
         figures=[Drawn("gains.png", gains_figure(records), caption)],
         captions=[
-            f"Of five classes the source keeps {KEPT:.0%}. Seeds: {each(records, 'seed')}. Accuracy on target images that no row has a label of: "
-            f"{LABELLED:.0%} of the target, drawn at random, is labelled in the rows with labels.",
+            f"Of five classes the source keeps {KEPT:.0%}. Seeds: {each(records, 'seed')}. Accuracy on target images "
+            f"that no row has a label of: {LABELLED:.0%} of the target, drawn at random, is labelled in the rows with "
+            "labels.",
             *office.shared_captions(records),
         ],
     )
