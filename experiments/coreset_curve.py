@@ -22,7 +22,7 @@ from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import against_random, plots
-from experiments.framework.reporting.against_random import gains, iter_batches, seconds_of_runs
+from experiments.framework.reporting.against_random import by_strategy, gains, seconds_of_runs
 from experiments.framework.reporting.tables import Table, by_method, mean_of, points, signed, told
 from experiments.framework.trials import Trial, dotted
 from experiments.tasks import paper_table
@@ -94,7 +94,7 @@ MOST_COLUMNS = 6
 
 def of_network(records: Sequence[Record], network: str) -> list[Record]:
     """The records of one network, strategies in the order of the experiment."""
-    return iter_batches([record for record in records if record["network"] == network], STRATEGIES)
+    return by_strategy([record for record in records if record["network"] == network], STRATEGIES)
 
 
 def columns_of(records: Sequence[Record], network: str) -> list[int]:

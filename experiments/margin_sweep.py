@@ -24,7 +24,7 @@ from experiments.framework.options import check_names
 from experiments.framework.records import Record
 from experiments.framework.report import Drawn, Report
 from experiments.framework.reporting import plots
-from experiments.framework.reporting.against_random import BASE, gains, iter_batches, seconds_of_runs
+from experiments.framework.reporting.against_random import BASE, by_strategy, gains, seconds_of_runs
 from experiments.framework.reporting.comparisons import Family, compare_all
 from experiments.framework.reporting.tables import Table, difference, legend_above, mean_of, signed, tidy, told
 from experiments.framework.trials import Trial, dotted
@@ -119,7 +119,7 @@ def target_of(records: Sequence[Record]) -> float:
 def needed(records: Sequence[Record]) -> dict[str, Needed]:
     """method -> what its trials needed, arms in order."""
     curves: dict[str, dict[int, dict[int, float]]] = {}
-    for record in iter_batches(records, METHODS):
+    for record in by_strategy(records, METHODS):
         by_seed = curves.setdefault(record["method"], {})
         by_seed.setdefault(record["seed"], {})[record["labels"]] = 100 * record["accuracy/target_test"]
     found = {}
@@ -181,7 +181,7 @@ def findings(records: Sequence[Record]) -> list[str]:
 
 def table_of(records: Sequence[Record]) -> Table:
     """One row an arm: the labels it needs, how many fewer than random's, and accuracies at its most labels."""
-    measured, found = measurements(iter_batches(records, METHODS)), needed(records)
+    measured, found = measurements(by_strategy(records, METHODS)), needed(records)
     tests, unqueried = plots.final(measured, "test"), plots.final_values(measured, "unqueried")
     areas, seconds = plots.final_values(measured, "test", "alc"), seconds_of_runs(records)
     over = gains({method: values for method, (_, values) in tests.items() if not method.startswith(FOREST)})
@@ -201,7 +201,7 @@ def table_of(records: Sequence[Record]) -> Table:
 
 def rows_of(records: Sequence[Record]) -> list[Row]:
     """The rows of table.csv; the labels needed are of the arms whose trials all got there."""
-    rows, metric = aggregate(iter_batches(records, METHODS)), f"labels_to_{target_of(records):g}"
+    rows, metric = aggregate(by_strategy(records, METHODS)), f"labels_to_{target_of(records):g}"
     for method, need in needed(records).items():
         own = [record for record in records if record["method"] == method]
         if need.by_seed and not need.never:
@@ -248,7 +248,7 @@ def sweep(records: Sequence[Record]) -> Figure | None:
 def report(records: Sequence[Record]) -> Report:
     """The report, from records alone."""
     target = f"{target_of(records):g} %"
-    arms = measurements([record for record in iter_batches(records, METHODS) if record["method"] in SHOWN])
+    arms = measurements([record for record in by_strategy(records, METHODS) if record["method"] in SHOWN])
     drawn = {
         "sweep": (sweep(records), "Labels needed against the share of margin sampling: a dot a trial."),
         "curves_test": (plots.curves(arms, "test"), "Accuracy on test images against labels."),

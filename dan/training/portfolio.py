@@ -31,7 +31,7 @@ from dan.training.options import train_options
 from dan.training.setup import prepare_data, training_device
 from dan.training.trainer import Trainer
 
-VALIDATOR = "information"  # chosen on shifted Office-Caltech transfers: docs/label_shift.md
+VALIDATOR = "information"  # provisional: the experiment `validators` has not been run in full yet
 FEWEST_AUDITS = 30  # audit labels from which on they choose
 
 

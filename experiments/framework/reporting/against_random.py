@@ -21,7 +21,7 @@ BASE_COLOUR = "#555555"
 BySeed = Mapping[int, float]
 
 
-def iter_batches(records: Sequence[Record], strategies: Sequence[str]) -> list[Record]:
+def by_strategy(records: Sequence[Record], strategies: Sequence[str]) -> list[Record]:
     """The records by strategy in this order; those of other strategies come last."""
     rank = {strategy: place for place, strategy in enumerate(strategies)}
     return sorted(records, key=lambda record: rank.get(record["method"], len(rank)))
